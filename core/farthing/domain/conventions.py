@@ -1,0 +1,132 @@
+"""Every name that Farthing defines, once: accounts, phases, metrics, labels, headers, rule groups.
+
+Metric names follow Prometheus practice (base units, ``_total`` for counters); recording rules follow
+``level:metric:operation``.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+# ---- accounts of the identity (DESIGN: the promise) ------------------------------------------------
+CHARGED: Final = "charged"
+ABORTED: Final = "aborted"
+STARTING: Final = "starting"
+IDLE: Final = "idle"
+ASLEEP: Final = "asleep"
+DOWN: Final = "down"
+UNATTRIBUTED: Final = "unattributed"
+WIP: Final = "wip"
+ACCOUNTS: Final = (CHARGED, ABORTED, STARTING, IDLE, ASLEEP, DOWN, UNATTRIBUTED)
+
+PREFILL: Final = "prefill"
+DECODE: Final = "decode"
+VISION: Final = "vision"
+PHASES: Final = (PREFILL, DECODE, VISION)
+
+REASON_LOST: Final = "lost_record"
+REASON_UNMETERED: Final = "unmetered"
+REASON_FAILED: Final = "engine_failure"
+REASONS: Final = (REASON_LOST, REASON_UNMETERED, REASON_FAILED)
+
+# ---- how a number was obtained ------------------------------------------------------------------
+METERED: Final = "metered"
+MODELLED: Final = "modelled"
+ESTIMATED: Final = "estimated"
+ASSUMED: Final = "assumed"
+METHODS: Final = (METERED, MODELLED, ESTIMATED, ASSUMED)
+
+# ---- requests ------------------------------------------------------------------------------------
+FINISHED: Final = "finished"
+FAILED: Final = "failed"
+REJECTED: Final = "rejected"
+OUTCOMES: Final = (FINISHED, ABORTED, FAILED, REJECTED)
+UNKNOWN: Final = "unknown"
+"""The tenant, tier or model of work that named none; it carries dollars like any other."""
+OTHER: Final = "other"
+"""The tenant under which metrics keep the dollars of tenants beyond the largest K."""
+
+TOKEN_PROMPT_COMPUTED: Final = "prompt_computed"  # noqa: S105 - a kind of token, not a secret
+TOKEN_PROMPT_CACHED: Final = "prompt_cached"  # noqa: S105
+TOKEN_IMAGE: Final = "image"  # noqa: S105
+TOKEN_OUTPUT: Final = "output"  # noqa: S105
+TOKEN_ENGINE_OUTPUT: Final = "engine_output"  # noqa: S105
+TOKEN_KINDS: Final = (TOKEN_PROMPT_COMPUTED, TOKEN_PROMPT_CACHED, TOKEN_IMAGE, TOKEN_OUTPUT)
+
+# ---- attribution headers (defaults; settings may change them) ------------------------------------
+HEADER_TENANT: Final = "x-tenant-id"
+HEADER_PROJECT: Final = "x-project-id"
+HEADER_WORKLOAD: Final = "x-workload-id"
+HEADER_USER: Final = "x-user-id"
+HEADER_TIER: Final = "x-tier"
+
+# ---- the policy under which settlement runs ------------------------------------------------------
+POLICY_VERSION: Final = "2026-11-first-light"
+REPLAY_SCHEMA_VERSION: Final = 1
+WIRE_VERSION: Final = 1
+
+# ---- Farthing's own metrics: by engine -----------------------------------------------------------
+METRIC_BILL: Final = "farthing_bill_usd_total"
+METRIC_COST: Final = "farthing_cost_usd_total"
+METRIC_UNATTRIBUTED: Final = "farthing_unattributed_usd_total"
+METRIC_WIP: Final = "farthing_work_in_progress_usd"
+METRIC_RESIDUAL: Final = "farthing_residual_usd"
+METRIC_BUSY: Final = "farthing_busy_seconds_total"
+METRIC_TOKENS: Final = "farthing_tokens_total"
+METRIC_ENERGY: Final = "farthing_energy_joules_total"
+METRIC_PRICE: Final = "farthing_gpu_price_usd_per_hour"
+METRIC_SPEND_RATE: Final = "farthing_spend_rate_usd_per_hour"
+METRIC_UNIT_COST: Final = "farthing_unit_cost_usd_per_million_tokens"
+METRIC_FIT_ERROR: Final = "farthing_fit_error_ratio"
+# ---- by tenant -----------------------------------------------------------------------------------
+METRIC_TENANT_COST: Final = "farthing_tenant_cost_usd_total"
+METRIC_TENANT_TOKENS: Final = "farthing_tenant_tokens_total"
+METRIC_TENANT_REQUESTS: Final = "farthing_tenant_requests_total"
+# ---- latency histograms by model and tier --------------------------------------------------------
+METRIC_TTFT: Final = "farthing_time_to_first_token_seconds"
+METRIC_TPOT: Final = "farthing_time_per_output_token_seconds"
+METRIC_E2E: Final = "farthing_request_duration_seconds"
+METRIC_QUEUE: Final = "farthing_request_queue_seconds"
+# ---- Farthing itself -----------------------------------------------------------------------------
+METRIC_INTAKE: Final = "farthing_intake_records_total"
+METRIC_WATERMARK_LAG: Final = "farthing_watermark_lag_seconds"
+METRIC_SCRAPE_UP: Final = "farthing_engine_scrape_up"
+METRIC_SCRAPE_FAILURES: Final = "farthing_engine_scrape_failures_total"
+METRIC_CHECK: Final = "farthing_reconciliation_ok"
+METRIC_BUILD: Final = "farthing_build_info"
+
+LABEL_ENGINE: Final = "engine"
+LABEL_MODEL: Final = "model"
+LABEL_ACCOUNT: Final = "account"
+LABEL_PHASE: Final = "phase"
+LABEL_METHOD: Final = "method"
+LABEL_REASON: Final = "reason"
+LABEL_TENANT: Final = "tenant"
+LABEL_TIER: Final = "tier"
+LABEL_KIND: Final = "kind"
+LABEL_OUTCOME: Final = "outcome"
+LABEL_RESULT: Final = "result"
+LABEL_CHECK: Final = "check"
+LABEL_GPU: Final = "gpu"
+
+# ---- scrape jobs, rule groups, recording rules (level:metric:operation) ---------------------------
+JOB_ENGINES: Final = "llm-engines"
+JOB_FARTHING: Final = "farthing"
+GROUP_VOCABULARY: Final = "llm-vocabulary"
+GROUP_LATENCY_ALERTS: Final = "farthing-latency"
+
+REC_RUNNING: Final = "llm:requests_running:sum"
+REC_WAITING: Final = "llm:requests_waiting:sum"
+REC_KV: Final = "llm:kv_cache_utilization:max"
+REC_TTFT_BUCKET: Final = "llm:time_to_first_token_seconds_bucket:rate1m"
+REC_TTFT_P95: Final = "llm:time_to_first_token_seconds:p95_1m"
+REC_TTFT_P50: Final = "llm:time_to_first_token_seconds:p50_1m"
+REC_ITL_BUCKET: Final = "llm:inter_token_latency_seconds_bucket:rate1m"
+REC_ITL_P95: Final = "llm:inter_token_latency_seconds:p95_1m"
+REC_ITL_P50: Final = "llm:inter_token_latency_seconds:p50_1m"
+REC_GENERATION_RATE: Final = "llm:generation_tokens:rate1m"
+REC_PROMPT_RATE: Final = "llm:prompt_tokens:rate1m"
+REC_REQUEST_RATE: Final = "llm:requests_finished:rate1m"
+
+DEFAULT_PORT: Final = 9464
+"""Where ``farthing serve`` listens; the port OpenTelemetry registers for Prometheus exporters."""

@@ -1,0 +1,84 @@
+"""Exceptions that name the offending input and say what to do about it."""
+
+from __future__ import annotations
+
+__all__ = [
+    "ConfigError",
+    "EngineUnreachableError",
+    "ExpositionError",
+    "FarthingError",
+    "LedgerError",
+    "PortBusyError",
+    "PriceError",
+    "RecordError",
+    "RecordingError",
+    "StackError",
+]
+
+
+class FarthingError(Exception):
+    """A failure the user can act on; its text is one line and complete.
+
+    ``exit_code`` is the process exit status of a command that ends with it (documented in docs/cli.md).
+    """
+
+    exit_code: int = 1
+
+
+class ConfigError(FarthingError):
+    """farthing.yaml is missing, malformed or inconsistent; the message names file, key and line."""
+
+    exit_code = 3
+
+
+class EngineUnreachableError(FarthingError):
+    """An engine's endpoint did not answer; the message names the URL and the reason."""
+
+    exit_code = 4
+
+
+class ExpositionError(FarthingError):
+    """An endpoint answered something that is not a Prometheus exposition."""
+
+    exit_code = 5
+
+
+class RecordingError(FarthingError):
+    """A recording is missing, truncated or malformed; the message names file and line."""
+
+    exit_code = 6
+
+
+class PortBusyError(FarthingError):
+    """A port that a server needs is taken; the message names the port and the setting that moves it."""
+
+    exit_code = 7
+
+
+class LedgerError(FarthingError):
+    """The ledger cannot be opened, migrated or written."""
+
+    exit_code = 8
+
+
+class PriceError(FarthingError):
+    """No price, or more than one, applies to a GPU at a time."""
+
+    exit_code = 9
+
+
+class StackError(FarthingError):
+    """A part of the stack is missing, failed to start or never became healthy."""
+
+    exit_code = 10
+
+
+class RecordError(FarthingError):
+    """A record was refused; ``field`` names what is wrong with it."""
+
+    exit_code = 11
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"{field}: {problem}")
+        self.field = field
+        self.problem = problem

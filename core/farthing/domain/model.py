@@ -1,0 +1,165 @@
+"""What costing returns and what the exporters show: immutable results in integer nano-dollars."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+__all__ = [
+    "Check",
+    "Engine",
+    "EngineGauges",
+    "EngineView",
+    "Fit",
+    "HistogramView",
+    "IntakeView",
+    "Posting",
+    "Snapshot",
+    "TenantView",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """An engine instance as it is billed."""
+
+    name: str
+    kind: str
+    model: str
+    gpu: str
+    gpu_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Posting:
+    """One journal line: ``nano`` nano-dollars of [start_ns, end_ns) (UTC) in an account, never negative."""
+
+    account: str
+    phase: str
+    """prefill, decode, vision, or empty."""
+    tenant: str
+    model: str
+    tier: str
+    reason: str
+    method: str
+    nano: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """The model of busy time that a split used: seconds per unit of each feature, and how well it predicts.
+
+    ``walk_forward_wape`` is the weighted absolute percentage error (0-1) of predicting each next window
+    from the past ones; None before there is a past. ``intervals`` are 90 % bounds of each coefficient.
+    """
+
+    version: str
+    method: str
+    coefficients: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+    walk_forward_wape: float | None
+    windows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A named reconciliation: what was expected, what was found, and whether they agree."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class EngineGauges:
+    """The engine's state at its last scrape or mark; None where unknown (never shown as 0)."""
+
+    running: float | None = None
+    waiting: float | None = None
+    kv_usage: float | None = None
+    """0-1."""
+    generation_tokens_per_second: float | None = None
+    prompt_tokens_per_second: float | None = None
+    scrape_up: bool | None = None
+    scrape_failures: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class EngineView:
+    """Everything shown of one engine: cumulative since the ledger began, settled unless said otherwise."""
+
+    engine: Engine
+    state: str
+    """starting, serving, idle, asleep, down or unknown."""
+    price_nano_per_hour: int | None
+    """Of all its GPUs together; None when no price applies."""
+    bill_nano: int
+    """Of every settled and open window up to the watermark."""
+    accounts_nano: dict[tuple[str, str, str], int]
+    """(account, phase, method) -> settled nano-dollars. Its sum + work in progress = bill."""
+    unattributed_nano: dict[str, int]
+    """reason -> settled nano-dollars."""
+    wip_nano: dict[str, int]
+    """phase (or idle …) -> provisional nano-dollars of windows not settled yet."""
+    residual_nano: int
+    """bill minus every line: 0, or something is wrong."""
+    busy_ns: int
+    tokens: dict[str, int]
+    """kind -> tokens of settled work."""
+    energy_millijoules: int | None
+    unit_cost_nano_per_million: dict[str, int | None]
+    """phase -> settled charged nano-dollars per million tokens of its kind; None when there are no tokens."""
+    fit: Fit | None
+    gauges: EngineGauges
+    watermark_lag_ns: int | None
+    checks: tuple[Check, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TenantView:
+    """A tenant's settled spend on one model and tier."""
+
+    tenant: str
+    model: str
+    tier: str
+    cost_nano: dict[str, int]
+    """phase -> nano-dollars charged."""
+    aborted_nano: int
+    tokens: dict[str, int]
+    requests: dict[str, int]
+    """outcome -> count."""
+
+
+@dataclass(frozen=True, slots=True)
+class HistogramView:
+    """A latency histogram by model and tier; ``counts`` are cumulative and end with +Inf's."""
+
+    metric: str
+    model: str
+    tier: str
+    bounds: tuple[float, ...]
+    """Upper bounds in seconds, ascending, without +Inf."""
+    counts: tuple[int, ...]
+    sum_seconds: float
+    exemplars: tuple[tuple[dict[str, str], float, float] | None, ...]
+    """Per bucket: (labels, value in seconds, UTC seconds), or None."""
+
+
+@dataclass(frozen=True, slots=True)
+class IntakeView:
+    """Counts of records by (kind, result); results are accepted, duplicate, refused."""
+
+    records: dict[tuple[str, str], int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One consistent picture of the ledger; the page, ``/metrics`` and reports all read from it."""
+
+    taken_ns: int
+    """UTC nanoseconds."""
+    currency: str
+    version: str
+    engines: tuple[EngineView, ...]
+    tenants: tuple[TenantView, ...]
+    histograms: tuple[HistogramView, ...]
+    intake: IntakeView
