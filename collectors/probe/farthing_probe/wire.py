@@ -60,7 +60,9 @@ def _head(kind: str, boot: str, proc: int, seq: int) -> Wire:
 
 
 def started(boot: str, proc: int, seq: int, **fields: Any) -> Wire:
-    """A ``started`` record: at_ns, wall_ns, engine, engine_kind, version, model, gpu, gpu_count, gpu_uuids, details, processes."""
+    """A ``started`` record: at_ns, wall_ns, engine, engine_kind, version, model, gpu, gpu_count, gpu_uuids,
+    details, processes.
+    """
     return {**_head("started", boot, proc, seq), **fields}
 
 
@@ -85,7 +87,7 @@ def steps(
     """
     at = columns["at_ns"]
     base = at[0] if at else until_ns
-    differences = [now - before for now, before in zip(at, [base, *at[:-1]])]
+    differences = [now - before for now, before in zip(at, [base, *at[:-1]], strict=True)]
     packed: Wire = {"at_ns": differences}
     for name in MARK_COLUMNS[1:]:
         values = columns[name]

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from farthing.domain.records import RecordKey
+
 __all__ = [
     "Check",
+    "CostedRequest",
     "Engine",
     "EngineGauges",
     "EngineView",
@@ -13,6 +16,7 @@ __all__ = [
     "HistogramView",
     "IntakeView",
     "Posting",
+    "SettledWindow",
     "Snapshot",
     "TenantView",
 ]
@@ -58,6 +62,36 @@ class Fit:
     intervals: dict[str, tuple[float, float]]
     walk_forward_wape: float | None
     windows: int
+
+
+@dataclass(frozen=True, slots=True)
+class CostedRequest:
+    """A request's share of one settled window: nano-dollars by phase; it adds up over the windows it overlaps."""
+
+    key: RecordKey
+    cost_nano: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class SettledWindow:
+    """One costed window of an engine index: its bill, split into postings that add up to it exactly."""
+
+    boot: str
+    engine_index: int
+    start_ns: int
+    """Monotonic nanoseconds of the boot; windows of one index tile its life without gap or overlap."""
+    end_ns: int
+    bill_nano: int
+    busy_ns: int
+    phase_ns: dict[str, int]
+    """Busy time by phase; adds up to ``busy_ns``."""
+    features: dict[str, float]
+    """What the fit saw of this window, for later fits and for explanation."""
+    tokens: dict[str, int]
+    """Engine-side tokens by kind."""
+    postings: tuple[Posting, ...]
+    requests: tuple[CostedRequest, ...]
+    fit_version: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,11 +13,11 @@ from farthing.domain.clock import Anchor
 
 __all__ = [
     "Counters",
+    "EngineSequence",
     "GpuSamples",
     "Lifecycle",
     "Record",
     "RecordKey",
-    "Sequence_",
     "Started",
     "StepBatch",
     "StepMarks",
@@ -111,7 +111,7 @@ class StepBatch:
 
 
 @dataclass(frozen=True, slots=True)
-class Sequence_:  # noqa: N801 - "Sequence" is the term of the engines, and collides with typing's
+class EngineSequence:
     """What the engine says of one generated sequence of a request (``n = 2`` has two)."""
 
     scheduled_ns: int
@@ -160,7 +160,7 @@ class Usage:
     output_tokens: int | None = None
     delivered_tokens: int | None = None
     """Output tokens counted as stream chunks, where ``output_tokens`` is unknown."""
-    sequences: tuple[Sequence_, ...] = ()
+    sequences: tuple[EngineSequence, ...] = ()
     seen_by: str = "both"
     """``both``, ``client`` (no engine statistics: aborted or refused) or ``engine`` (no HTTP side)."""
 

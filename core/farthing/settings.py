@@ -1,0 +1,241 @@
+"""farthing.yaml: what is served, what it costs, where Farthing listens. Every error names the key and its line."""
+
+from __future__ import annotations
+
+import os
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, HttpUrl, ValidationError, field_validator, model_validator
+
+from farthing.domain.conventions import DEFAULT_PORT
+from farthing.domain.errors import ConfigError
+
+__all__ = [
+    "AlertSettings",
+    "CostingSettings",
+    "EngineSettings",
+    "PriceSettings",
+    "ServeSettings",
+    "Settings",
+    "StackSettings",
+    "load_settings",
+    "read_secret",
+]
+
+CONFIG_VARIABLE = "FARTHING_CONFIG"
+DEFAULT_CONFIG = "farthing.yaml"
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class EngineSettings(_Strict):
+    """One engine instance that Farthing watches."""
+
+    name: Annotated[str, Field(min_length=1, pattern=r"^[A-Za-z0-9._:-]+$")]
+    url: HttpUrl
+    """Base URL; metrics are read from ``metrics_path`` below it."""
+    kind: Literal["vllm"] = "vllm"
+    metrics_path: str = "/metrics"
+    gpu: str = ""
+    """Key of the price table, e.g. ``H100-SXM``; empty: as the probe reports it."""
+    gpu_count: Annotated[int, Field(ge=1)] = 1
+
+    @property
+    def metrics_url(self) -> str:
+        """Where the exposition is."""
+        return str(self.url).rstrip("/") + self.metrics_path
+
+
+class PriceSettings(_Strict):
+    """What one GPU costs per hour from a date on (UTC midnight), until the next entry of the same GPU."""
+
+    gpu: Annotated[str, Field(min_length=1)]
+    usd_per_hour: Annotated[Decimal, Field(gt=0, max_digits=15, decimal_places=9)]
+    start: Annotated[date, Field(alias="from")]
+    source: str = "farthing.yaml"
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class ServeSettings(_Strict):
+    """The HTTP server of ``farthing serve``."""
+
+    host: str = "127.0.0.1"
+    port: Port = DEFAULT_PORT
+    token_file: Path | None = None
+    """File with the bearer token that intake demands; FARTHING_INTAKE_TOKEN overrides it. None: no token."""
+    max_body_bytes: Annotated[int, Field(ge=1024)] = 64 * 1024 * 1024
+    """Largest decompressed body that intake accepts."""
+
+
+class CostingSettings(_Strict):
+    """How work is costed."""
+
+    window_seconds: Annotated[int, Field(ge=1, le=60)] = 5
+    grace_seconds: Annotated[int, Field(ge=1)] = 120
+    """How long, in event time, a window waits for the records of requests that overlap it."""
+    horizon_windows: Annotated[int, Field(ge=12)] = 720
+    """Windows that a fit looks back over (720 of 5 s: one hour)."""
+    scrape_seconds: Annotated[float, Field(gt=0)] = 2.0
+
+
+class AlertSettings(_Strict):
+    """Thresholds that the alert rules and dashboards share."""
+
+    ttft_p95_seconds: Annotated[float, Field(gt=0)] = 0.5
+    """Interactive chat: 95 % of first tokens within half a second."""
+    for_seconds: Annotated[int, Field(ge=0)] = 15
+    webhook_url: HttpUrl | None = None
+    """Where Alertmanager posts; None: alerts are shown in Alertmanager only."""
+
+
+class StackSettings(_Strict):
+    """The native stack: its state folder and ports."""
+
+    state_dir: Path = Path(".farthing")
+    prometheus_port: Port = 9090
+    alertmanager_port: Port = 9093
+    grafana_port: Port = 3000
+    jaeger_port: Port = 16686
+    jaeger_otlp_grpc_port: Port = 4317
+    jaeger_otlp_http_port: Port = 4318
+    replay_port: Port = 9465
+    replay_recording: str = "h100-llama8b-vllm0.26"
+    """What is replayed when no engine is configured."""
+    replay_lead_seconds: Annotated[float, Field(ge=0)] = 85.0
+    """How much of the recording is delivered at once as history, so that its busy phases show soon."""
+
+    @model_validator(mode="after")
+    def _ports_differ(self) -> StackSettings:
+        ports: dict[int, str] = {}
+        for name in type(self).model_fields:
+            if name.endswith("_port"):
+                port = getattr(self, name)
+                if port in ports:
+                    raise ValueError(f"{name} and {ports[port]} are both {port}; give each its own port")
+                ports[port] = name
+        return self
+
+
+class Settings(_Strict):
+    """All of farthing.yaml; every field has a default, so an empty file is valid."""
+
+    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] = "USD"
+    ledger: str = "sqlite:///.farthing/ledger.db"
+    engines: tuple[EngineSettings, ...] = ()
+    prices: tuple[PriceSettings, ...] = ()
+    serve: ServeSettings = ServeSettings()
+    costing: CostingSettings = CostingSettings()
+    alerts: AlertSettings = AlertSettings()
+    stack: StackSettings = StackSettings()
+
+    @field_validator("engines")
+    @classmethod
+    def _names_differ(cls, engines: tuple[EngineSettings, ...]) -> tuple[EngineSettings, ...]:
+        names = [engine.name for engine in engines]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"engine name {twice[0]!r} is used twice; names must differ")
+        return engines
+
+
+def load_settings(path: Path | None = None, environ: dict[str, str] | None = None) -> Settings:
+    """Settings from ``path``, else from $FARTHING_CONFIG, else from ./farthing.yaml if it exists, else defaults.
+
+    Raises ConfigError naming file, line and key of the first problem.
+    """
+    environment = dict(os.environ) if environ is None else environ
+    chosen = path or (Path(environment[CONFIG_VARIABLE]) if environment.get(CONFIG_VARIABLE) else None)
+    if chosen is None:
+        chosen = Path(DEFAULT_CONFIG)
+        if not chosen.exists():
+            return Settings()
+    try:
+        text = chosen.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{chosen}: cannot be read ({error}); give a readable YAML file with --config") from error
+    return parse_settings(text, str(chosen))
+
+
+def parse_settings(text: str, name: str) -> Settings:
+    """Settings from YAML text; ``name`` is what errors call it."""
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        data = yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"{name}:{mark.line + 1}" if mark else name
+        raise ConfigError(f"{where}: not valid YAML: {error.problem or error.context}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{name}: not valid YAML: {' '.join(str(error).split())}") from error
+    if data is None:
+        return Settings()
+    if not isinstance(data, dict):
+        raise ConfigError(f"{name}:1: the top level must be a mapping of settings, not {type(data).__name__}")
+    try:
+        return Settings.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        location = tuple(first["loc"])
+        key = ".".join(str(part) for part in location) or "(top level)"
+        message = str(first["msg"]).removeprefix("Value error, ")
+        if first["type"] == "extra_forbidden":
+            message = f"unknown key; known here: {', '.join(_known_keys(location[:-1]))}"
+        raise ConfigError(f"{name}:{_line_of(root, location)}: {key}: {message}") from error
+
+
+def read_secret(variable: str, file: Path | None, environ: dict[str, str] | None = None) -> str | None:
+    """A secret from the environment variable, else from the file, else None. Never logged."""
+    environment = dict(os.environ) if environ is None else environ
+    if environment.get(variable):
+        return environment[variable]
+    if file is None:
+        return None
+    try:
+        return file.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise ConfigError(
+            f"{file}: the secret cannot be read ({error.strerror}); create it or set {variable}"
+        ) from error
+
+
+def _line_of(node: Any, location: tuple[Any, ...]) -> int:
+    """1-based line of the deepest existing node on the way to ``location``."""
+    line = 1 if node is None else node.start_mark.line + 1
+    for part in location:
+        if isinstance(node, yaml.MappingNode):
+            pairs = {key.value: (key, value) for key, value in node.value}
+            if str(part) not in pairs:
+                break
+            key, node = pairs[str(part)]
+            line = key.start_mark.line + 1
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+            line = node.start_mark.line + 1
+        else:
+            break
+    return int(line)
+
+
+def _known_keys(location: tuple[Any, ...]) -> list[str]:
+    model: type[BaseModel] = Settings
+    nested: dict[str, type[BaseModel]] = {"engines": EngineSettings, "prices": PriceSettings}
+    for part in location:
+        if isinstance(part, int):
+            continue
+        annotation = model.model_fields[part].annotation if part in model.model_fields else None
+        if part in nested:
+            model = nested[part]
+        elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            model = annotation
+        else:
+            return []
+    return [field.alias or name for name, field in model.model_fields.items()]
