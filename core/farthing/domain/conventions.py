@@ -130,3 +130,16 @@ REC_REQUEST_RATE: Final = "llm:requests_finished:rate1m"
 
 DEFAULT_PORT: Final = 9464
 """Where ``farthing serve`` listens; the port OpenTelemetry registers for Prometheus exporters."""
+
+LABEL_VERSION: Final = "version"
+LABEL_INSTANCE: Final = "instance"
+LABEL_JOB: Final = "job"
+LABEL_LE: Final = "le"
+LABEL_SEVERITY: Final = "severity"
+LABEL_TEAM: Final = "team"
+LABEL_COMPONENT: Final = "component"
+
+GROUP_PIPELINE_ALERTS: Final = "farthing-pipeline"
+
+DASHBOARD_FLEET: Final = "farthing-fleet"
+"""UID of the fleet overview; alerts link to it, so it never changes."""

@@ -1,0 +1,221 @@
+"""The meaning of every metric that Farthing exports: one table for the exporter, the documentation and the tests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
+
+from farthing.domain import conventions as names
+
+__all__ = ["METRICS", "Metric", "MetricType", "metric"]
+
+MetricType: TypeAlias = Literal["counter", "gauge", "histogram", "info"]
+
+ENGINE: Final = (names.LABEL_ENGINE, names.LABEL_MODEL)
+TENANT: Final = (names.LABEL_TENANT, names.LABEL_MODEL, names.LABEL_TIER)
+LATENCY: Final = (names.LABEL_MODEL, names.LABEL_TIER)
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One exported metric; ``name`` is the series' name as Prometheus shows it (a histogram's without its suffix)."""
+
+    name: str
+    type: MetricType
+    unit: str
+    """Base unit of the value; ``1`` for counts and flags."""
+    labels: tuple[str, ...]
+    help: str
+
+    def __post_init__(self) -> None:
+        if (self.type == "counter") != self.name.endswith("_total"):
+            raise ValueError(f"{self.name}: exactly the counters end in _total, and this is a {self.type}")
+
+
+METRICS: Final = (
+    Metric(
+        names.METRIC_BILL,
+        "counter",
+        "USD",
+        ENGINE,
+        "What the engine's GPUs cost so far: allocation times price up to the watermark, settled windows only.",
+    ),
+    Metric(
+        names.METRIC_COST,
+        "counter",
+        "USD",
+        (*ENGINE, names.LABEL_ACCOUNT, names.LABEL_PHASE, names.LABEL_METHOD),
+        "Settled cost by account; account charged is split by phase. The accounts of an engine add up to its bill.",
+    ),
+    Metric(
+        names.METRIC_UNATTRIBUTED,
+        "counter",
+        "USD",
+        (*ENGINE, names.LABEL_REASON),
+        "Settled busy cost that no request explains, by reason; expected below 0.5 % of busy cost.",
+    ),
+    Metric(
+        names.METRIC_WIP,
+        "gauge",
+        "USD",
+        (*ENGINE, names.LABEL_PHASE),
+        "Cost of windows that are not settled yet; it moves to farthing_cost_usd_total when they are.",
+    ),
+    Metric(
+        names.METRIC_RESIDUAL,
+        "gauge",
+        "USD",
+        ENGINE,
+        "Bill minus every account and the work in progress: 0, or the books are wrong.",
+    ),
+    Metric(
+        names.METRIC_BUSY,
+        "counter",
+        "seconds",
+        ENGINE,
+        "Metered time in which the engine had work, of settled windows.",
+    ),
+    Metric(
+        names.METRIC_TOKENS,
+        "counter",
+        "tokens",
+        (*ENGINE, names.LABEL_KIND),
+        "Tokens of settled work by kind; image tokens are a subset of the prompt's.",
+    ),
+    Metric(
+        names.METRIC_ENERGY,
+        "counter",
+        "joules",
+        ENGINE,
+        "Energy of the engine's GPUs from the driver's counter; absent where the driver has none.",
+    ),
+    Metric(
+        names.METRIC_PRICE,
+        "gauge",
+        "USD per hour",
+        (*ENGINE, names.LABEL_GPU),
+        "Price of one GPU in force now; absent when no price applies.",
+    ),
+    Metric(
+        names.METRIC_SPEND_RATE,
+        "gauge",
+        "USD per hour",
+        ENGINE,
+        "What the engine's allocation costs per hour now, all its GPUs together; absent when no price applies.",
+    ),
+    Metric(
+        names.METRIC_UNIT_COST,
+        "gauge",
+        "USD per million tokens",
+        (*ENGINE, names.LABEL_PHASE),
+        "Settled charged cost per million tokens of the phase's kind since the ledger began; for today's unit cost "
+        "divide rates of farthing_cost_usd_total and farthing_tokens_total.",
+    ),
+    Metric(
+        names.METRIC_FIT_ERROR,
+        "gauge",
+        "ratio",
+        ENGINE,
+        "Walk-forward error (weighted absolute percentage error, 0-1) of the split of busy time into phases.",
+    ),
+    Metric(
+        names.METRIC_TENANT_COST,
+        "counter",
+        "USD",
+        (*TENANT, names.LABEL_ACCOUNT, names.LABEL_PHASE),
+        "Settled cost of a tenant's requests, charged by phase or aborted; beyond the largest tenants under other.",
+    ),
+    Metric(
+        names.METRIC_TENANT_TOKENS,
+        "counter",
+        "tokens",
+        (*TENANT, names.LABEL_KIND),
+        "Tokens of a tenant's settled requests by kind.",
+    ),
+    Metric(
+        names.METRIC_TENANT_REQUESTS,
+        "counter",
+        "requests",
+        (*TENANT, names.LABEL_OUTCOME),
+        "A tenant's requests by outcome; requests without a tenant are counted under unknown.",
+    ),
+    Metric(
+        names.METRIC_TTFT,
+        "histogram",
+        "seconds",
+        LATENCY,
+        "From a request's arrival to its first output token, as the client sees it.",
+    ),
+    Metric(
+        names.METRIC_TPOT,
+        "histogram",
+        "seconds",
+        LATENCY,
+        "Mean time per output token after the first, one observation per request.",
+    ),
+    Metric(
+        names.METRIC_E2E,
+        "histogram",
+        "seconds",
+        LATENCY,
+        "From a request's arrival to its end, as the client sees it.",
+    ),
+    Metric(
+        names.METRIC_QUEUE,
+        "histogram",
+        "seconds",
+        LATENCY,
+        "Time a request waited in the engine's queue.",
+    ),
+    Metric(
+        names.METRIC_INTAKE,
+        "counter",
+        "records",
+        (names.LABEL_KIND, names.LABEL_RESULT),
+        "Records that intake received, by kind and result: accepted, duplicate or refused.",
+    ),
+    Metric(
+        names.METRIC_WATERMARK_LAG,
+        "gauge",
+        "seconds",
+        ENGINE,
+        "How far event time has got behind now: costs after that are still unknown.",
+    ),
+    Metric(
+        names.METRIC_SCRAPE_UP,
+        "gauge",
+        "1",
+        ENGINE,
+        "1 when Farthing's last scrape of the engine succeeded, 0 when it failed; absent before the first.",
+    ),
+    Metric(
+        names.METRIC_SCRAPE_FAILURES,
+        "counter",
+        "scrapes",
+        ENGINE,
+        "Scrapes of the engine that failed.",
+    ),
+    Metric(
+        names.METRIC_CHECK,
+        "gauge",
+        "1",
+        (*ENGINE, names.LABEL_CHECK),
+        "1 when the named reconciliation agrees, 0 when it does not.",
+    ),
+    Metric(
+        names.METRIC_BUILD,
+        "info",
+        "1",
+        (names.LABEL_VERSION,),
+        "Always 1; the version of Farthing that answers.",
+    ),
+)
+"""In the order of the documentation: by engine, by tenant, latency, Farthing itself."""
+
+
+def metric(name: str) -> Metric:
+    """The reference entry of a METRIC_* name; KeyError when the name has none."""
+    for entry in METRICS:
+        if entry.name == name:
+            return entry
+    raise KeyError(name)
