@@ -107,6 +107,8 @@ class StackSettings(_Strict):
     jaeger_port: Port = 16686
     jaeger_otlp_grpc_port: Port = 4317
     jaeger_otlp_http_port: Port = 4318
+    jaeger_query_grpc_port: Port = 16685
+    jaeger_health_port: Port = 13133
     replay_port: Port = 9465
     replay_recording: str = "h100-llama8b-vllm0.26"
     """What is replayed when no engine is configured."""
