@@ -16,12 +16,14 @@ __all__ = [
     "EngineSequence",
     "GpuSamples",
     "Lifecycle",
+    "RawRecord",
     "Record",
     "RecordKey",
     "Started",
     "StepBatch",
     "StepMarks",
     "Usage",
+    "event_ns",
 ]
 
 
@@ -194,3 +196,31 @@ class Counters:
 
 
 Record: TypeAlias = Started | Lifecycle | StepBatch | Usage | GpuSamples | Counters
+
+
+@dataclass(frozen=True, slots=True)
+class RawRecord:
+    """A validated record as intake hands it to durable storage; ``line`` decodes to the record again."""
+
+    key: RecordKey
+    kind: str
+    """Wire kind: started, lifecycle, steps, usage, gpu or counters."""
+    event_ns: int
+    line: bytes
+    """UTF-8 JSON without its line end, holding nothing but the fields that the wire schema names."""
+
+
+def event_ns(record: Record) -> int:
+    """When a record became true, in the boot's monotonic nanoseconds: what watermarks and windows go by.
+
+    Steps count from the end of their batch, usage from the request's end, GPU samples from their last sample.
+    """
+    match record:
+        case StepBatch():
+            return record.until_ns
+        case Usage():
+            return record.ended_ns
+        case GpuSamples():
+            return record.at_ns[-1]
+        case _:
+            return record.at_ns
