@@ -1,0 +1,278 @@
+"""Where probes and replays deliver their records: ``POST /v1/usage`` and ``POST /v1/windows``.
+
+Delivery is at least once, so whatever is answered must be true of what is on disk: a record counts as accepted
+once the store has committed it, a failing store is a 503 that the sender repeats, and a body that cannot be
+read as a whole stores nothing. Bodies are never logged.
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import threading
+import zlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import anyio
+import anyio.to_thread
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from farthing.collectors.wire import decode_raw
+from farthing.domain.conventions import UNKNOWN
+from farthing.domain.errors import ConfigError, RecordError
+from farthing.domain.model import IntakeView
+from farthing.domain.records import RawRecord
+from farthing_probe.wire import USAGE_PATH, WINDOWS_PATH
+
+__all__ = ["IntakeCounts", "RecordStore", "intake_routes"]
+
+ACCEPTED = "accepted"
+DUPLICATE = "duplicate"
+REFUSED = "refused"
+BODY = "body"
+"""The kind under which a body that is refused as a whole is counted, once."""
+
+MAX_LINES = 100_000
+SHOWN_REFUSALS = 20
+BODIES_IN_MEMORY = 8
+"""Posts that are read and stored at a time; the others wait in their sockets."""
+BODY_SECONDS = 30.0
+"""How long a body may take to arrive before its place goes to another."""
+
+_log = logging.getLogger(__name__)
+
+
+class RecordStore(Protocol):
+    """Durable storage of records; called from a worker thread, by one caller at a time."""
+
+    def add(self, records: Sequence[RawRecord]) -> int:
+        """How many of the records were new; all are committed when it returns. A key already stored is no error."""
+        ...
+
+
+class IntakeCounts:
+    """Counts of records by (kind, result); may be used from any thread."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[tuple[str, str]] = Counter()
+        self._lock = threading.Lock()
+
+    def add(self, kind: str, result: str, number: int = 1) -> None:
+        """Count ``number`` records of a kind as accepted, duplicate or refused."""
+        if number:
+            with self._lock:
+                self._counts[kind, result] += number
+
+    def view(self) -> IntakeView:
+        """The counts so far, as a copy."""
+        with self._lock:
+            return IntakeView(records=dict(self._counts))
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    line: int
+    """1-based line of the decompressed body."""
+    kind: str
+    field: str
+    problem: str
+
+    def shown(self) -> dict[str, Any]:
+        return {"line": self.line, "field": self.field, "problem": self.problem}
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    records: dict[str, list[RawRecord]]
+    """By kind, so that new and duplicate records are counted exactly for each."""
+    refusals: list[_Refusal]
+
+
+class _BodyRefusedError(Exception):
+    """A body cannot be processed at all; carries the HTTP status and one line for its sender."""
+
+    def __init__(self, status: int, problem: str) -> None:
+        super().__init__(problem)
+        self.status = status
+        self.problem = problem
+
+
+def intake_routes(
+    store: RecordStore,
+    token: str | None,
+    max_body_bytes: int,
+    counts: IntakeCounts,
+    on_accepted: Callable[[], None],
+) -> list[Route]:
+    """Routes of the two intake paths, sharing one store.
+
+    ``max_body_bytes`` bounds a body both as sent and decompressed. ``on_accepted`` is called in the event loop
+    after new records were committed. ``token`` None means that no bearer token is asked for; an empty one
+    would let everybody in and raises ConfigError.
+
+    Answers: 200 with ``{"accepted", "duplicate", "refused": [{"line", "field", "problem"}], "unit_prices"}`` for
+    every body that could be read (``refused`` shows the first 20); else ``{"error"}`` with 400 unreadable,
+    401 wrong token, 413 too large, 503 not stored: send it again.
+    """
+    if token is not None and not token.strip():
+        raise ConfigError("the intake token is empty; write one into serve.token_file or remove the setting")
+    intake = _Intake(store, token, max_body_bytes, counts, on_accepted)
+
+    async def usage(request: Request) -> Response:
+        return await intake.post(request, USAGE_PATH)
+
+    async def windows(request: Request) -> Response:
+        return await intake.post(request, WINDOWS_PATH)
+
+    return [
+        Route(USAGE_PATH, usage, methods=["POST"], name="intake-usage"),
+        Route(WINDOWS_PATH, windows, methods=["POST"], name="intake-windows"),
+    ]
+
+
+class _Intake:
+    def __init__(
+        self,
+        store: RecordStore,
+        token: str | None,
+        max_body_bytes: int,
+        counts: IntakeCounts,
+        on_accepted: Callable[[], None],
+    ) -> None:
+        self._store = store
+        self._token = None if token is None else token.encode()
+        self._limit = max_body_bytes
+        self._counts = counts
+        self._on_accepted = on_accepted
+        self._places = anyio.Semaphore(BODIES_IN_MEMORY)
+        self._writing = anyio.Lock()
+
+    async def post(self, request: Request, path: str) -> Response:
+        if not self._may_enter(request):
+            self._counts.add(BODY, REFUSED)
+            return _error(401, "a valid bearer token is required", {"WWW-Authenticate": "Bearer"})
+        async with self._places:
+            try:
+                with anyio.fail_after(BODY_SECONDS):
+                    body = await _read(request, self._limit)
+                batch = await anyio.to_thread.run_sync(_read_batch, body, _encoding(request), self._limit, path)
+            except _BodyRefusedError as refused:
+                self._counts.add(BODY, REFUSED)
+                return _error(refused.status, refused.problem)
+            except TimeoutError:
+                # Not the sender's mistake as a 4xx would say: a slow network is worth another try.
+                return _error(503, f"the body did not arrive within {BODY_SECONDS:.0f} s; send it again")
+            except ClientDisconnect:
+                return _error(400, "the connection closed before the body was complete")
+            return await self._keep(batch)
+
+    def _may_enter(self, request: Request) -> bool:
+        if self._token is None:
+            return True
+        scheme, _, credential = request.headers.get("authorization", "").partition(" ")
+        # Starlette decodes headers as Latin-1; encoding them so gives back the bytes that were sent.
+        given = credential.strip().encode("latin-1")
+        return hmac.compare_digest(given, self._token) and scheme.lower() == "bearer"
+
+    async def _keep(self, batch: _Batch) -> Response:
+        accepted = duplicate = 0
+        for kind, records in batch.records.items():
+            try:
+                async with self._writing:
+                    new = await anyio.to_thread.run_sync(self._store.add, records)
+            except Exception as error:  # a store may fail in any way of its driver's; the sender repeats
+                # Only the class: a driver's text quotes the statement and, with it, the records.
+                _log.error("intake could not store %d %s records: %s", len(records), kind, type(error).__name__)
+                return _error(503, "the records could not be stored; send them again", {"Retry-After": "1"})
+            self._counts.add(kind, ACCEPTED, new)
+            self._counts.add(kind, DUPLICATE, len(records) - new)
+            accepted += new
+            duplicate += len(records) - new
+            if new:
+                self._on_accepted()
+        for refusal in batch.refusals:
+            self._counts.add(refusal.kind, REFUSED)
+        if batch.refusals:
+            first = batch.refusals[0]
+            _log.warning("intake refused %d records; first: %s %s", len(batch.refusals), first.field, first.problem)
+        return JSONResponse(
+            {
+                "accepted": accepted,
+                "duplicate": duplicate,
+                "refused": [refusal.shown() for refusal in batch.refusals[:SHOWN_REFUSALS]],
+                "unit_prices": {},
+            }
+        )
+
+
+def _error(status: int, problem: str, headers: dict[str, str] | None = None) -> Response:
+    return JSONResponse({"error": problem}, status_code=status, headers=headers)
+
+
+def _encoding(request: Request) -> str:
+    return request.headers.get("content-encoding", "").strip().lower()
+
+
+async def _read(request: Request, limit: int) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    async for part in request.stream():
+        size += len(part)
+        if size > limit:
+            raise _BodyRefusedError(413, f"the body is larger than {limit} bytes; send fewer records at a time")
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _read_batch(body: bytes, encoding: str, limit: int, path: str) -> _Batch:
+    """The records of a body and its refused lines; CPU-bound, hence run in a thread."""
+    if encoding in {"gzip", "x-gzip"}:
+        body = _gunzip(body, limit)
+    elif encoding not in {"", "identity"}:
+        raise _BodyRefusedError(400, "the content encoding is not supported; send gzip or plain JSON lines")
+    if body.count(b"\n") > MAX_LINES:
+        raise _BodyRefusedError(413, f"the body has more than {MAX_LINES} lines; send fewer records at a time")
+    batch = _Batch({}, [])
+    for number, line in enumerate(body.split(b"\n"), start=1):
+        text = line.strip()
+        if not text:
+            continue
+        kind = UNKNOWN
+        try:
+            record = decode_raw(text)
+            kind = record.kind
+            _check_path(kind, path)
+        except RecordError as error:
+            batch.refusals.append(_Refusal(number, kind, error.field, error.problem))
+            continue
+        batch.records.setdefault(kind, []).append(record)
+    return batch
+
+
+def _gunzip(body: bytes, limit: int) -> bytes:
+    """The decompressed body of one gzip member, never more than ``limit`` bytes of it in memory."""
+    member = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+    try:
+        plain = member.decompress(body, limit + 1)
+    except zlib.error:
+        raise _BodyRefusedError(400, "the body is not valid gzip; nothing was stored") from None
+    if len(plain) > limit:
+        raise _BodyRefusedError(
+            413, f"the body is larger than {limit} bytes when decompressed; send fewer records at a time"
+        )
+    if not member.eof:
+        raise _BodyRefusedError(400, "the gzip body is truncated; nothing was stored")
+    if member.unused_data:
+        raise _BodyRefusedError(400, "bytes follow the gzip body; send one gzip member")
+    return plain
+
+
+def _check_path(kind: str, path: str) -> None:
+    rightful = USAGE_PATH if kind == "usage" else WINDOWS_PATH
+    if path != rightful:
+        raise RecordError("kind", f"{kind} records belong at {rightful}")

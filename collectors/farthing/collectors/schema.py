@@ -1,0 +1,166 @@
+"""The wire schema as typed structs: which fields each kind of record has, and their limits.
+
+Limits keep what follows safe: every integer fits a signed 64-bit column, counts are small enough for the
+product of two to fit one, and no string holds a control character (PostgreSQL stores no NUL).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from farthing.domain.conventions import WIRE_VERSION
+from farthing.domain.records import RecordKey
+
+__all__ = [
+    "MAX_LINE_BYTES",
+    "MAX_MARKS",
+    "MAX_STRING",
+    "SEEN_BY",
+    "AnyWire",
+    "WireCounters",
+    "WireGpu",
+    "WireHead",
+    "WireLifecycle",
+    "WireMarks",
+    "WireSequence",
+    "WireStarted",
+    "WireSteps",
+    "WireUsage",
+]
+
+MAX_LINE_BYTES = 8 * 1024 * 1024
+MAX_MARKS = 65_536
+"""Entries of a column: 5 s at one mark every 76 us."""
+MAX_STRING = 512
+MAX_SEQUENCES = 1024
+MAX_SIGNALS = 1024
+MAX_GPUS = 1024
+SEEN_BY = ("both", "client", "engine")
+
+Text = Annotated[str, Meta(max_length=MAX_STRING, pattern=r"\A[^\x00-\x1f\x7f]*\Z")]
+Name = Annotated[str, Meta(min_length=1, max_length=MAX_STRING, pattern=r"\A[^\x00-\x1f\x7f]*\Z")]
+Time = Annotated[int, Meta(ge=0, le=2**62)]
+Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+Total = Annotated[int, Meta(ge=0, le=2**62)]
+Difference = Annotated[int, Meta(ge=-(2**62), le=2**62)]
+Column = Annotated[tuple[Count, ...], Meta(max_length=MAX_MARKS)]
+Totals = Annotated[tuple[Total, ...], Meta(max_length=MAX_MARKS)]
+
+
+class _Wire(msgspec.Struct, frozen=True, tag_field="kind", omit_defaults=True):
+    v: Annotated[int, Meta(ge=1, le=WIRE_VERSION)]
+    boot: Name
+    proc: Count
+    seq: Total
+
+    def record_key(self) -> RecordKey:
+        return RecordKey(self.boot, self.proc, self.seq)
+
+
+class WireStarted(_Wire, frozen=True, tag="started"):
+    at_ns: Time
+    wall_ns: Time
+    engine: Name
+    engine_kind: Name
+    version: Text
+    model: Name
+    gpu: Text
+    gpu_count: Annotated[int, Meta(ge=1, le=MAX_GPUS)]
+    gpu_uuids: Annotated[tuple[Name, ...], Meta(max_length=MAX_GPUS)] = ()
+    details: bool = False
+    processes: Annotated[int, Meta(ge=1, le=65_536)] = 1
+
+
+class WireLifecycle(_Wire, frozen=True, tag="lifecycle"):
+    at_ns: Time
+    event: Name
+
+
+class WireMarks(msgspec.Struct, frozen=True, omit_defaults=True):
+    at_ns: Annotated[tuple[Difference, ...], Meta(max_length=MAX_MARKS)]
+    running: Column | None = None
+    waiting: Column | None = None
+    prefill_requests: Column | None = None
+    prefill_tokens: Column | None = None
+    decode_requests: Column | None = None
+    decode_tokens: Column | None = None
+    encoder_inputs: Column | None = None
+    encoder_tokens: Column | None = None
+    generated: Column | None = None
+    prompt_computed: Column | None = None
+    prompt_cached: Column | None = None
+    preempted: Column | None = None
+
+
+class WireSteps(_Wire, frozen=True, tag="steps"):
+    engine_index: Count
+    until_ns: Time
+    open_ns: Time
+    base_ns: Time
+    marks: WireMarks
+
+
+class WireSequence(msgspec.Struct, frozen=True, omit_defaults=True):
+    scheduled_ns: Time
+    last_ns: Time
+    prompt_tokens: Count
+    cached_tokens: Count
+    output_tokens: Count
+    first_ns: Time | None = None
+    queued_ns: Time = 0
+    preemptions: Count = 0
+
+
+class WireUsage(_Wire, frozen=True, tag="usage"):
+    outcome: Name
+    status: Annotated[int, Meta(ge=0, le=999)]
+    arrived_ns: Time
+    ended_ns: Time
+    engine_index: Count = 0
+    request_id: Text = ""
+    model: Text = ""
+    first_ns: Time | None = None
+    last_ns: Time | None = None
+    route: Text = ""
+    finish_reason: Text = ""
+    tenant: Text = ""
+    project: Text = ""
+    workload: Text = ""
+    user: Text = ""
+    tier: Text = ""
+    trace_id: Text = ""
+    prompt_tokens: Count | None = None
+    cached_tokens: Count | None = None
+    image_tokens: Count | None = None
+    output_tokens: Count | None = None
+    delivered_tokens: Count | None = None
+    sequences: Annotated[tuple[WireSequence, ...], Meta(max_length=MAX_SEQUENCES)] = ()
+    seen_by: Name = "both"
+
+
+class WireGpu(_Wire, frozen=True, tag="gpu"):
+    gpu_index: Count
+    at_ns: Annotated[tuple[Time, ...], Meta(min_length=1, max_length=MAX_MARKS)]
+    energy_mj: Totals
+    power_mw: Column
+    utilization_percent: Column
+    memory_bytes: Totals
+
+
+class WireCounters(_Wire, frozen=True, tag="counters"):
+    at_ns: Time
+    values: Annotated[dict[Name, Total], Meta(max_length=MAX_SIGNALS)] = {}
+    gauges: Annotated[dict[Name, float], Meta(max_length=MAX_SIGNALS)] = {}
+
+
+class WireHead(msgspec.Struct, frozen=True):
+    """What is looked at first when a line is refused: its version explains everything else that is wrong."""
+
+    v: Any = None
+    kind: Any = None
+
+
+AnyWire = WireStarted | WireLifecycle | WireSteps | WireUsage | WireGpu | WireCounters

@@ -1,0 +1,300 @@
+"""From a line of the wire to a domain record, or to a refusal that names the field.
+
+The other half of ``farthing_probe.wire``, which documents the schema. A refusal never quotes what it refuses:
+it may end in a log.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+from typing import NoReturn
+
+import msgspec
+
+from farthing.collectors.schema import (
+    MAX_LINE_BYTES,
+    SEEN_BY,
+    AnyWire,
+    WireCounters,
+    WireGpu,
+    WireHead,
+    WireLifecycle,
+    WireSequence,
+    WireStarted,
+    WireSteps,
+    WireUsage,
+)
+from farthing.domain.clock import Anchor
+from farthing.domain.conventions import OUTCOMES, UNKNOWN, WIRE_VERSION
+from farthing.domain.errors import RecordError
+from farthing.domain.records import (
+    Counters,
+    EngineSequence,
+    GpuSamples,
+    Lifecycle,
+    RawRecord,
+    Record,
+    Started,
+    StepBatch,
+    StepMarks,
+    Usage,
+    event_ns,
+)
+from farthing_probe import wire as probe_wire
+
+__all__ = ["decode_line", "decode_raw"]
+
+_DECODER: msgspec.json.Decoder[AnyWire] = msgspec.json.Decoder(AnyWire)
+_HEAD_DECODER = msgspec.json.Decoder(WireHead)
+_ENCODER = msgspec.json.Encoder()
+
+
+def decode_line(line: bytes) -> Record:
+    """The domain record of one line of the wire.
+
+    Mark columns that were left out are zeros; a tenant, tier or model left out is ``unknown``; fields that
+    the schema does not name are ignored. Raises RecordError naming the first field that is wrong.
+    """
+    return _record(_parse(line))
+
+
+def decode_raw(line: bytes) -> RawRecord:
+    """One line validated and reduced to the fields that the schema names, ready for durable storage.
+
+    A sender that posts a prompt or an answer in some field of its own must not find it stored.
+    Raises RecordError as ``decode_line`` does.
+    """
+    wire = _parse(line)
+    kind = str(wire.__struct_config__.tag)
+    return RawRecord(wire.record_key(), kind, event_ns(_record(wire)), _ENCODER.encode(wire))
+
+
+def _parse(line: bytes) -> AnyWire:
+    if len(line) > MAX_LINE_BYTES:
+        raise RecordError("line", f"is longer than {MAX_LINE_BYTES} bytes")
+    try:
+        return _DECODER.decode(line)
+    except msgspec.ValidationError as error:
+        _refuse(line, error)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise RecordError("line", f"is not JSON in UTF-8 ({_lower(str(error))})") from None
+    except RecursionError:
+        raise RecordError("line", "is nested too deeply") from None
+
+
+_LOCATED = re.compile(r"(?P<problem>.*?)(?: - at (?:`key` in )?`(?P<path>\$[^`]*)`)?\Z", re.DOTALL)
+_MISSING = re.compile(r"Object missing required field `(?P<name>[^`]*)`")
+_ENTRY = re.compile(r"\[(\d+|\.\.\.)\]")
+
+
+def _refuse(line: bytes, error: msgspec.ValidationError) -> NoReturn:
+    """RecordError of a line that is JSON but no record, from the validator's message and its path."""
+    _refuse_by_head(line)
+    located = _LOCATED.match(str(error))
+    problem, path = (located["problem"], located["path"] or "$") if located else (str(error), "$")
+    entries = [index for index in _ENTRY.findall(path) if index != "..."]
+    field = _ENTRY.sub("", path).removeprefix("$").removeprefix(".")
+    missing = _MISSING.match(problem)
+    if missing:
+        field = f"{field}.{missing['name']}" if field else missing["name"]
+        problem = "is missing"
+    elif "matching regex" in problem:
+        problem = "holds a control character"
+    else:
+        problem = _lower(problem)
+    where = f" (entry {', '.join(entries)}, counted from 0)" if entries else ""
+    raise RecordError(field or "line", problem + where) from None
+
+
+def _refuse_by_head(line: bytes) -> None:
+    """Refuse a line whose kind or version is the real problem, whatever the validator met first."""
+    try:
+        head = _HEAD_DECODER.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise RecordError("line", "is not a JSON object") from None
+    if head.v is None:
+        raise RecordError("v", "is missing")
+    if not isinstance(head.v, int) or isinstance(head.v, bool) or head.v < 1:
+        raise RecordError("v", "must be an integer of at least 1")
+    if head.v > WIRE_VERSION:
+        newer = f"is {head.v}, newer than the {WIRE_VERSION} that this Farthing reads; upgrade Farthing first"
+        raise RecordError("v", newer)
+    if head.kind is None:
+        raise RecordError("kind", "is missing")
+    if head.kind not in probe_wire.KINDS:
+        raise RecordError("kind", f"must be one of {', '.join(probe_wire.KINDS)}")
+
+
+def _lower(message: str) -> str:
+    plain = message.replace("`", "")
+    return plain[:1].lower() + plain[1:]
+
+
+def _record(wire: AnyWire) -> Record:
+    match wire:
+        case WireSteps():
+            return _step_batch(wire)
+        case WireUsage():
+            return _usage(wire)
+        case WireGpu():
+            return _gpu_samples(wire)
+        case WireCounters():
+            return Counters(wire.record_key(), wire.at_ns, wire.values, wire.gauges)
+        case WireLifecycle():
+            _one_of("event", wire.event, probe_wire.EVENTS)
+            return Lifecycle(wire.record_key(), wire.at_ns, wire.event)
+        case WireStarted():
+            return Started(
+                key=wire.record_key(),
+                at_ns=wire.at_ns,
+                anchor=Anchor(wall_ns=wire.wall_ns, mono_ns=wire.at_ns),
+                engine=wire.engine,
+                kind=wire.engine_kind,
+                version=wire.version,
+                model=wire.model,
+                gpu=wire.gpu,
+                gpu_count=wire.gpu_count,
+                gpu_uuids=wire.gpu_uuids,
+                details=wire.details,
+                processes=wire.processes,
+            )
+
+
+def _step_batch(wire: WireSteps) -> StepBatch:
+    marks = wire.marks
+    for entry, difference in enumerate(marks.at_ns):
+        if difference < 0:
+            raise RecordError("marks.at_ns", f"time goes backwards (entry {entry}, counted from 0)")
+    at = tuple(accumulate(marks.at_ns, initial=wire.base_ns))[1:]
+    if at and at[-1] > wire.until_ns:
+        raise RecordError("until_ns", "lies before the batch's last mark")
+    if wire.open_ns > wire.until_ns:
+        raise RecordError("open_ns", "lies after until_ns")
+
+    def column(name: str, values: tuple[int, ...] | None) -> tuple[int, ...]:
+        if values is None:
+            return (0,) * len(at)
+        _same_length(f"marks.{name}", values, "marks.at_ns", at)
+        return values
+
+    return StepBatch(
+        key=wire.record_key(),
+        engine_index=wire.engine_index,
+        until_ns=wire.until_ns,
+        open_ns=wire.open_ns,
+        marks=StepMarks(
+            at_ns=at,
+            running=column("running", marks.running),
+            waiting=column("waiting", marks.waiting),
+            prefill_requests=column("prefill_requests", marks.prefill_requests),
+            prefill_tokens=column("prefill_tokens", marks.prefill_tokens),
+            decode_requests=column("decode_requests", marks.decode_requests),
+            decode_tokens=column("decode_tokens", marks.decode_tokens),
+            encoder_inputs=column("encoder_inputs", marks.encoder_inputs),
+            encoder_tokens=column("encoder_tokens", marks.encoder_tokens),
+            generated=column("generated", marks.generated),
+            prompt_computed=column("prompt_computed", marks.prompt_computed),
+            prompt_cached=column("prompt_cached", marks.prompt_cached),
+            preempted=column("preempted", marks.preempted),
+        ),
+    )
+
+
+def _usage(wire: WireUsage) -> Usage:
+    _one_of("outcome", wire.outcome, OUTCOMES)
+    _one_of("seen_by", wire.seen_by, SEEN_BY)
+    _in_order(
+        ("arrived_ns", wire.arrived_ns),
+        ("first_ns", wire.first_ns),
+        ("last_ns", wire.last_ns),
+        ("ended_ns", wire.ended_ns),
+    )
+    _part_of("cached_tokens", wire.cached_tokens, wire.prompt_tokens)
+    _part_of("image_tokens", wire.image_tokens, wire.prompt_tokens)
+    return Usage(
+        key=wire.record_key(),
+        request_id=wire.request_id,
+        engine_index=wire.engine_index,
+        model=wire.model or UNKNOWN,
+        outcome=wire.outcome,
+        status=wire.status,
+        arrived_ns=wire.arrived_ns,
+        ended_ns=wire.ended_ns,
+        first_ns=wire.first_ns,
+        last_ns=wire.last_ns,
+        route=wire.route,
+        finish_reason=wire.finish_reason,
+        tenant=wire.tenant or UNKNOWN,
+        project=wire.project,
+        workload=wire.workload,
+        user=wire.user,
+        tier=wire.tier or UNKNOWN,
+        trace_id=wire.trace_id,
+        prompt_tokens=wire.prompt_tokens,
+        cached_tokens=wire.cached_tokens,
+        image_tokens=wire.image_tokens,
+        output_tokens=wire.output_tokens,
+        delivered_tokens=wire.delivered_tokens,
+        sequences=tuple(_engine_sequence(entry) for entry in wire.sequences),
+        seen_by=wire.seen_by,
+    )
+
+
+def _engine_sequence(wire: WireSequence) -> EngineSequence:
+    _in_order(
+        ("sequences.scheduled_ns", wire.scheduled_ns),
+        ("sequences.first_ns", wire.first_ns),
+        ("sequences.last_ns", wire.last_ns),
+    )
+    _part_of("sequences.cached_tokens", wire.cached_tokens, wire.prompt_tokens)
+    return EngineSequence(
+        scheduled_ns=wire.scheduled_ns,
+        first_ns=wire.first_ns,
+        last_ns=wire.last_ns,
+        prompt_tokens=wire.prompt_tokens,
+        cached_tokens=wire.cached_tokens,
+        output_tokens=wire.output_tokens,
+        queued_ns=wire.queued_ns,
+        preemptions=wire.preemptions,
+    )
+
+
+def _gpu_samples(wire: WireGpu) -> GpuSamples:
+    for entry, (before, now) in enumerate(pairwise(wire.at_ns), start=1):
+        if now < before:
+            raise RecordError("at_ns", f"time goes backwards (entry {entry}, counted from 0)")
+    for name in probe_wire.GPU_COLUMNS[1:]:
+        _same_length(name, getattr(wire, name), "at_ns", wire.at_ns)
+    return GpuSamples(
+        key=wire.record_key(),
+        gpu_index=wire.gpu_index,
+        at_ns=wire.at_ns,
+        energy_mj=wire.energy_mj,
+        power_mw=wire.power_mw,
+        utilization_percent=wire.utilization_percent,
+        memory_bytes=wire.memory_bytes,
+    )
+
+
+def _one_of(field: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise RecordError(field, f"must be one of {', '.join(known)}")
+
+
+def _same_length(field: str, values: Sequence[int], reference: str, times: Sequence[int]) -> None:
+    if len(values) != len(times):
+        raise RecordError(field, f"has {len(values)} entries where {reference} has {len(times)}")
+
+
+def _in_order(*moments: tuple[str, int | None]) -> None:
+    known = [(field, at) for field, at in moments if at is not None]
+    for (before, earlier), (field, at) in pairwise(known):
+        if at < earlier:
+            raise RecordError(field, f"lies before {before}")
+
+
+def _part_of(field: str, part: int | None, whole: int | None) -> None:
+    if part is not None and whole is not None and part > whole:
+        raise RecordError(field, "is more than prompt_tokens")
