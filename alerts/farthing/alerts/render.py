@@ -1,0 +1,33 @@
+"""All rule groups as the files that Prometheus loads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from farthing.alerts.documents import to_yaml
+from farthing.alerts.latency import latency
+from farthing.alerts.pipeline import pipeline
+from farthing.alerts.rules import AlertRule, RuleGroup
+from farthing.alerts.signals import vocabulary
+from farthing.settings import Settings
+
+__all__ = ["FAMILIES", "alert_rules", "render_rules", "rule_groups"]
+
+FAMILIES: Final[tuple[Callable[[Settings], RuleGroup], ...]] = (vocabulary, latency, pipeline)
+"""Every family of rules; a new one is added here."""
+
+
+def rule_groups(settings: Settings) -> tuple[RuleGroup, ...]:
+    """Every rule group, in the order of FAMILIES."""
+    return tuple(family(settings) for family in FAMILIES)
+
+
+def alert_rules(settings: Settings) -> tuple[AlertRule, ...]:
+    """Every alert rule, in the order of FAMILIES."""
+    return tuple(alert for group in rule_groups(settings) for alert in group.alerts)
+
+
+def render_rules(settings: Settings) -> dict[str, str]:
+    """File name -> YAML text of one Prometheus rule file per group."""
+    return {f"{group.name}.yml": to_yaml({"groups": [group.document()]}) for group in rule_groups(settings)}

@@ -1,0 +1,145 @@
+"""Recording rules, alert rules and groups of them, as Prometheus knows them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal, TypeAlias
+
+from farthing.domain.conventions import LABEL_COMPONENT, LABEL_SEVERITY, LABEL_TEAM
+
+__all__ = [
+    "EVALUATION_SECONDS",
+    "RUNBOOK_BASE",
+    "TEAM_PLATFORM",
+    "TEAM_SERVING",
+    "AlertRule",
+    "RecordingRule",
+    "Rule",
+    "RuleGroup",
+    "Severity",
+]
+
+Severity: TypeAlias = Literal["critical", "warning"]
+
+EVALUATION_SECONDS: Final = 5
+"""How often every group is evaluated: a stall shows within seconds, and the rules are few."""
+
+RUNBOOK_BASE: Final = "https://github.com/farthing/farthing/blob/main/alerts/runbooks/"
+
+TEAM_SERVING: Final = "llm-serving"
+"""Owner of the engines and their latency."""
+TEAM_PLATFORM: Final = "platform"
+"""Owner of Prometheus, Farthing and the machines."""
+
+# Prometheus accepts more; ours are level:metric:operation and <Component><Symptom>.
+_RECORD: Final = re.compile(r"^[a-z]+:[a-z0-9_]+:[a-z0-9_]+$")
+_ALERT: Final = re.compile(r"^[A-Z][A-Za-z0-9]+$")
+
+
+@dataclass(frozen=True, slots=True)
+class RecordingRule:
+    """A series recorded under ``record`` (``level:metric:operation``); ValueError for any other shape of name."""
+
+    record: str
+    expr: str
+
+    def __post_init__(self) -> None:
+        if not _RECORD.match(self.record):
+            raise ValueError(f"recording rule {self.record!r} must be named level:metric:operation")
+
+    def document(self) -> dict[str, Any]:
+        """The rule as a mapping in the key order of Prometheus' documentation."""
+        return {"record": self.record, "expr": self.expr}
+
+
+@dataclass(frozen=True, slots=True)
+class AlertRule:
+    """An alert ``<Component><Symptom>``; summary, description and dashboard may hold Prometheus templates.
+
+    Raises ValueError when the name has another shape or a text is empty.
+    """
+
+    name: str
+    expr: str
+    for_seconds: int
+    severity: Severity
+    team: str
+    """Who is told: the label that Alertmanager's routes go by."""
+    component: str
+    """What the alert is about: ``latency``, ``pipeline`` …"""
+    summary: str
+    """One line: what is wrong, where, by how much."""
+    description: str
+    """The number, the promise it breaks, and the cost at stake."""
+    dashboard: str
+    """URL of the dashboard to open first."""
+
+    def __post_init__(self) -> None:
+        if not _ALERT.match(self.name):
+            raise ValueError(f"alert {self.name!r} must be named ComponentSymptom in CamelCase")
+        for text in (self.expr, self.team, self.component, self.summary, self.description, self.dashboard):
+            if not text:
+                raise ValueError(f"alert {self.name} leaves a text empty; every text is shown to whoever is paged")
+
+    @property
+    def runbook_url(self) -> str:
+        """Where the alert's runbook is, computed from its name."""
+        return f"{RUNBOOK_BASE}{self.name}.md"
+
+    def document(self) -> dict[str, Any]:
+        """The rule as a mapping in the key order of Prometheus' documentation."""
+        labels: Mapping[str, str] = {
+            LABEL_SEVERITY: self.severity,
+            LABEL_TEAM: self.team,
+            LABEL_COMPONENT: self.component,
+        }
+        annotations: Mapping[str, str] = {
+            "summary": self.summary,
+            "description": self.description,
+            "runbook_url": self.runbook_url,
+            "dashboard_url": self.dashboard,
+        }
+        return {
+            "alert": self.name,
+            "expr": self.expr,
+            "for": f"{self.for_seconds}s",
+            "labels": dict(labels),
+            "annotations": dict(annotations),
+        }
+
+
+Rule: TypeAlias = RecordingRule | AlertRule
+
+
+@dataclass(frozen=True, slots=True)
+class RuleGroup:
+    """Rules evaluated together, in order, every EVALUATION_SECONDS; ValueError when a name is there twice."""
+
+    name: str
+    rules: tuple[Rule, ...]
+
+    def __post_init__(self) -> None:
+        names = [rule.record if isinstance(rule, RecordingRule) else rule.name for rule in self.rules]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"group {self.name} defines {twice[0]} twice")
+
+    @property
+    def alerts(self) -> tuple[AlertRule, ...]:
+        """The alert rules of the group, in order."""
+        return tuple(rule for rule in self.rules if isinstance(rule, AlertRule))
+
+    @property
+    def recordings(self) -> tuple[RecordingRule, ...]:
+        """The recording rules of the group, in order."""
+        return tuple(rule for rule in self.rules if isinstance(rule, RecordingRule))
+
+    def document(self) -> dict[str, Any]:
+        """The group as a mapping in the key order of Prometheus' documentation."""
+        return {
+            "name": self.name,
+            "interval": f"{EVALUATION_SECONDS}s",
+            "rules": [rule.document() for rule in self.rules],
+        }
