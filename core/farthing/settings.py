@@ -47,6 +47,8 @@ class EngineSettings(_Strict):
     gpu: str = ""
     """Key of the price table, e.g. ``H100-SXM``; empty: as the probe reports it."""
     gpu_count: Annotated[int, Field(ge=1)] = 1
+    probe: bool = False
+    """The engine runs farthing-probe: costs come from its records, scraping gives only state and checks."""
 
     @property
     def metrics_url(self) -> str:

@@ -1,0 +1,150 @@
+"""The one loader of recordings: a folder of gzip JSON lines, as replayed, costed offline and tested against.
+
+See recordings/README.md for the files. Every error is a RecordingError that names the file and the line.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from farthing.domain.clock import Anchor, nanoseconds
+from farthing.domain.errors import RecordingError
+
+__all__ = ["PACKAGED", "Recording", "Scrape", "load_recording", "packaged_names"]
+
+PACKAGED = Path(__file__).parent / "recordings"
+_FORMAT = "see recordings/README.md for the format"
+
+
+@dataclass(frozen=True, slots=True)
+class Scrape:
+    """One GET of the engine's metrics: UTC nanoseconds, and the exposition (empty: the scrape failed)."""
+
+    wall_ns: int
+    body: str
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """A recorded run; rows are as they lie in the files, times still in seconds (Decimal)."""
+
+    name: str
+    steps: tuple[dict[str, Any], ...]
+    requests: tuple[dict[str, Any], ...]
+    scrapes: tuple[Scrape, ...]
+    gpu: dict[str, Any]
+    """The device: name, driver, power_limit_mw."""
+    gpu_samples: tuple[dict[str, Any], ...]
+    start_ns: int
+    """UTC nanoseconds of the first record of any file."""
+    end_ns: int
+    """UTC nanoseconds of the last record of any file."""
+    anchor: Anchor
+
+    def last_exposition(self) -> str:
+        """The last scrape that succeeded."""
+        return next(scrape.body for scrape in reversed(self.scrapes) if scrape.body)
+
+    def exposition_at(self, wall_ns: int) -> str:
+        """What the engine answered at a UTC moment: the latest scrape up to then; empty when it was down."""
+        body = self.scrapes[0].body
+        for scrape in self.scrapes:
+            if scrape.wall_ns > wall_ns:
+                break
+            body = scrape.body
+        return body
+
+    def down_ns(self) -> int | None:
+        """UTC nanoseconds from when the engine was gone, by evidence: its GPU memory freed, or a failed scrape."""
+        failed = None
+        for scrape in reversed(self.scrapes):
+            if scrape.body:
+                break
+            failed = scrape.wall_ns
+        if failed is None:
+            return None
+        most = max((sample["mem"] for sample in self.gpu_samples), default=0)
+        freed = None
+        for sample in reversed(self.gpu_samples):
+            if sample["mem"] * 10 > most:
+                break
+            freed = nanoseconds(sample["t"])
+        return min(failed, freed) if freed is not None else failed
+
+
+def packaged_names() -> list[str]:
+    """Names of the recordings that ship with Farthing."""
+    return sorted(path.name for path in PACKAGED.iterdir() if path.is_dir())
+
+
+def load_recording(source: str | Path) -> Recording:
+    """The recording in a folder, or a packaged one by its name.
+
+    Raises RecordingError when there is none, or when a file is missing, truncated or malformed.
+    """
+    folder = Path(source)
+    if not folder.is_dir():
+        folder = PACKAGED / str(source)
+        if not folder.is_dir() or folder.parent != PACKAGED:
+            known = ", ".join(packaged_names())
+            raise RecordingError(
+                f"{source}: no such folder, and no packaged recording of that name (packaged: {known})"
+            )
+    steps = _rows(folder / "steps.jsonl.gz", ("t", "m", "run", "wait"))
+    requests = _rows(folder / "requests.jsonl.gz", ("id", "tenant", "t0", "end"))
+    metrics = _rows(folder / "metrics.jsonl.gz", ("t", "body"))
+    nvml = _rows(folder / "nvml.jsonl.gz", ())
+    if not any(row["body"] for row in metrics):
+        raise RecordingError(f"{folder / 'metrics.jsonl.gz'}: holds no scrape that succeeded; {_FORMAT}")
+    for number, sample in enumerate(nvml[1:], start=2):
+        _require(folder / "nvml.jsonl.gz", number, sample, ("t", "e_mj", "p_mw", "mem"))
+    scrapes = tuple(Scrape(nanoseconds(row["t"]), row["body"]) for row in metrics)
+    moments = [nanoseconds(rows[i]["t"]) for rows in (steps, metrics, nvml[1:]) if rows for i in (0, -1)]
+    moments += [nanoseconds(row[key]) for row in requests for key in ("t0", "end")]
+    return Recording(
+        name=folder.name,
+        steps=tuple(steps),
+        requests=tuple(requests),
+        scrapes=scrapes,
+        gpu=nvml[0],
+        gpu_samples=tuple(nvml[1:]),
+        start_ns=min(moments),
+        end_ns=max(moments),
+        anchor=Anchor(wall_ns=nanoseconds(steps[0]["t"]), mono_ns=nanoseconds(steps[0]["m"])),
+    )
+
+
+def _rows(path: Path, required: tuple[str, ...]) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") as lines:
+            for number, line in enumerate(lines, start=1):
+                try:
+                    row = json.loads(line, parse_float=Decimal)
+                except ValueError as error:
+                    raise RecordingError(f"{path}:{number}: not a JSON line ({error}); {_FORMAT}") from error
+                _require(path, number, row, required)
+                rows.append(row)
+    except FileNotFoundError as error:
+        raise RecordingError(f"{path}: missing; a recording needs it ({_FORMAT})") from error
+    except (EOFError, OSError, UnicodeDecodeError, zlib.error) as error:
+        raise RecordingError(
+            f"{path}: truncated or not gzip after line {len(rows)} ({error}); copy the file again"
+        ) from error
+    if not rows:
+        raise RecordingError(f"{path}: empty; a recording needs it ({_FORMAT})")
+    return rows
+
+
+def _require(path: Path, number: int, row: Any, required: tuple[str, ...]) -> None:
+    if not isinstance(row, dict):
+        raise RecordingError(f"{path}:{number}: a line must be a JSON object; {_FORMAT}")
+    for key in required:
+        if key not in row:
+            raise RecordingError(f"{path}:{number}: the field {key!r} is missing; {_FORMAT}")

@@ -1,0 +1,112 @@
+"""Step marks of one engine index as growing columns, with the running sums that make settlement cheap.
+
+A mark's *position* counts from the boot's first mark and never changes, however much of the past is dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+
+from farthing.domain.records import StepMarks
+
+__all__ = ["COLUMNS", "Ints", "MarkTrack"]
+
+Ints = npt.NDArray[np.int64]
+
+COLUMNS = (
+    "at_ns",
+    "running",
+    "waiting",
+    "prefill_requests",
+    "prefill_tokens",
+    "decode_requests",
+    "decode_tokens",
+    "encoder_inputs",
+    "encoder_tokens",
+    "generated",
+    "prompt_computed",
+    "prompt_cached",
+    "preempted",
+)
+
+
+class MarkTrack:
+    """The marks of one engine index, merged over API-server processes in time order.
+
+    ``decode_steps[i]`` is how many marks up to and including i decoded anything, and ``decode_fixed[i]`` the
+    sum over them of 1 / (requests in the step): the share of a step's fixed part that one request carries.
+    Both are cumulative since the boot, so differences give any range in constant time.
+    """
+
+    def __init__(self) -> None:
+        self.base = 0
+        """Position of the first mark held."""
+        self.columns: dict[str, Ints] = {name: np.empty(0, np.int64) for name in COLUMNS}
+        self.decode_steps: Ints = np.empty(0, np.int64)
+        self.decode_fixed: npt.NDArray[np.float64] = np.empty(0, np.float64)
+        self._steps_before = 0
+        self._fixed_before = 0.0
+
+    def __len__(self) -> int:
+        return len(self.columns["at_ns"])
+
+    @property
+    def end(self) -> int:
+        """Position after the last mark held."""
+        return self.base + len(self)
+
+    def extend(self, batches: Iterable[StepMarks]) -> None:
+        """Append marks that are all later than those held; several processes' marks interleave by time."""
+        added = [batch for batch in batches if len(batch)]
+        if not added:
+            return
+        merged = {
+            name: np.concatenate([np.asarray(getattr(batch, name), np.int64) for batch in added]) for name in COLUMNS
+        }
+        if len(added) > 1:
+            order = np.argsort(merged["at_ns"], kind="stable")
+            merged = {name: values[order] for name, values in merged.items()}
+        requests = merged["prefill_requests"] + merged["decode_requests"]
+        decodes = merged["decode_tokens"] > 0
+        steps = self._steps_before + np.cumsum(decodes)
+        fixed = self._fixed_before + np.cumsum(np.where(decodes, 1.0 / np.maximum(requests, 1), 0.0))
+        self._steps_before, self._fixed_before = int(steps[-1]), float(fixed[-1])
+        for name in COLUMNS:
+            self.columns[name] = np.concatenate([self.columns[name], merged[name]])
+        self.decode_steps = np.concatenate([self.decode_steps, steps])
+        self.decode_fixed = np.concatenate([self.decode_fixed, fixed])
+
+    def drop_before(self, position: int) -> None:
+        """Forget marks before a position, keeping one so that intervals and sums still have a start."""
+        count = min(max(0, position - 1 - self.base), len(self))
+        if count:
+            for name in COLUMNS:
+                self.columns[name] = self.columns[name][count:]
+            self.decode_steps = self.decode_steps[count:]
+            self.decode_fixed = self.decode_fixed[count:]
+            self.base += count
+
+    def position_after(self, at_ns: int) -> int:
+        """Position of the first mark later than ``at_ns`` (``end`` when there is none)."""
+        return self.base + int(np.searchsorted(self.columns["at_ns"], at_ns, side="right"))
+
+    def nearest(self, at_ns: int) -> int:
+        """Position of the mark nearest to a moment; 0 marks held is an error of the caller."""
+        at = self.columns["at_ns"]
+        i = int(np.searchsorted(at, at_ns))
+        if i == len(at) or (i > 0 and at_ns - int(at[i - 1]) <= int(at[i]) - at_ns):
+            i -= 1
+        return self.base + i
+
+    def decode_steps_through(self, position: int) -> int:
+        """Decoding steps up to and including a position."""
+        i = position - self.base
+        return int(self.decode_steps[i]) if i >= 0 else 0
+
+    def decode_fixed_through(self, position: int) -> float:
+        """Sum of 1 / requests over the decoding steps up to and including a position."""
+        i = position - self.base
+        return float(self.decode_fixed[i]) if i >= 0 else 0.0

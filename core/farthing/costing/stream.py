@@ -1,0 +1,292 @@
+"""The cost stream of one boot: records in, settled windows out, on event time alone.
+
+Records of a process come in the order of their sequences. A window settles when every request that arrived
+before its end is known to have ended, or when the watermark is a grace period past it; windows settle in
+order, so equal records give equal books, whatever was restarted when.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from farthing.costing.fit import FitHistory
+from farthing.costing.marks import MarkTrack
+from farthing.costing.settle import settle
+from farthing.costing.work import Work, measure, works_of
+from farthing.domain.clock import SECOND
+from farthing.domain.conventions import ASLEEP, DOWN, IDLE, PHASES, STARTING, UNKNOWN
+from farthing.domain.model import Fit, SettledWindow
+from farthing.domain.records import Counters, GpuSamples, Lifecycle, Record, Started, StepBatch, StepMarks, Usage
+
+__all__ = ["CostStream", "Options"]
+
+Bill = Callable[[int, int], int]
+
+_STATES = {"ready": IDLE, "awake": IDLE, "asleep": ASLEEP, "down": DOWN, "draining": IDLE, "stop": DOWN}
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How windows are cut and how long they wait; nanoseconds."""
+
+    window_ns: int = 5 * SECOND
+    grace_ns: int = 120 * SECOND
+    horizon: int = 720
+
+
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """A closed window: [start, end) in nanoseconds, marks at positions [lo, hi)."""
+
+    start: int
+    end: int
+    lo: int
+    hi: int
+
+
+@dataclass(slots=True)
+class _Index:
+    """One engine index (data-parallel rank): its marks, its open windows."""
+
+    track: MarkTrack
+    fits: FitHistory
+    arrived: list[StepMarks] = field(default_factory=list)
+    cut_ns: int = 0
+    """End of the last closed window."""
+    cut_position: int = 0
+    closed: list[_Span] = field(default_factory=list)
+    """Windows closed but not settled."""
+    works: list[Work] = field(default_factory=list)
+    waiting: list[Usage] = field(default_factory=list)
+    """Requests whose last mark has not been merged yet."""
+
+
+class CostStream:
+    """Costs one boot; ``feed`` it records, ``finish`` it when no more can come.
+
+    ``bill(a, b)`` gives nano-dollars of monotonic [a, b) for one engine index and must telescope.
+    """
+
+    def __init__(self, started: Started, bill: Bill, options: Options | None = None) -> None:
+        self.started = started
+        self.options = options or Options()
+        self.stopped_ns: int | None = None
+        self._bill = bill
+        self._states: list[tuple[int, str]] = [(started.at_ns, STARTING)]
+        self._indices: dict[int, _Index] = {}
+        self._until: dict[int, int] = {}
+        self._open: dict[int, int] = {}
+
+    @property
+    def watermark_ns(self) -> int:
+        """Up to where every process has reported its steps."""
+        if self.stopped_ns is not None:
+            return self.stopped_ns
+        if len(self._until) < self.started.processes:
+            return self.started.at_ns
+        return min(self._until.values())
+
+    @property
+    def settled_ns(self) -> int:
+        """Before this moment nothing changes any more."""
+        return min((self._settled(index) for index in self._indices.values()), default=self.started.at_ns)
+
+    def feed(self, record: Record) -> list[SettledWindow]:
+        """Take one record; returns the windows that it settles, in order."""
+        if isinstance(record, StepBatch):
+            index = self._index(record.engine_index)
+            index.arrived.append(record.marks)
+            process = record.key.process
+            self._until[process] = max(self._until.get(process, 0), record.until_ns)
+            self._open[process] = max(self._open.get(process, 0), record.open_ns)
+            return self._advance()
+        if isinstance(record, Usage):
+            self._index(record.engine_index).waiting.append(record)
+        elif isinstance(record, Lifecycle):
+            self._states.append((record.at_ns, _STATES.get(record.event, IDLE)))
+            self._states.sort(key=lambda state: state[0])
+            if record.event == "stop":
+                self.stopped_ns = record.at_ns
+                return self._advance()
+        elif isinstance(record, GpuSamples | Counters | Started):
+            pass
+        return []
+
+    def finish(self) -> list[SettledWindow]:
+        """Settle everything up to the watermark as if no more records could come."""
+        return self._advance(final=True)
+
+    def provisional(self) -> dict[str, int]:
+        """Nano-dollars of closed windows that are not settled, by phase or account, at the current fit."""
+        total: dict[str, int] = {}
+        for number in sorted(self._indices):
+            index = self._indices[number]
+            fit = index.fits.current()
+            for span in index.closed:
+                known = measure(index.track, [], span.lo, span.hi)
+                busy, idle = self._time(index, span)
+                result = settle(self._bill(span.start, span.end), idle, busy, known, fit=fit, model="")
+                for posting in result.postings:
+                    name = posting.phase or posting.account
+                    total[name] = total.get(name, 0) + posting.nano
+        return total
+
+    def fit(self, engine_index: int = 0) -> Fit | None:
+        """The fit as it stands, or None before the first mark."""
+        index = self._indices.get(engine_index)
+        return index.fits.current() if index else None
+
+    def fit_gap(self, coefficients: dict[str, float], engine_index: int = 0) -> float:
+        """How far coefficients are from optimal on the windows of the horizon (see ``optimality_gap``)."""
+        return self._indices[engine_index].fits.gap(coefficients)
+
+    @property
+    def billed_ns(self) -> int:
+        """End of the last closed window: up to here every nanosecond is settled or work in progress."""
+        return min((index.cut_ns for index in self._indices.values()), default=self.started.at_ns)
+
+    # ---- inside ------------------------------------------------------------------------------------
+
+    def _index(self, number: int) -> _Index:
+        if number not in self._indices:
+            self._indices[number] = _Index(MarkTrack(), FitHistory(self.options.horizon), cut_ns=self.started.at_ns)
+        return self._indices[number]
+
+    def _settled(self, index: _Index) -> int:
+        return index.closed[0].start if index.closed else index.cut_ns
+
+    def _advance(self, *, final: bool = False) -> list[SettledWindow]:
+        final = final or self.stopped_ns is not None
+        watermark = self.watermark_ns
+        opened = watermark if final else min(self._open.values(), default=self.started.at_ns)
+        settled: list[SettledWindow] = []
+        if final and not self._indices:
+            self._index(0)
+        for number in sorted(self._indices):
+            index = self._indices[number]
+            index.track.extend(index.arrived)
+            index.arrived.clear()
+            self._close(index, watermark, final=final)
+            self._place(index)
+            while index.closed:
+                span = index.closed[0]
+                if not final and opened < span.end and watermark < span.end + self.options.grace_ns:
+                    break
+                settled.append(self._settle(number, index, span))
+                index.closed.pop(0)
+            self._forget(index)
+        return settled
+
+    def _close(self, index: _Index, watermark: int, *, final: bool) -> None:
+        """Cut windows at the grid when idle, else at the first step after the grid line: steps stay whole."""
+        step, origin = self.options.window_ns, self.started.at_ns
+        track = index.track
+        while True:
+            grid = origin + ((index.cut_ns - origin) // step + 1) * step
+            if grid > watermark:
+                break
+            position = track.position_after(grid - 1)
+            cut = grid
+            if position > track.base and track.columns["running"][position - 1 - track.base] > 0:
+                if position >= track.end:
+                    break
+                cut = int(track.columns["at_ns"][position - track.base])
+                position += 1
+            self._cut(index, cut, position)
+        if final and index.cut_ns < watermark:
+            self._cut(index, watermark, track.end)
+
+    def _cut(self, index: _Index, end: int, position: int) -> None:
+        index.closed.append(_Span(index.cut_ns, end, index.cut_position, position))
+        index.cut_ns, index.cut_position = end, position
+
+    def _place(self, index: _Index) -> None:
+        """Turn requests into work once the marks that they end at are merged."""
+        if not len(index.track):
+            return
+        last = int(index.track.columns["at_ns"][-1])
+        later = []
+        for usage in index.waiting:
+            ends = max((s.last_ns for s in usage.sequences), default=usage.ended_ns)
+            if ends > last and self.stopped_ns is None and ends > self.watermark_ns:
+                later.append(usage)
+            else:
+                index.works.extend(works_of(usage, index.track))
+        index.waiting = later
+
+    def _forget(self, index: _Index) -> None:
+        lo = index.closed[0].lo if index.closed else index.cut_position
+        index.works = [work for work in index.works if max(work.first + 3, work.last) >= lo]
+        oldest = min((work.first for work in index.works), default=lo)
+        index.track.drop_before(min(lo, oldest))
+
+    def _settle(self, number: int, index: _Index, span: _Span) -> SettledWindow:
+        busy, idle = self._time(index, span)
+        work = measure(index.track, index.works, span.lo, span.hi)
+        fit = index.fits.add(work.features, busy / SECOND)
+        bill = self._bill(span.start, span.end)
+        result = settle(bill, idle, busy, work, fit=fit, model=self.started.model or UNKNOWN)
+        held = slice(span.lo - index.track.base, span.hi - index.track.base)
+        columns = {name: values[held] for name, values in index.track.columns.items()}
+        return SettledWindow(
+            boot=self.started.key.boot,
+            engine_index=number,
+            start_ns=span.start,
+            end_ns=span.end,
+            bill_nano=bill,
+            busy_ns=busy,
+            phase_ns=result.phase_ns or dict.fromkeys(PHASES, 0),
+            features=work.features,
+            tokens={
+                "prompt_computed": int(columns["prompt_computed"].sum()),
+                "prompt_cached": int(columns["prompt_cached"].sum()),
+                "engine_output": int(columns["generated"].sum()),
+                "encoder": int(columns["encoder_tokens"].sum()),
+            },
+            postings=result.postings,
+            requests=result.requests,
+            fit_version=fit.version,
+        )
+
+    def _time(self, index: _Index, span: _Span) -> tuple[int, dict[str, int]]:
+        """Busy nanoseconds of a window, and the others by the instance's state."""
+        start, end = span.start, span.end
+        track = index.track
+        at, running = track.columns["at_ns"], track.columns["running"]
+        scheduled = sorted(work.scheduled_ns for work in index.works)
+        busy: list[tuple[int, int]] = []
+        for position in range(span.lo, min(span.hi + 1, track.end)):
+            i = position - track.base
+            moment = int(at[i])
+            before = int(at[i - 1]) if i > 0 else start
+            if i > 0 and running[i - 1] > 0:
+                begin = before
+            else:
+                # the first step after idle began when its earliest request was scheduled
+                begin = next((s for s in scheduled if before < s < moment), moment)
+            busy.append((max(begin, start), min(moment, end)))
+        total = sum(max(0, b - a) for a, b in busy)
+        return total, self._other(start, end, busy)
+
+    def _other(self, start: int, end: int, busy: list[tuple[int, int]]) -> dict[str, int]:
+        """Nanoseconds of [start, end) outside the busy intervals (ascending, disjoint), by state."""
+        gaps: list[tuple[int, int]] = []
+        cursor = start
+        for a, b in busy:
+            if b <= a:
+                continue
+            if a > cursor:
+                gaps.append((cursor, a))
+            cursor = max(cursor, b)
+        if cursor < end:
+            gaps.append((cursor, end))
+        found: dict[str, int] = {}
+        bounds = [*self._states, (end, "")]
+        for (since, state), (until, _) in itertools.pairwise(bounds):
+            for a, b in gaps:
+                overlap = min(b, until) - max(a, since)
+                if overlap > 0:
+                    found[state] = found.get(state, 0) + overlap
+        return found

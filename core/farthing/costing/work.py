@@ -1,0 +1,278 @@
+"""Which request did which part of a window's work: the claims that settlement weighs.
+
+Decode is exact by position: a sequence decodes in every decoding step after its first token up to its last.
+Prefill is poured: a step's prefill tokens go to the sequences scheduled before it, nearest first token first
+(the order in which a first-come scheduler must have served them). A request whose prompt length nobody told
+(it was aborted) takes what the known ones leave over in the steps before its first token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from farthing.costing import fit as f
+from farthing.costing.marks import MarkTrack
+from farthing.domain.conventions import DECODE, PREFILL, VISION
+from farthing.domain.money import split
+from farthing.domain.records import EngineSequence, RecordKey, Usage
+
+__all__ = ["Claim", "WindowWork", "Work", "measure", "works_of"]
+
+SLACK = 3
+"""Marks by which a clock reading of a sequence may miss its step (two processes' clocks meet in a record)."""
+
+
+@dataclass(slots=True)
+class Work:
+    """One sequence's remaining work, in positions of the mark track."""
+
+    key: RecordKey
+    usage: Usage
+    scheduled_ns: int
+    first: int
+    """Position of the mark that brought its first token, or up to which it may have been prefilled."""
+    last: int
+    """Position of the mark that brought its last token; equal to ``first`` when it decoded nothing."""
+    prompt_left: int | None
+    """Prompt tokens still to be poured; None: unknown."""
+    image_left: int
+    context: int
+    """Tokens before the next prompt token: cached ones and those poured so far."""
+    rate: float
+    """Output tokens per decoding step (1 without speculation)."""
+    has_output: bool
+
+
+@dataclass(slots=True)
+class Claim:
+    """What one request did in one window, by feature."""
+
+    usage: Usage
+    prefill_tokens: int = 0
+    prefill_context: float = 0.0
+    prefill_fixed: float = 0.0
+    decode_tokens: float = 0.0
+    attended: float = 0.0
+    decode_fixed: float = 0.0
+    encoder_tokens: int = 0
+    encoder_fixed: float = 0.0
+
+    def seconds(self, b: dict[str, float]) -> dict[str, float]:
+        """Modelled seconds by phase at coefficients ``b``."""
+        prefill = b[f.STEPS] * self.prefill_fixed + b[f.PREFILL_TOKENS] * self.prefill_tokens
+        decode = b[f.STEPS] * self.decode_fixed + b[f.DECODE_TOKENS] * self.decode_tokens
+        return {
+            PREFILL: prefill + b[f.PREFILL_CONTEXT] * self.prefill_context,
+            DECODE: decode + b[f.ATTENDED] * self.attended,
+            VISION: b[f.ENCODER_TOKENS] * self.encoder_tokens + b[f.ENCODER_STEPS] * self.encoder_fixed,
+        }
+
+
+@dataclass(slots=True)
+class WindowWork:
+    """A window's features, the claims on it, and the engine's tokens that nobody claims, by phase."""
+
+    features: dict[str, float]
+    shares: dict[str, float]
+    """Steps by phase: a mixed step counts by its requests."""
+    tokens: dict[str, int]
+    """Tokens that the engine scheduled, by phase."""
+    unclaimed: dict[str, float]
+    claims: dict[RecordKey, Claim] = field(default_factory=dict)
+
+    def seconds(self, b: dict[str, float]) -> dict[str, float]:
+        """Modelled seconds of the whole window by phase at coefficients ``b``."""
+        x = self.features
+        prefill = b[f.STEPS] * self.shares[PREFILL] + b[f.PREFILL_TOKENS] * x[f.PREFILL_TOKENS]
+        decode = b[f.STEPS] * self.shares[DECODE] + b[f.DECODE_TOKENS] * x[f.DECODE_TOKENS]
+        return {
+            PREFILL: prefill + b[f.PREFILL_CONTEXT] * x[f.PREFILL_CONTEXT],
+            DECODE: decode + b[f.ATTENDED] * x[f.ATTENDED],
+            VISION: b[f.ENCODER_TOKENS] * x[f.ENCODER_TOKENS] + b[f.ENCODER_STEPS] * x[f.ENCODER_STEPS],
+        }
+
+
+def works_of(usage: Usage, track: MarkTrack) -> list[Work]:
+    """The sequences of a request as work on this track; empty when it never reached the engine."""
+    if usage.sequences:
+        return [_known(usage, sequence, track) for sequence in usage.sequences]
+    if usage.outcome == "rejected" or not len(track):
+        return []
+    ended = track.position_after(usage.ended_ns) - 1
+    first = track.position_after(usage.first_ns) - 1 if usage.first_ns is not None else ended
+    prompt = None if usage.prompt_tokens is None else usage.prompt_tokens - (usage.cached_tokens or 0)
+    return [
+        Work(
+            key=usage.key,
+            usage=usage,
+            scheduled_ns=usage.arrived_ns,
+            first=first,
+            last=max(first, ended),
+            prompt_left=prompt,
+            image_left=usage.image_tokens or 0,
+            context=usage.cached_tokens or 0,
+            rate=1.0,
+            has_output=usage.first_ns is not None,
+        )
+    ]
+
+
+def _known(usage: Usage, sequence: EngineSequence, track: MarkTrack) -> Work:
+    last = track.nearest(sequence.last_ns)
+    first = track.nearest(sequence.first_ns) if sequence.first_ns is not None else last
+    first = min(first, last)
+    steps = track.decode_steps_through(last) - track.decode_steps_through(first)
+    decoded = max(0, sequence.output_tokens - 1)
+    if 0 < abs(steps - decoded) <= SLACK and sequence.preemptions == 0:
+        # one token a step: the count of tokens tells the first mark better than two clocks do
+        target = track.decode_steps_through(last) - decoded
+        first = track.base + int(np.searchsorted(track.decode_steps, target))
+        first = min(first, last)
+        steps = track.decode_steps_through(last) - track.decode_steps_through(first)
+    computed = max(0, sequence.prompt_tokens - sequence.cached_tokens)
+    image = usage.image_tokens or 0
+    if sequence.prompt_tokens:
+        image = min(image, computed)
+    return Work(
+        key=usage.key,
+        usage=usage,
+        scheduled_ns=sequence.scheduled_ns,
+        first=first,
+        last=last,
+        prompt_left=computed,
+        image_left=image,
+        context=sequence.cached_tokens,
+        rate=decoded / steps if steps else 0.0,
+        has_output=sequence.first_ns is not None,
+    )
+
+
+def measure(track: MarkTrack, works: Iterable[Work], lo: int, hi: int) -> WindowWork:
+    """The work of the marks at positions [lo, hi); pours prefill, so call it once per window, in order."""
+    c = {name: values[lo - track.base : hi - track.base] for name, values in track.columns.items()}
+    prefills, decodes = c["prefill_requests"], c["decode_requests"]
+    requests = np.maximum(prefills + decodes, 1)
+    is_step = (prefills + decodes) > 0
+    prefill_share = float(np.where(is_step, prefills / requests, 0.0).sum())
+    steps = float(is_step.sum())
+    result = WindowWork(
+        features={
+            f.STEPS: steps,
+            f.PREFILL_TOKENS: float(c["prefill_tokens"].sum()),
+            f.PREFILL_CONTEXT: 0.0,
+            f.DECODE_TOKENS: float(c["decode_tokens"].sum()),
+            f.ATTENDED: 0.0,
+            f.ENCODER_STEPS: float((c["encoder_tokens"] > 0).sum()),
+            f.ENCODER_TOKENS: float(c["encoder_tokens"].sum()),
+        },
+        shares={PREFILL: prefill_share, DECODE: steps - prefill_share},
+        tokens={
+            PREFILL: int(c["prefill_tokens"].sum()),
+            DECODE: int(c["decode_tokens"].sum()),
+            VISION: int(c["encoder_tokens"].sum()),
+        },
+        unclaimed={},
+    )
+    active = [work for work in works if work.first + SLACK >= lo or work.last >= lo]
+    result.unclaimed = _pour(track, active, lo, hi, result)
+    claimed = 0.0
+    for work in active:
+        claimed += _decode(track, work, lo, hi, result)
+    result.unclaimed[DECODE] = max(0.0, result.tokens[DECODE] - claimed)
+    return result
+
+
+def _claim(result: WindowWork, work: Work) -> Claim:
+    claim = result.claims.get(work.key)
+    if claim is None:
+        claim = result.claims[work.key] = Claim(work.usage)
+    return claim
+
+
+def _decode(track: MarkTrack, work: Work, lo: int, hi: int, result: WindowWork) -> float:
+    begin, end = max(work.first, lo - 1), min(work.last, hi - 1)
+    if end <= begin or not work.has_output:
+        return 0.0
+    through = track.decode_steps_through
+    before, steps = through(begin) - through(work.first), through(end) - through(begin)
+    if not steps or not work.rate:
+        return 0.0
+    claim = _claim(result, work)
+    tokens = steps * work.rate
+    # a step attends the prompt, the first token and what was decoded before it: an arithmetic series
+    attended = steps * (work.context + 1 + before * work.rate) + work.rate * steps * (steps - 1) / 2
+    claim.decode_tokens += tokens
+    claim.attended += attended
+    claim.decode_fixed += track.decode_fixed_through(end) - track.decode_fixed_through(begin)
+    result.features[f.ATTENDED] += attended
+    return tokens
+
+
+def _pour(track: MarkTrack, works: list[Work], lo: int, hi: int, result: WindowWork) -> dict[str, float]:
+    at, base = track.columns["at_ns"], track.base
+    tokens, encoder = track.columns["prefill_tokens"], track.columns["encoder_tokens"]
+    pending = sorted(
+        (w for w in works if w.prompt_left is None or w.prompt_left > 0),
+        key=lambda w: (w.first, w.scheduled_ns, w.key),
+    )
+    unclaimed = {PREFILL: 0.0, VISION: 0.0}
+    active = np.flatnonzero((tokens[lo - base : hi - base] > 0) | (encoder[lo - base : hi - base] > 0)) + lo
+    for position in active.tolist():
+        i = position - base
+        left = int(tokens[i])
+        requests = int(track.columns["prefill_requests"][i] + track.columns["decode_requests"][i])
+        moment = int(at[i])
+        eligible = [w for w in pending if w.scheduled_ns < moment and w.first + SLACK >= position]
+        poured: list[tuple[Work, int]] = []
+        for work in eligible:
+            if left == 0:
+                break
+            if work.prompt_left:
+                amount = min(work.prompt_left, left)
+                work.prompt_left -= amount
+                left -= amount
+                poured.append((work, amount))
+        unknown = [w for w in eligible if w.prompt_left is None] if left else []
+        if unknown:
+            poured.extend(zip(unknown, split(left, [1] * len(unknown)), strict=True))
+            left = 0
+        for work, amount in poured:
+            claim = _claim(result, work)
+            context = amount * (work.context + amount / 2)
+            work.context += amount
+            claim.prefill_tokens += amount
+            claim.prefill_context += context
+            claim.prefill_fixed += 1 / max(requests, 1)
+            result.features[f.PREFILL_CONTEXT] += context
+        unclaimed[PREFILL] += left
+        if encoder[i]:
+            unclaimed[VISION] += _encode(poured, int(encoder[i]), result)
+        pending = [w for w in pending if w.prompt_left is None or w.prompt_left > 0]
+    return unclaimed
+
+
+def _encode(poured: list[tuple[Work, int]], tokens: int, result: WindowWork) -> int:
+    """Give a step's encoder tokens to the prompts it prefilled; returns what none of them claims."""
+    takers: list[tuple[Work, int]] = []
+    left = tokens
+    for work, amount in poured:
+        take = min(work.image_left, amount, left)
+        if take > 0:
+            takers.append((work, take))
+            work.image_left -= take
+            left -= take
+    if left:
+        # aborted requests' images are unknown; failing those, the prompts of the step computed the rest
+        rest = [(w, a) for w, a in poured if w.prompt_left is None] or takers or poured
+        if rest:
+            shares = split(left, [max(1, amount) for _, amount in rest])
+            takers += [(work, share) for (work, _), share in zip(rest, shares, strict=True)]
+            left = 0
+    for work, take in takers:
+        claim = _claim(result, work)
+        claim.encoder_tokens += take
+        claim.encoder_fixed += take / tokens
+    return left
