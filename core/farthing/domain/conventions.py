@@ -109,6 +109,19 @@ LABEL_RESULT: Final = "result"
 LABEL_CHECK: Final = "check"
 LABEL_GPU: Final = "gpu"
 
+# ---- signals of an engine's own exposition (collectors/engines/catalogue) that costing reads ----------
+SIGNAL_RUNNING: Final = "requests_running"
+SIGNAL_WAITING: Final = "requests_waiting"
+SIGNAL_KV: Final = "kv_cache_utilization"
+SIGNAL_AWAKE: Final = "engine_awake"
+SIGNAL_STARTUP: Final = "startup_seconds"
+SIGNAL_PROMPT: Final = "prompt_tokens_total"
+SIGNAL_COMPUTED: Final = "computed_prompt_tokens_total"
+SIGNAL_CACHED: Final = "cached_prompt_tokens_total"
+SIGNAL_GENERATION: Final = "generation_tokens_total"
+SIGNAL_PREFILL_TIME: Final = "request_prefill_time_sum"
+SIGNAL_DECODE_TIME: Final = "request_decode_time_sum"
+
 # ---- scrape jobs, rule groups, recording rules (level:metric:operation) ---------------------------
 JOB_ENGINES: Final = "llm-engines"
 JOB_FARTHING: Final = "farthing"
@@ -132,6 +145,7 @@ DEFAULT_PORT: Final = 9464
 """Where ``farthing serve`` listens; the port OpenTelemetry registers for Prometheus exporters."""
 
 LABEL_VERSION: Final = "version"
+LABEL_CURRENCY: Final = "currency"
 LABEL_INSTANCE: Final = "instance"
 LABEL_JOB: Final = "job"
 LABEL_LE: Final = "le"

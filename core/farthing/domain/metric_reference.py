@@ -11,7 +11,7 @@ __all__ = ["METRICS", "Metric", "MetricType", "metric"]
 
 MetricType: TypeAlias = Literal["counter", "gauge", "histogram", "info"]
 
-ENGINE: Final = (names.LABEL_ENGINE, names.LABEL_MODEL)
+ENGINE: Final = (names.LABEL_ENGINE,)
 TENANT: Final = (names.LABEL_TENANT, names.LABEL_MODEL, names.LABEL_TIER)
 LATENCY: Final = (names.LABEL_MODEL, names.LABEL_TIER)
 
@@ -79,8 +79,9 @@ METRICS: Final = (
         names.METRIC_TOKENS,
         "counter",
         "tokens",
-        (*ENGINE, names.LABEL_KIND),
-        "Tokens of settled work by kind; image tokens are a subset of the prompt's.",
+        (*ENGINE, names.LABEL_MODEL, names.LABEL_KIND),
+        "Tokens of settled work by kind; image tokens are a subset of the prompt's. Also says which model an engine "
+        "serves.",
     ),
     Metric(
         names.METRIC_ENERGY,
@@ -122,8 +123,9 @@ METRICS: Final = (
         names.METRIC_TENANT_COST,
         "counter",
         "USD",
-        (*TENANT, names.LABEL_ACCOUNT, names.LABEL_PHASE),
-        "Settled cost of a tenant's requests, charged by phase or aborted; beyond the largest tenants under other.",
+        (*TENANT, names.LABEL_PHASE),
+        "Settled cost of a tenant's requests by phase, and of those it aborted (phase aborted); tenants beyond the "
+        "largest are together under other.",
     ),
     Metric(
         names.METRIC_TENANT_TOKENS,
@@ -206,8 +208,9 @@ METRICS: Final = (
         names.METRIC_BUILD,
         "info",
         "1",
-        (names.LABEL_VERSION,),
-        "Always 1; the version of Farthing that answers.",
+        (names.LABEL_VERSION, names.LABEL_CURRENCY),
+        "Always 1; the version of Farthing that answers, and the currency of its ledger, in which every metric named "
+        "usd is counted.",
     ),
 )
 """In the order of the documentation: by engine, by tenant, latency, Farthing itself."""
