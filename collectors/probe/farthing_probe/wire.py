@@ -129,7 +129,7 @@ def steps(
     """
     at = columns["at_ns"]
     base = at[0] if at else until_ns
-    differences = [now - before for now, before in zip(at, [base, *at[:-1]], strict=True)]
+    differences = [now - before for now, before in zip(at, [base, *at][: len(at)], strict=True)]
     packed: Wire = {"at_ns": differences}
     for name in MARK_COLUMNS[1:]:
         values = columns[name]
