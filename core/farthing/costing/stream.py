@@ -248,6 +248,7 @@ class CostStream:
             postings=result.postings,
             requests=result.requests,
             fit_version=fit.version,
+            fit=fit,
         )
 
     def _time(self, index: _Index, span: _Span) -> tuple[int, dict[str, int]]:

@@ -92,6 +92,8 @@ class SettledWindow:
     postings: tuple[Posting, ...]
     requests: tuple[CostedRequest, ...]
     fit_version: str
+    fit: Fit | None = None
+    """The fit of ``fit_version``; None for windows that were split by assumption alone."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,138 @@
+"""The ledger's tables. Money is integer nano-dollars, time integer nanoseconds; JSON columns hold evidence.
+
+``records`` is the inbox, exactly as received; everything else is derived from it and could be recomputed.
+``journal`` is append-only: triggers refuse updates and deletes.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, String, Table, Text, UniqueConstraint
+
+__all__ = ["boots", "fits", "journal", "metadata", "records", "requests", "windows"]
+
+metadata = MetaData(
+    naming_convention={"ix": "ix_%(table_name)s_%(column_0_N_name)s", "uq": "uq_%(table_name)s_%(column_0_N_name)s"}
+)
+
+_Id = BigInteger().with_variant(Integer, "sqlite")
+"""SQLite numbers rows by itself only for INTEGER keys."""
+
+records = Table(
+    "records",
+    metadata,
+    Column("id", _Id, primary_key=True, autoincrement=True, comment="order of arrival"),
+    Column("boot", String(128), nullable=False),
+    Column("process", Integer, nullable=False),
+    Column("sequence", BigInteger, nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("event_ns", BigInteger, nullable=False, comment="monotonic time of the boot"),
+    Column("line", LargeBinary, nullable=False, comment="the JSON line as received"),
+    UniqueConstraint("boot", "process", "sequence"),
+)
+
+boots = Table(
+    "boots",
+    metadata,
+    Column("boot", String(128), primary_key=True),
+    Column("engine", String(128), nullable=False),
+    Column("kind", String(32), nullable=False),
+    Column("model", String(256), nullable=False),
+    Column("gpu", String(128), nullable=False),
+    Column("gpu_count", Integer, nullable=False),
+    Column("price_version", Text, nullable=False),
+    Column("wall_ns", BigInteger, nullable=False, comment="UTC of the anchor"),
+    Column("mono_ns", BigInteger, nullable=False, comment="monotonic time of the anchor"),
+    Column("started_ns", BigInteger, nullable=False, comment="UTC"),
+    Column("closed_ns", BigInteger, nullable=True, comment="UTC; set once nothing of this boot can change any more"),
+    Column("energy_first_mj", BigInteger, nullable=True),
+    Column("energy_last_mj", BigInteger, nullable=True),
+    Index(None, "engine"),
+)
+
+fits = Table(
+    "fits",
+    metadata,
+    Column("version", String(64), primary_key=True),
+    Column("boot", String(128), primary_key=True),
+    Column("engine_index", Integer, primary_key=True),
+    Column("method", String(16), nullable=False),
+    Column("evidence", Text, nullable=False, comment="JSON: coefficients, intervals, walk_forward_wape, windows"),
+)
+
+windows = Table(
+    "windows",
+    metadata,
+    Column("boot", String(128), primary_key=True),
+    Column("engine_index", Integer, primary_key=True),
+    Column("start_ns", BigInteger, primary_key=True, comment="monotonic time of the boot"),
+    Column("end_ns", BigInteger, nullable=False),
+    Column("wall_start_ns", BigInteger, nullable=False),
+    Column("wall_end_ns", BigInteger, nullable=False),
+    Column("bill_nano", BigInteger, nullable=False),
+    Column("busy_ns", BigInteger, nullable=False),
+    Column("prefill_ns", BigInteger, nullable=False),
+    Column("decode_ns", BigInteger, nullable=False),
+    Column("vision_ns", BigInteger, nullable=False),
+    Column("prompt_computed", BigInteger, nullable=False, comment="tokens, as the engine counted them"),
+    Column("prompt_cached", BigInteger, nullable=False),
+    Column("engine_output", BigInteger, nullable=False),
+    Column("encoder", BigInteger, nullable=False),
+    Column("fit_version", String(64), nullable=False),
+    Column("features", Text, nullable=False, comment="JSON: what the fit saw"),
+)
+
+journal = Table(
+    "journal",
+    metadata,
+    Column("id", _Id, primary_key=True, autoincrement=True),
+    Column("boot", String(128), nullable=False),
+    Column("engine_index", Integer, nullable=False),
+    Column("start_ns", BigInteger, nullable=False, comment="window, monotonic time of the boot"),
+    Column("wall_start_ns", BigInteger, nullable=False),
+    Column("wall_end_ns", BigInteger, nullable=False),
+    Column("engine", String(128), nullable=False),
+    Column("debit", String(32), nullable=False, comment="account that bears the cost"),
+    Column("credit", String(32), nullable=False, comment="account that the money comes from"),
+    Column("phase", String(16), nullable=False),
+    Column("tenant", String(256), nullable=False),
+    Column("model", String(256), nullable=False),
+    Column("tier", String(64), nullable=False),
+    Column("reason", String(32), nullable=False),
+    Column("method", String(16), nullable=False),
+    Column("nano", BigInteger, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("fit_version", String(64), nullable=False),
+    Column("price_version", Text, nullable=False),
+    Column("policy_version", String(64), nullable=False),
+    Index(None, "wall_start_ns"),
+    Index(None, "boot", "engine_index", "start_ns"),
+)
+
+requests = Table(
+    "requests",
+    metadata,
+    Column("boot", String(128), primary_key=True),
+    Column("process", Integer, primary_key=True),
+    Column("sequence", BigInteger, primary_key=True),
+    Column("engine", String(128), nullable=False),
+    Column("request_id", String(512), nullable=False),
+    Column("ended_wall_ns", BigInteger, nullable=False),
+    Column("tenant", String(512), nullable=False),
+    Column("project", String(512), nullable=False),
+    Column("workload", String(512), nullable=False),
+    Column("tier", String(512), nullable=False),
+    Column("model", String(512), nullable=False),
+    Column("outcome", String(16), nullable=False),
+    Column("status", Integer, nullable=False),
+    Column("seen_by", String(16), nullable=False),
+    Column("trace_id", String(64), nullable=False),
+    Column("prompt_computed", BigInteger, nullable=True, comment="NULL: nobody told"),
+    Column("prompt_cached", BigInteger, nullable=True),
+    Column("image_tokens", BigInteger, nullable=True),
+    Column("output_tokens", BigInteger, nullable=True),
+    Column("prefill_nano", BigInteger, nullable=False, server_default="0"),
+    Column("decode_nano", BigInteger, nullable=False, server_default="0"),
+    Column("vision_nano", BigInteger, nullable=False, server_default="0"),
+    Index(None, "ended_wall_ns"),
+    Index(None, "request_id"),
+)

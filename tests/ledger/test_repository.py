@@ -1,0 +1,122 @@
+"""The ledger: idempotent, append-only, exactly what the tables say."""
+
+import json
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+
+from farthing.domain.clock import Anchor
+from farthing.domain.errors import LedgerError
+from farthing.domain.model import CostedRequest, Posting, SettledWindow
+from farthing.domain.records import RawRecord, RecordKey
+from farthing.ledger import tables as t
+from farthing.ledger.repository import Boot, Ledger, RequestRow
+
+KEY = RecordKey("b", 0, 1)
+BOOT = Boot("b", "e", "vllm", "m", "H100-SXM", 1, "p", Anchor(1_795_000_000_000_000_000, 0), 1_795_000_000_000_000_000)
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    """A fresh SQLite ledger."""
+    ledger = Ledger.open(f"sqlite:///{tmp_path}/deep/ledger.db")
+    yield ledger
+    ledger.close()
+
+
+def _window(nano=10):
+    posting = Posting("charged", "decode", "acme", "m", "", "", "modelled", nano)
+    tokens = {"prompt_computed": 1, "prompt_cached": 2, "engine_output": 3, "encoder": 4}
+    return SettledWindow(
+        "b",
+        0,
+        0,
+        5,
+        nano,
+        5,
+        {"decode": 5},
+        {"steps": 1.0},
+        tokens,
+        (posting,),
+        (CostedRequest(KEY, {"decode": nano}),),
+        "f",
+    )
+
+
+def _request():
+    return RequestRow(KEY, "e", "r1", 7, "acme", "", "", "", "m", "finished", 200, "both", "", 1, 0, None, 3)
+
+
+def test_the_migrations_make_exactly_the_tables_of_the_code(ledger):
+    """A forgotten migration shows up as a difference."""
+    with ledger.engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), t.metadata) == []
+
+
+def test_a_record_that_comes_twice_is_stored_once(ledger):
+    """At least once on the wire is exactly once in the inbox."""
+    records = [RawRecord(RecordKey("b", 0, i), "usage", i, json.dumps({"i": i}).encode()) for i in range(5)]
+    assert ledger.add(records[:3]) == 3
+    assert ledger.add(records) == 2
+    assert [raw for _, raw in ledger.records_after(0)] == records
+    assert ledger.next_sequence("b", 0) == 5
+    assert ledger.next_sequence("other", 0) == 0
+
+
+def test_a_window_that_is_posted_twice_costs_once(ledger):
+    """Recomputing a boot changes nothing."""
+    assert ledger.post(BOOT, [_request()], [_window()]) == [_window()]
+    assert ledger.post(BOOT, [_request()], [_window()]) == []
+    assert ledger.select(sa.select(sa.func.sum(t.journal.c.nano))) == [(10,)]
+    assert ledger.select(sa.select(t.requests.c.decode_nano)) == [(10,)]
+
+
+@pytest.mark.parametrize("statement", ["UPDATE journal SET nano = 0", "DELETE FROM journal"])
+def test_the_journal_refuses_changes(ledger, statement):
+    """Append-only is in the schema, not in good intentions."""
+    ledger.post(BOOT, [_request()], [_window()])
+    with pytest.raises(sa.exc.IntegrityError, match="append-only"), ledger.engine.begin() as connection:
+        connection.execute(sa.text(statement))
+
+
+def test_a_failed_post_leaves_nothing_behind(ledger):
+    """A transaction is whole or not at all."""
+    with pytest.raises(LedgerError):
+        ledger.post(BOOT, [_request()], [_window(2**80)])
+    assert ledger.select(sa.select(t.windows.c.bill_nano)) == []
+
+
+def test_records_of_a_closed_boot_are_not_read_again(ledger):
+    """What cannot change is not recomputed."""
+    ledger.add([RawRecord(KEY, "usage", 1, b"{}")])
+    closed = Boot(**{**{f: getattr(BOOT, f) for f in BOOT.__dataclass_fields__}, "closed_ns": 9})
+    ledger.post(closed, [], [])
+    assert ledger.records_after(0) == []
+    assert ledger.boots() == [closed]
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("nonsense", "ledger (not a database URL)"),
+        ("sqlite:////proc/nowhere/ledger.db", "cannot be opened"),
+        ("postgresql://user:secret@127.0.0.1:1/x", "ledger postgresql"),
+    ],
+)
+def test_a_ledger_that_cannot_be_opened_is_one_clear_line_without_password(url, message):
+    """The URL is named, its password is not."""
+    with pytest.raises(LedgerError) as caught:
+        Ledger.open(url)
+    assert message in str(caught.value)
+    assert "secret" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_ledger_of_a_newer_version_is_refused(ledger, tmp_path):
+    """An older program does not write into a schema it does not know."""
+    with ledger.engine.begin() as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(LedgerError, match="cannot be migrated"):
+        Ledger.open(f"sqlite:///{tmp_path}/deep/ledger.db")
