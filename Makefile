@@ -1,0 +1,82 @@
+# Every target below with a description is listed by `make help`.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+BIN := .venv/bin
+export PATH := $(CURDIR)/.venv-tools/bin:$(PATH)
+export UV_PYTHON_DOWNLOADS := never
+
+# Options of `farthing up`, for example: make up ARGS="--detach --port-offset 100"
+ARGS ?=
+
+.PHONY: help
+help: ## List the targets
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: bootstrap
+bootstrap: ## Install what is missing: uv, the Python environment, Debian packages
+	@tools/bootstrap.sh dev
+
+.PHONY: up
+up: ## Start the stack; Ctrl-C stops it (options of `farthing up` in ARGS)
+	@tools/bootstrap.sh run
+	@$(BIN)/farthing up $(ARGS)
+
+.PHONY: down
+down: ## Stop the stack
+	@if [[ -x $(BIN)/farthing ]]; then $(BIN)/farthing down; fi
+
+.PHONY: test
+test: bootstrap lint types check-generated engine-env ## Check everything and run every test, real parts included
+	$(BIN)/pytest
+
+.PHONY: lint
+lint: ## Check style, formatting and import rules
+	@tools/bootstrap.sh python
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/lint-imports
+
+.PHONY: types
+types: ## Check types
+	@tools/bootstrap.sh python
+	$(BIN)/mypy
+
+.PHONY: generate
+generate: ## Write the generated rules, dashboards, configuration and references
+	@tools/bootstrap.sh python
+	$(BIN)/farthing generate
+
+.PHONY: check-generated
+check-generated: ## Fail when a generated file is not current
+	@tools/bootstrap.sh python
+	$(BIN)/farthing generate --check
+
+.PHONY: engine-env
+engine-env: bootstrap ## Create the environment of the real engine that the integration tests use
+	tools/engine_env.sh
+
+.PHONY: unit
+unit: ## Run the tests that need no real parts
+	@tools/bootstrap.sh python
+	$(BIN)/pytest -m "not real"
+
+.PHONY: integration
+integration: bootstrap engine-env ## Run the tests that need real parts
+	$(BIN)/pytest -m real
+
+.PHONY: bench
+bench: ## Run the benchmarks
+	@tools/bootstrap.sh python
+	@for benchmark in benchmarks/bench_*.py; do echo "$$benchmark"; $(BIN)/python "$$benchmark"; done
+
+.PHONY: screenshot
+screenshot: bootstrap ## Photograph the running stack's page into docs/images
+	@tools/screenshot.sh
+
+.PHONY: clean
+clean: ## Remove environments, caches and build products (the state folder .farthing stays)
+	rm -rf .venv .venv-tools .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist build
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,179 @@
+#!/usr/bin/env bash
+# Installs what a fresh checkout needs and is missing: uv, the locked Python environment, Debian packages.
+#
+#   tools/bootstrap.sh python   uv and the Python environment
+#   tools/bootstrap.sh run      what `make up` needs as well: Prometheus and Alertmanager, unless Docker runs them
+#   tools/bootstrap.sh dev      what `make test` needs as well: Chromium
+#
+# Packages need root; without it the script names them and exits with 1. Whatever is there stays as it is.
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+readonly TOOLS=.venv-tools
+readonly UV_REQUIREMENT='uv>=0.8,<1'
+# Everything that a synced environment depends on.
+readonly SYNC_INPUTS=(uv.lock pyproject.toml collectors/probe/pyproject.toml)
+readonly SYNC_STAMP=.venv/.synced
+
+# Debian packages, each with the commands of which one is enough.
+readonly STACK_PACKAGES=('prometheus:prometheus' 'prometheus-alertmanager:prometheus-alertmanager alertmanager')
+readonly TEST_PACKAGES=('chromium:chromium chromium-browser google-chrome')
+
+# The Python that is found is the one used: none is ever fetched.
+export UV_PYTHON_DOWNLOADS=never
+
+main() {
+    local purpose=${1:-run}
+    local -a wanted=() packages=()
+    case $purpose in
+        python) ;;
+        run) if ! docker_runs_the_stack; then wanted=("${STACK_PACKAGES[@]}"); fi ;;
+        dev) wanted=("${STACK_PACKAGES[@]}" "${TEST_PACKAGES[@]}") ;;
+        *) fail "unknown purpose '$purpose'; give 'python', 'run' or 'dev'" ;;
+    esac
+    mapfile -t packages < <(missing_packages "${wanted[@]}")
+    if ((${#packages[@]})); then
+        install_packages "${packages[@]}"
+    fi
+    local python
+    python=$(find_python) || fail 'Python 3.11 or newer is needed; install it with: apt-get install python3'
+    ensure_uv "$python"
+    sync_environment "$python"
+}
+
+fail() {
+    printf 'bootstrap: %s\n' "$*" >&2
+    exit 1
+}
+
+say() {
+    printf 'bootstrap: %s\n' "$*" >&2
+}
+
+# Whether `farthing up` will use Compose (it asks the same question) and needs no programs from this machine.
+docker_runs_the_stack() {
+    command -v docker >/dev/null || return 1
+    [[ -n $(timeout 5 docker info --format '{{.ServerVersion}}' 2>/dev/null) ]] || return 1
+    docker compose version >/dev/null 2>&1 || command -v docker-compose >/dev/null
+}
+
+# Each argument is "package:command command ..."; prints the packages of which no command is on PATH.
+missing_packages() {
+    local entry command found
+    for entry in "$@"; do
+        found=
+        for command in ${entry#*:}; do
+            if command -v "$command" >/dev/null; then
+                found=yes
+            fi
+        done
+        if [[ -z $found ]]; then
+            printf '%s\n' "${entry%%:*}"
+        fi
+    done
+}
+
+# Installs Debian packages without starting the services they carry: Prometheus' would take port 9090.
+install_packages() {
+    if ! command -v apt-get >/dev/null; then
+        fail "these programs are missing and there is no apt-get here to install them: $*"
+    fi
+    if ((EUID != 0)); then
+        fail "these packages are missing; as root: apt-get install --no-install-recommends $*"
+    fi
+    say "installing $*"
+    (
+        export DEBIAN_FRONTEND=noninteractive
+        policy=/usr/sbin/policy-rc.d
+        if [[ ! -e $policy ]]; then
+            # invoke-rc.d asks this file first; 101 means that the action is forbidden (policy-rc.d, Debian Policy 9.3.3)
+            trap 'rm -f "$policy"' EXIT
+            printf '#!/bin/sh\nexit 101\n' >"$policy"
+            chmod 755 "$policy"
+        fi
+        apt-get -qq update
+        apt-get -qq install --yes --no-install-recommends -o Dpkg::Use-Pty=0 "$@" >/dev/null
+    )
+    local package
+    for package in "$@"; do
+        # nor may they start with the machine; where systemd is not installed there is nothing to disable
+        if command -v systemctl >/dev/null && [[ -e /lib/systemd/system/$package.service ]]; then
+            systemctl disable --quiet "$package.service" || say "could not disable $package.service; it may take the stack's port"
+        fi
+    done
+}
+
+# Prints the path of a Python that is new enough; a shim that only claims to be one does not count.
+find_python() {
+    local name
+    for name in "${PYTHON:-python3.11}" python3 python3.12 python3.13 /usr/bin/python3; do
+        # the interpreter below an activated environment, for that environment may be the one about to be replaced
+        if "$name" -c '
+import sys
+if sys.version_info < (3, 11):
+    raise SystemExit(1)
+print(getattr(sys, "_base_executable", "") or sys.executable)' 2>/dev/null; then
+            return 0
+        fi
+    done
+    return 1
+}
+
+# Makes $TOOLS/bin/uv: the uv on PATH where it is new enough, else one installed with pip into a private environment.
+ensure_uv() {
+    local python=$1 found
+    if [[ -x $TOOLS/bin/uv ]] && "$TOOLS/bin/uv" --version >/dev/null 2>&1; then
+        return
+    fi
+    rm -rf "$TOOLS"
+    if found=$(command -v uv) && uv_is_new_enough "$found"; then
+        mkdir -p "$TOOLS/bin"
+        # a wrapper and not a link: shims choose what to run by the path they are called with
+        printf '#!/bin/sh\nexec "%s" "$@"\n' "$found" >"$TOOLS/bin/uv"
+        chmod 755 "$TOOLS/bin/uv"
+    else
+        say 'installing uv'
+        # Debian ships ensurepip, which fills a new environment, in a package of its own
+        if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
+            install_packages "python$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')-venv"
+        fi
+        "$python" -m venv "$TOOLS"
+        "$TOOLS/bin/python" -m pip install --quiet --disable-pip-version-check "$UV_REQUIREMENT"
+    fi
+    printf '*\n' >"$TOOLS/.gitignore"
+}
+
+# The lock file's revision needs uv 0.8.
+uv_is_new_enough() {
+    local version
+    version=$("$1" --version 2>/dev/null) || return 1
+    [[ $version =~ ^uv\ ([0-9]+)\.([0-9]+)\. ]] || return 1
+    ((BASH_REMATCH[1] > 0 || BASH_REMATCH[2] >= 8))
+}
+
+# Makes .venv hold exactly what uv.lock says; does nothing when it was made from the same files.
+sync_environment() {
+    local python=$1 input stale=
+    if [[ ! -e $SYNC_STAMP ]] || ! .venv/bin/python -c '' 2>/dev/null; then
+        stale=yes
+    else
+        for input in "${SYNC_INPUTS[@]}"; do
+            if [[ $input -nt $SYNC_STAMP ]]; then
+                stale=yes
+            fi
+        done
+    fi
+    if [[ -z $stale ]]; then
+        return
+    fi
+    say 'syncing the Python environment'
+    if .venv/bin/python -c '' 2>/dev/null; then
+        "$TOOLS/bin/uv" sync --quiet --frozen
+    else
+        "$TOOLS/bin/uv" sync --quiet --frozen --python "$python"
+    fi
+    touch "$SYNC_STAMP"
+}
+
+main "$@"
