@@ -100,8 +100,8 @@ class Sender:
         Retries for ever on connection errors, time-outs, 429 and 5xx. Records that the intake refuses one by
         one are counted and logged. Raises FarthingError with the intake's words when it refuses a whole batch.
         """
-        before = self.delivered.records
         async with self._sending:
+            before = self.delivered.records
             with suppress(_StoppedError):
                 for path, batch in _batches(records, self._batch_records):
                     await self._deliver(path, batch)

@@ -1,0 +1,361 @@
+"""Intake: what it answers is true of what is stored, and nothing that is posted breaks it."""
+
+import asyncio
+import gzip
+import json
+import threading
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect
+from tests.collectors.wire_records import Pair, pairs
+
+from farthing.collectors import intake as intake_module
+from farthing.collectors.intake import IntakeCounts, intake_routes
+from farthing.domain.errors import ConfigError, LedgerError
+from farthing.domain.records import RawRecord, RecordKey
+from farthing_probe import wire
+
+LIMIT = 64 * 1024
+TOKEN = "crown-and-farthing"
+
+
+class MemoryStore:
+    """A store that keeps records by key; it breaks on demand and notices being called twice at a time."""
+
+    def __init__(self) -> None:
+        self.stored: dict[RecordKey, RawRecord] = {}
+        self.broken = False
+        self.threads: set[int] = set()
+        self._busy = threading.Lock()
+
+    def add(self, records: Sequence[RawRecord]) -> int:
+        assert self._busy.acquire(blocking=False), "two batches are being stored at once"
+        try:
+            if self.broken:
+                raise LedgerError("disk full at tenant acme")
+            self.threads.add(threading.get_ident())
+            before = len(self.stored)
+            for record in records:
+                self.stored.setdefault(record.key, record)
+            return len(self.stored) - before
+        finally:
+            self._busy.release()
+
+
+class Bench:
+    """An intake over a memory store, and how often it said that something new came in."""
+
+    def __init__(self, token: str | None = None) -> None:
+        self.store = MemoryStore()
+        self.counts = IntakeCounts()
+        self.woken = 0
+        self.app = Starlette(routes=intake_routes(self.store, token, LIMIT, self.counts, self._wake))
+
+    def _wake(self) -> None:
+        self.woken += 1
+
+    def client(self) -> httpx.AsyncClient:
+        return httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://farthing")
+
+    def post(self, path: str, body: bytes, **headers: str) -> httpx.Response:
+        async def one() -> httpx.Response:
+            named = {name.replace("_", "-"): value for name, value in headers.items()}
+            async with self.client() as client:
+                return await client.post(path, content=body, headers=named)
+
+        return asyncio.run(one())
+
+    def post_gzip(self, path: str, body: bytes) -> httpx.Response:
+        return self.post(path, body, content_encoding="gzip")
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+def usage(seq: int, **changes: Any) -> dict[str, Any]:
+    record = wire.usage(
+        "boot-1", 0, seq, request_id=f"r{seq}", engine_index=0, model="m", outcome="finished", status=200,
+        arrived_ns=100, ended_ns=200, tenant="acme",
+    )  # fmt: skip
+    return {**record, **changes}
+
+
+def ready(seq: int) -> dict[str, Any]:
+    return wire.lifecycle("boot-1", 0, seq, at_ns=5, event="ready")
+
+
+def test_records_are_stored_and_counted(bench: Bench):
+    """The ordinary case, and the signal that wakes costing."""
+    answer = bench.post_gzip(wire.USAGE_PATH, wire.encode([usage(1), usage(2)]))
+    assert answer.status_code == 200
+    assert answer.json() == {"accepted": 2, "duplicate": 0, "refused": [], "unit_prices": {}}
+    assert [(r.key.sequence, r.kind, r.event_ns) for r in bench.store.stored.values()] == [
+        (1, "usage", 200),
+        (2, "usage", 200),
+    ]
+    assert bench.counts.view().records == {("usage", "accepted"): 2}
+    assert bench.woken == 1
+
+
+def test_plain_json_lines_are_taken_too(bench: Bench):
+    """A person with curl; blank lines and carriage returns do no harm."""
+    body = json.dumps(ready(1)).encode() + b"\r\n\n" + json.dumps(ready(2)).encode()
+    assert bench.post(wire.WINDOWS_PATH, body).json()["accepted"] == 2
+    assert bench.post(wire.WINDOWS_PATH, b"", content_encoding="identity").json()["accepted"] == 0
+
+
+def test_twice_is_once(bench: Bench):
+    """Delivery is at least once; a repeated batch is counted as duplicate by kind and wakes nobody."""
+    counters = wire.counters("boot-1", 0, 3, at_ns=1, values={}, gauges={})
+    bench.post_gzip(wire.WINDOWS_PATH, wire.encode([ready(1), counters]))
+    again = bench.post_gzip(wire.WINDOWS_PATH, wire.encode([ready(1), ready(2), counters]))
+    assert (again.json()["accepted"], again.json()["duplicate"]) == (1, 2)
+    assert bench.counts.view().records == {
+        ("lifecycle", "accepted"): 2,
+        ("lifecycle", "duplicate"): 1,
+        ("counters", "accepted"): 1,
+        ("counters", "duplicate"): 1,
+    }
+    assert bench.post_gzip(wire.WINDOWS_PATH, wire.encode([counters])).json()["duplicate"] == 1
+    assert bench.woken == 3
+
+
+def test_a_bad_line_is_refused_by_field_and_the_rest_is_stored(bench: Bench, caplog):
+    """One broken record must not cost a batch; the log names the field and no content."""
+    body = wire.encode([usage(1), usage(2, prompt_tokens=-1, user="ada"), usage(3)])
+    answer = bench.post_gzip(wire.USAGE_PATH, body)
+    assert answer.status_code == 200
+    assert answer.json()["accepted"] == 2
+    assert answer.json()["refused"] == [{"line": 2, "field": "prompt_tokens", "problem": "expected int >= 0"}]
+    assert sorted(key.sequence for key in bench.store.stored) == [1, 3]
+    assert bench.counts.view().records[("unknown", "refused")] == 1
+    assert "prompt_tokens" in caplog.text
+    assert "ada" not in caplog.text
+
+
+def test_only_the_first_refusals_are_shown_and_all_are_counted(bench: Bench):
+    """A hundred wrong lines need no hundred explanations."""
+    answer = bench.post(wire.USAGE_PATH, b"nonsense\n" * 100)
+    assert answer.status_code == 200
+    assert [refusal["line"] for refusal in answer.json()["refused"]] == list(range(1, 21))
+    assert bench.counts.view().records == {("unknown", "refused"): 100}
+
+
+@pytest.mark.parametrize(
+    ("path", "record", "problem"),
+    [
+        (wire.WINDOWS_PATH, usage(1), "usage records belong at /v1/usage"),
+        (wire.USAGE_PATH, ready(1), "lifecycle records belong at /v1/windows"),
+    ],
+)
+def test_a_record_at_the_wrong_path_is_told_the_right_one(bench: Bench, path, record, problem):
+    """Each path takes its kinds."""
+    answer = bench.post_gzip(path, wire.encode([record]))
+    assert answer.json()["refused"] == [{"line": 1, "field": "kind", "problem": problem}]
+    assert bench.counts.view().records == {(record["kind"], "refused"): 1}
+    assert not bench.store.stored
+
+
+@pytest.mark.parametrize("cut", [0, 1, 5, 20, -9, -1])
+def test_a_truncated_gzip_body_stores_nothing(bench: Bench, cut: int):
+    """Half a batch is no batch; the sender repeats it."""
+    answer = bench.post_gzip(wire.USAGE_PATH, wire.encode([usage(n) for n in range(50)])[:cut])
+    assert answer.status_code == 400
+    assert answer.json() == {"error": "the gzip body is truncated; nothing was stored"}
+    assert not bench.store.stored
+    assert bench.counts.view().records == {("body", "refused"): 1}
+
+
+@pytest.mark.parametrize(
+    ("body", "encoding", "problem"),
+    [
+        (b"not gzip", "gzip", "the body is not valid gzip; nothing was stored"),
+        (wire.encode([usage(1)])[:-8] + b"\0" * 8, "gzip", "the body is not valid gzip; nothing was stored"),
+        (wire.encode([usage(1)]) + b"more", "gzip", "bytes follow the gzip body; send one gzip member"),
+        (b"{}", "br", "the content encoding is not supported; send gzip or plain JSON lines"),
+    ],
+)
+def test_an_unreadable_body_is_one_clear_line(bench: Bench, body, encoding, problem):
+    """400 for the body as a whole, with nothing stored."""
+    answer = bench.post(wire.USAGE_PATH, body, content_encoding=encoding)
+    assert (answer.status_code, answer.json()) == (400, {"error": problem})
+    assert not bench.store.stored
+
+
+def test_a_body_over_the_limit_is_refused_in_every_form(bench: Bench):
+    """As it streams in and as it unfolds: a gzip bomb is never held in memory."""
+    line = json.dumps(usage(1)).encode() + b"\n"
+    assert bench.post(wire.USAGE_PATH, line * (LIMIT // len(line) + 1)).status_code == 413
+    bomb = gzip.compress(b" " * (200 * LIMIT))
+    assert len(bomb) < LIMIT
+    refused = bench.post_gzip(wire.USAGE_PATH, bomb)
+    assert refused.status_code == 413
+    assert "when decompressed" in refused.json()["error"]
+    fits = gzip.compress(line + b" " * (LIMIT - len(line)))
+    assert bench.post_gzip(wire.USAGE_PATH, fits).json()["accepted"] == 1
+
+
+def test_more_lines_than_any_sender_sends_are_refused(bench: Bench, monkeypatch):
+    """A body of line ends alone would become a list a hundred times its size."""
+    monkeypatch.setattr(intake_module, "MAX_LINES", 10)
+    assert bench.post(wire.USAGE_PATH, b"\n" * 11).status_code == 413
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"authorization": ""},
+        {"authorization": "Bearer"},
+        {"authorization": "Bearer "},
+        {"authorization": f"Bearer {TOKEN}x"},
+        {"authorization": f"Basic {TOKEN}"},
+        {"authorization": TOKEN},
+    ],
+)
+def test_without_the_token_nothing_is_read(headers):
+    """A missing or wrong bearer token is 401, and says which scheme to use."""
+    bench = Bench(TOKEN)
+    answer = bench.post(wire.USAGE_PATH, b"whatever", **headers)
+    assert answer.status_code == 401
+    assert answer.headers["www-authenticate"] == "Bearer"
+    assert not bench.store.stored
+
+
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer"])
+def test_with_the_token_records_are_taken(scheme):
+    """The scheme's case does not matter (RFC 9110, 11.1)."""
+    answer = Bench(TOKEN).post(wire.USAGE_PATH, json.dumps(usage(1)).encode(), authorization=f"{scheme} {TOKEN}")
+    assert answer.json()["accepted"] == 1
+
+
+@pytest.mark.parametrize("token", ["", " \n"])
+def test_an_empty_token_is_a_mistake_and_not_an_open_door(token):
+    """An empty token file would otherwise let everybody in."""
+    with pytest.raises(ConfigError, match="the intake token is empty"):
+        Bench(token)
+
+
+def test_a_failing_store_is_a_503_that_is_worth_repeating(bench: Bench, caplog):
+    """Nothing is counted until it is stored, and the driver's text, which quotes records, goes nowhere."""
+    bench.store.broken = True
+    answer = bench.post_gzip(wire.USAGE_PATH, wire.encode([usage(1)]))
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+    assert bench.counts.view().records == {}
+    assert bench.woken == 0
+    assert "LedgerError" in caplog.text
+    assert "acme" not in caplog.text + answer.text
+    bench.store.broken = False
+    assert bench.post_gzip(wire.USAGE_PATH, wire.encode([usage(1)])).json()["accepted"] == 1
+
+
+def test_concurrent_posts_reach_the_store_one_at_a_time(bench: Bench):
+    """SQLite has one writer; and the event loop's own thread never waits for it."""
+
+    async def many() -> list[httpx.Response]:
+        async with bench.client() as client:
+            posts = [
+                client.post(wire.USAGE_PATH, content=wire.encode([usage(n)]), headers={"content-encoding": "gzip"})
+                for n in range(40)
+            ]
+            return await asyncio.gather(*posts)
+
+    answers = asyncio.run(many())
+    assert [answer.status_code for answer in answers] == [200] * 40
+    assert len(bench.store.stored) == 40
+    assert threading.get_ident() not in bench.store.threads
+
+
+def test_a_body_that_never_arrives_gives_its_place_back(bench: Bench, monkeypatch):
+    """A stalled sender must not shut the others out; 503 tells it to try again."""
+    monkeypatch.setattr(intake_module, "BODY_SECONDS", 0.05)
+
+    async def stalled() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.sleep(30)
+
+    async def post() -> httpx.Response:
+        async with bench.client() as client:
+            return await client.post(wire.USAGE_PATH, content=stalled())
+
+    answer = asyncio.run(post())
+    assert answer.status_code == 503
+    assert "did not arrive" in answer.json()["error"]
+
+
+def test_a_connection_lost_halfway_stores_nothing(bench: Bench, monkeypatch):
+    """A sender that dies in the middle of a body is an ordinary event, not an error of the server's."""
+
+    async def lost(request, limit):
+        raise ClientDisconnect
+
+    monkeypatch.setattr(intake_module, "_read", lost)
+    assert bench.post(wire.USAGE_PATH, b"{}").status_code == 400
+    assert not bench.store.stored
+
+
+def test_only_posts_are_taken(bench: Bench):
+    """Reading is not what intake is for."""
+
+    async def get() -> int:
+        async with bench.client() as client:
+            return (await client.get(wire.USAGE_PATH)).status_code
+
+    assert asyncio.run(get()) == 405
+
+
+def test_counts_add_up_over_threads():
+    """Posts and other intakes count at the same time."""
+    counts = IntakeCounts()
+
+    def count() -> None:
+        for _ in range(2000):
+            counts.add("usage", "accepted")
+
+    threads = [threading.Thread(target=count) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    view = counts.view()
+    counts.add("usage", "accepted")
+    assert view.records == {("usage", "accepted"): 8000}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    body=st.binary(max_size=300),
+    path=st.sampled_from([wire.USAGE_PATH, wire.WINDOWS_PATH]),
+    encoding=st.sampled_from(["", "gzip", "identity", "deflate"]),
+    wrapped=st.booleans(),
+)
+def test_arbitrary_bodies_never_break_the_intake(body, path, encoding, wrapped):
+    """Any bytes, compressed or claiming to be: 200, 400 or 413, and nothing is stored."""
+    bench = Bench()
+    answer = bench.post(path, gzip.compress(body) if wrapped else body, content_encoding=encoding)
+    assert answer.status_code in {200, 400, 413}
+    assert not bench.store.stored
+
+
+@settings(max_examples=60, deadline=None)
+@given(some=st.lists(pairs(), max_size=5), data=st.data())
+def test_damaged_batches_never_break_the_intake(some: list[Pair], data):
+    """Valid records with bytes changed anywhere: every line is answered for, as stored, duplicate or refused."""
+    bench = Bench()
+    body = bytearray(gzip.decompress(wire.encode(pair.wire for pair in some)))
+    start = data.draw(st.integers(0, len(body)))
+    body[start : start + data.draw(st.integers(0, 6))] = data.draw(st.binary(max_size=6))
+    answer = bench.post_gzip(wire.WINDOWS_PATH, gzip.compress(bytes(body)))
+    lines = sum(1 for line in bytes(body).split(b"\n") if line.strip())
+    said = answer.json()
+    assert answer.status_code == 200
+    assert said["accepted"] + said["duplicate"] + len(said["refused"]) == lines
+    assert len(bench.store.stored) == said["accepted"]
