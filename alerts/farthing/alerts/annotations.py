@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from farthing.domain.conventions import LABEL_MODEL, METRIC_SPEND_RATE
+from farthing.domain.conventions import LABEL_ENGINE, LABEL_MODEL, METRIC_SPEND_RATE, METRIC_TOKENS
 from farthing.settings import Settings
 
 __all__ = ["FLEET_SPEND", "MODEL_SPEND", "dashboard_url", "seconds_text"]
@@ -15,10 +15,10 @@ __all__ = ["FLEET_SPEND", "MODEL_SPEND", "dashboard_url", "seconds_text"]
 # `else` matters: without a price, or with Farthing itself down, the cost is unknown, which is not 0.
 _SHOW_OR_UNKNOWN: Final = '{{ . | first | value | printf "$%.2f" }} per hour{{ else }}an unknown amount{{ end }}'
 
-MODEL_SPEND: Final = (
-    f'{{{{ with printf "sum({METRIC_SPEND_RATE}{{{LABEL_MODEL}=%q}})" $labels.{LABEL_MODEL} | query }}}}'
-    f"{_SHOW_OR_UNKNOWN}"
-)
+# Only the token counter knows which model an engine serves.
+_MODEL_QUERY: Final = f"sum({METRIC_SPEND_RATE} and on ({LABEL_ENGINE}) {METRIC_TOKENS}{{{LABEL_MODEL}=%q}})"
+
+MODEL_SPEND: Final = f'{{{{ with printf "{_MODEL_QUERY}" $labels.{LABEL_MODEL} | query }}}}{_SHOW_OR_UNKNOWN}'
 """Template: what all engines of the alert's model cost per hour now."""
 
 FLEET_SPEND: Final = f'{{{{ with query "sum({METRIC_SPEND_RATE})" }}}}{_SHOW_OR_UNKNOWN}'
