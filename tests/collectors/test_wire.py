@@ -5,16 +5,20 @@ import json
 from dataclasses import fields
 from typing import Any
 
+import msgspec
 import pytest
+import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.collectors.wire_records import Pair, pairs
 
+from farthing.collectors import schema
 from farthing.collectors.schema import MAX_LINE_BYTES, MAX_MARKS, MAX_STRING
 from farthing.collectors.wire import decode_line, decode_raw
 from farthing.domain.conventions import WIRE_VERSION
 from farthing.domain.errors import RecordError
 from farthing.domain.records import Counters, GpuSamples, RecordKey, StepBatch, StepMarks, Usage, event_ns
+from farthing.ledger import tables
 from farthing_probe import wire
 
 
@@ -96,6 +100,27 @@ def test_the_two_ends_name_the_same_version_columns_and_kinds():
     assert ("key", "gpu_index", *wire.GPU_COLUMNS) == tuple(field.name for field in fields(GpuSamples))
 
 
+def test_no_string_is_longer_than_its_column_in_the_ledger():
+    """PostgreSQL refuses what SQLite lets pass, and a refused insert would fail its batch at every retry."""
+    columns: dict[str, int] = {}
+    for table in (tables.records, tables.boots, tables.journal, tables.requests):
+        for column in table.columns:
+            if isinstance(column.type, sa.String) and column.type.length:
+                name = "engine_kind" if table is tables.boots and column.name == "kind" else column.name
+                columns[name] = min(column.type.length, columns.get(name, column.type.length))
+    compared = set()
+    for struct in (schema.WireStarted, schema.WireUsage):
+        described = msgspec.inspect.type_info(struct)
+        assert isinstance(described, msgspec.inspect.StructType)
+        for field in described.fields:
+            if isinstance(field.type, msgspec.inspect.StrType) and field.name in columns:
+                # Outcomes and the like come from short closed lists.
+                closed = field.name in {"outcome", "seen_by"}
+                assert closed or (field.type.max_length or 0) <= columns[field.name], field.name
+                compared.add(field.name)
+    assert {"boot", "engine", "engine_kind", "model", "gpu", "tenant", "tier", "trace_id", "request_id"} <= compared
+
+
 def test_mark_columns_that_were_left_out_are_zeros():
     """A text model sends no encoder columns."""
     batch = decode_line(line_of(steps()))
@@ -159,7 +184,8 @@ def test_a_gauge_that_is_not_a_number_is_left_out():
         (usage(seq=-1), "seq", ">= 0"),
         (usage(seq=1.5), "seq", "got float"),
         (usage(seq=2**70), "seq", "<="),
-        (usage(tenant="x" * (MAX_STRING + 1)), "tenant", "length <= 512"),
+        (usage(user="x" * (MAX_STRING + 1)), "user", "length <= 512"),
+        (usage(tenant="x" * 257), "tenant", "length <= 256"),
         (usage(tenant="a\0b"), "tenant", "holds a control character"),
         (usage(tenant="a\n"), "tenant", "holds a control character"),
         (usage(tenant=7), "tenant", "expected str"),

@@ -27,7 +27,7 @@ __all__ = ["Pair", "pairs"]
 COUNTS = st.integers(0, 2**31 - 1)
 TIMES = st.integers(0, 2**60)
 GAPS = st.integers(0, 2**40)
-NAMES = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=40)
+NAMES = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=32)
 TEXTS = st.just("") | NAMES
 
 

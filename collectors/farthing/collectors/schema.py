@@ -1,7 +1,8 @@
 """The wire schema as typed structs: which fields each kind of record has, and their limits.
 
 Limits keep what follows safe: every integer fits a signed 64-bit column, counts are small enough for the
-product of two to fit one, and no string holds a control character (PostgreSQL stores no NUL).
+product of two to fit one, no string is longer than its column in the ledger, and none holds a control
+character (PostgreSQL stores no NUL).
 """
 
 from __future__ import annotations
@@ -40,8 +41,16 @@ MAX_SIGNALS = 1024
 MAX_GPUS = 1024
 SEEN_BY = ("both", "client", "engine")
 
-Text = Annotated[str, Meta(max_length=MAX_STRING, pattern=r"\A[^\x00-\x1f\x7f]*\Z")]
-Name = Annotated[str, Meta(min_length=1, max_length=MAX_STRING, pattern=r"\A[^\x00-\x1f\x7f]*\Z")]
+_PRINTABLE = r"\A[^\x00-\x1f\x7f]*\Z"
+Text = Annotated[str, Meta(max_length=MAX_STRING, pattern=_PRINTABLE)]
+Name = Annotated[str, Meta(min_length=1, max_length=MAX_STRING, pattern=_PRINTABLE)]
+# Lengths of the ledger's columns: a string that PostgreSQL cannot take would fail its whole batch for ever.
+Text64 = Annotated[str, Meta(max_length=64, pattern=_PRINTABLE)]
+Text128 = Annotated[str, Meta(max_length=128, pattern=_PRINTABLE)]
+Text256 = Annotated[str, Meta(max_length=256, pattern=_PRINTABLE)]
+Name32 = Annotated[str, Meta(min_length=1, max_length=32, pattern=_PRINTABLE)]
+Name128 = Annotated[str, Meta(min_length=1, max_length=128, pattern=_PRINTABLE)]
+Name256 = Annotated[str, Meta(min_length=1, max_length=256, pattern=_PRINTABLE)]
 Time = Annotated[int, Meta(ge=0, le=2**62)]
 Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Total = Annotated[int, Meta(ge=0, le=2**62)]
@@ -52,7 +61,7 @@ Totals = Annotated[tuple[Total, ...], Meta(max_length=MAX_MARKS)]
 
 class _Wire(msgspec.Struct, frozen=True, tag_field="kind", omit_defaults=True):
     v: Annotated[int, Meta(ge=1, le=WIRE_VERSION)]
-    boot: Name
+    boot: Name128
     proc: Count
     seq: Total
 
@@ -63,11 +72,11 @@ class _Wire(msgspec.Struct, frozen=True, tag_field="kind", omit_defaults=True):
 class WireStarted(_Wire, frozen=True, tag="started"):
     at_ns: Time
     wall_ns: Time
-    engine: Name
-    engine_kind: Name
+    engine: Name128
+    engine_kind: Name32
     version: Text
-    model: Name
-    gpu: Text
+    model: Name256
+    gpu: Text128
     gpu_count: Annotated[int, Meta(ge=1, le=MAX_GPUS)]
     gpu_uuids: Annotated[tuple[Name, ...], Meta(max_length=MAX_GPUS)] = ()
     details: bool = False
@@ -121,17 +130,17 @@ class WireUsage(_Wire, frozen=True, tag="usage"):
     ended_ns: Time
     engine_index: Count = 0
     request_id: Text = ""
-    model: Text = ""
+    model: Text256 = ""
     first_ns: Time | None = None
     last_ns: Time | None = None
     route: Text = ""
     finish_reason: Text = ""
-    tenant: Text = ""
+    tenant: Text256 = ""
     project: Text = ""
     workload: Text = ""
     user: Text = ""
-    tier: Text = ""
-    trace_id: Text = ""
+    tier: Text64 = ""
+    trace_id: Text64 = ""
     prompt_tokens: Count | None = None
     cached_tokens: Count | None = None
     image_tokens: Count | None = None
