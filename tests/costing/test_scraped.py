@@ -53,7 +53,7 @@ def settle(*records, model="m"):
 
 def by_account(windows):
     """(account, phase) -> nano-dollars."""
-    total = {}
+    total: dict[tuple[str, str], int] = {}
     for window in windows:
         for posting in window.postings:
             key = (posting.account, posting.phase)
@@ -103,7 +103,8 @@ steps = st.tuples(
 @st.composite
 def histories(draw):
     """Scrapes of changing boots whose counters may fall, stand still, vanish, or come twice."""
-    records, at, values = [], 1_000 * SECOND, {}
+    records: list[Counters | Lifecycle] = []
+    at, values = 1_000 * SECOND, dict[str, int]()
     for number, (boot, wait, changes, gauges) in enumerate(draw(st.lists(steps, min_size=1, max_size=25))):
         at += wait
         values = {name: max(0, values.get(name, 0) + change) for name, change in changes.items()}

@@ -30,7 +30,7 @@ its time.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final, TypeAlias
 
 from farthing.domain.clock import nanoseconds
@@ -64,7 +64,7 @@ from farthing.domain.model import Fit, Posting, SettledWindow
 from farthing.domain.money import split
 from farthing.domain.records import Counters, Lifecycle, Started
 
-__all__ = ["ROOFLINE_FIT", "ScrapedCoster", "ScrapedRecord", "cost_scrapes"]
+__all__ = ["ROOFLINE_FIT", "ScrapedCoster", "ScrapedRecord", "cost_scrapes", "counters_fell"]
 
 Bill: TypeAlias = Callable[[int, int], int]
 """Nano-dollars of [start_ns, end_ns) in the records' clock; integer, never negative, and telescoping."""
@@ -143,7 +143,7 @@ class ScrapedCoster:
             self.ignored += 1
             return []
         before, self._last = self._last, record
-        if before is None or before.key.boot != record.key.boot or _fell(before, record):
+        if before is None or before.key.boot != record.key.boot or counters_fell(before.values, record.values):
             return self._restart(record)
         return self._closed([self._work(before, record)], record.at_ns)
 
@@ -245,12 +245,15 @@ class ScrapedCoster:
         )
 
 
-def _fell(before: Counters, after: Counters) -> bool:
-    """Whether a count fell. Sums of times may fall without a restart (see the catalogue's reading)."""
+def counters_fell(before: Mapping[str, int], after: Mapping[str, int]) -> bool:
+    """Whether a count fell between two readings, which only a restart does.
+
+    Sums of times are left out: vLLM observes a negative time for a request that never had a first token.
+    """
     return any(
-        after.values[name] < value
-        for name, value in before.values.items()
-        if name in after.values and name not in {SIGNAL_PREFILL_TIME, SIGNAL_DECODE_TIME}
+        after[name] < value
+        for name, value in before.items()
+        if name in after and name not in {SIGNAL_PREFILL_TIME, SIGNAL_DECODE_TIME}
     )
 
 

@@ -93,6 +93,8 @@ class Catalogue(_Strict):
     engine: Annotated[str, Field(min_length=1)]
     title: Annotated[str, Field(min_length=1)]
     versions: Annotated[str, Field(min_length=1)]
+    version_path: Annotated[str, StringConstraints(pattern=r"^/")]
+    """Where the engine tells its version, as JSON with the key ``version``."""
     boot: BootSources
     model: ModelSource
     signals: Annotated[dict[str, Signal], Field(min_length=1)]
