@@ -12,7 +12,7 @@ from farthing.domain.errors import LedgerError
 from farthing.domain.model import CostedRequest, Posting, SettledWindow
 from farthing.domain.records import RawRecord, RecordKey
 from farthing.ledger import tables as t
-from farthing.ledger.repository import Boot, Ledger, RequestRow
+from farthing.ledger.repository import Boot, Ledger, Posted, RequestRow
 
 KEY = RecordKey("b", 0, 1)
 BOOT = Boot("b", "e", "vllm", "m", "H100-SXM", 1, "p", Anchor(1_795_000_000_000_000_000, 0), 1_795_000_000_000_000_000)
@@ -67,8 +67,8 @@ def test_a_record_that_comes_twice_is_stored_once(ledger):
 
 def test_a_window_that_is_posted_twice_costs_once(ledger):
     """Recomputing a boot changes nothing."""
-    assert ledger.post(BOOT, [_request()], [_window()]) == [_window()]
-    assert ledger.post(BOOT, [_request()], [_window()]) == []
+    assert ledger.post(BOOT, [_request()], [_window()]) == Posted([_window()], [_request()])
+    assert ledger.post(BOOT, [_request()], [_window()]) == Posted([], [])
     assert ledger.select(sa.select(sa.func.sum(t.journal.c.nano))) == [(10,)]
     assert ledger.select(sa.select(t.requests.c.decode_nano)) == [(10,)]
 

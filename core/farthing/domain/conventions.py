@@ -119,6 +119,7 @@ SIGNAL_PROMPT: Final = "prompt_tokens_total"
 SIGNAL_COMPUTED: Final = "computed_prompt_tokens_total"
 SIGNAL_CACHED: Final = "cached_prompt_tokens_total"
 SIGNAL_GENERATION: Final = "generation_tokens_total"
+SIGNAL_FIRST_TOKENS: Final = "first_tokens_total"
 SIGNAL_PREFILL_TIME: Final = "request_prefill_time_sum"
 SIGNAL_DECODE_TIME: Final = "request_decode_time_sum"
 
@@ -157,3 +158,29 @@ GROUP_PIPELINE_ALERTS: Final = "farthing-pipeline"
 
 DASHBOARD_FLEET: Final = "farthing-fleet"
 """UID of the fleet overview; alerts link to it, so it never changes."""
+
+SCRAPED_BOOT: Final = "scrape:"
+"""Prefix of the boot of an engine that is costed from its counters, without the probe."""
+
+CHECK_RESIDUAL: Final = "residual_is_zero"
+CHECK_NOT_NEGATIVE: Final = "no_line_is_negative"
+CHECK_UNATTRIBUTED: Final = "unattributed_is_small"
+CHECK_FIT: Final = "fit_is_optimal"
+CHECK_FIT_ERROR: Final = "fit_predicts"
+CHECK_ONE_SIDED: Final = "both_sides_saw_every_request"
+CHECK_REQUESTS: Final = "requests_equal_engine_counters"
+CHECK_PROMPT: Final = "prompt_tokens_reconcile"
+CHECK_OUTPUT: Final = "output_tokens_reconcile"
+CHECK_PRICED: Final = "engine_has_a_price"
+CHECKS: Final = (
+    CHECK_PRICED,
+    CHECK_RESIDUAL,
+    CHECK_NOT_NEGATIVE,
+    CHECK_UNATTRIBUTED,
+    CHECK_FIT,
+    CHECK_FIT_ERROR,
+    CHECK_ONE_SIDED,
+    CHECK_REQUESTS,
+    CHECK_PROMPT,
+    CHECK_OUTPUT,
+)

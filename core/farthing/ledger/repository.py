@@ -23,7 +23,7 @@ from farthing.domain.model import Fit, SettledWindow
 from farthing.domain.records import RawRecord, RecordKey
 from farthing.ledger import tables as t
 
-__all__ = ["Boot", "Ledger", "RequestRow"]
+__all__ = ["Boot", "Ledger", "Posted", "RequestRow"]
 
 _SOURCE = "gpu_allocation"
 """The account that every window's money comes from: double entry's other side."""
@@ -45,8 +45,25 @@ class Boot:
     """UTC nanoseconds."""
     closed_ns: int | None = None
     """UTC nanoseconds of its end, once nothing can change any more."""
+    bill_nano: int = 0
+    """Allocation x price from its start to the end of its last window, computed without the windows."""
     energy_first_mj: int | None = None
     energy_last_mj: int | None = None
+
+    @property
+    def energy_mj(self) -> int | None:
+        """Millijoules by the devices' counters; None without samples."""
+        if self.energy_first_mj is None or self.energy_last_mj is None:
+            return None
+        return self.energy_last_mj - self.energy_first_mj
+
+
+@dataclass(frozen=True, slots=True)
+class Posted:
+    """What a posting added; the rest was in the books already."""
+
+    windows: list[SettledWindow]
+    requests: list[RequestRow]
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,19 +174,22 @@ class Ledger:
 
     # ---- books ---------------------------------------------------------------------------------
 
-    def post(self, boot: Boot, requests: Sequence[RequestRow], windows: Sequence[SettledWindow]) -> list[SettledWindow]:
-        """Write a boot, its requests and its settled windows in one transaction; returns the windows that were new.
+    def post(self, boot: Boot, requests: Sequence[RequestRow], windows: Sequence[SettledWindow]) -> Posted:
+        """Write a boot, its requests and its settled windows in one transaction; returns what of them was new.
 
         A window that is already in the books is left alone, so recomputing a boot posts nothing twice.
         """
         with self._transaction() as connection:
             self._write_boot(connection, boot)
+            added: set[tuple[int, int]] = set()
             if requests:
-                connection.execute(self._insert_new(t.requests), [_request(row) for row in requests])
+                q = t.requests.c
+                insert = self._insert_new(t.requests).returning(q.process, q.sequence)
+                added = {(row[0], row[1]) for row in connection.execute(insert, [_request(row) for row in requests])}
             new = [window for window in windows if not self._posted(connection, window)]
             for window in new:
                 self._write_window(connection, boot, window)
-        return new
+        return Posted(new, [row for row in requests if (row.key.process, row.key.sequence) in added])
 
     def boots(self) -> list[Boot]:
         """Every boot, oldest first."""
@@ -187,6 +207,7 @@ class Ledger:
                 anchor=Anchor(row.wall_ns, row.mono_ns),
                 started_ns=row.started_ns,
                 closed_ns=row.closed_ns,
+                bill_nano=row.bill_nano,
                 energy_first_mj=row.energy_first_mj,
                 energy_last_mj=row.energy_last_mj,
             )
@@ -229,6 +250,7 @@ class Ledger:
         connection.execute(self._insert_new(t.boots), [values])
         changing = {
             "closed_ns": boot.closed_ns,
+            "bill_nano": boot.bill_nano,
             "energy_first_mj": boot.energy_first_mj,
             "energy_last_mj": boot.energy_last_mj,
         }

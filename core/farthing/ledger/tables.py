@@ -44,6 +44,7 @@ boots = Table(
     Column("mono_ns", BigInteger, nullable=False, comment="monotonic time of the anchor"),
     Column("started_ns", BigInteger, nullable=False, comment="UTC"),
     Column("closed_ns", BigInteger, nullable=True, comment="UTC; set once nothing of this boot can change any more"),
+    Column("bill_nano", BigInteger, nullable=False, server_default="0"),
     Column("energy_first_mj", BigInteger, nullable=True),
     Column("energy_last_mj", BigInteger, nullable=True),
     Index(None, "engine"),

@@ -29,6 +29,7 @@ def upgrade() -> None:
             nullable=True,
             comment="UTC; set once nothing of this boot can change any more",
         ),
+        sa.Column("bill_nano", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("energy_first_mj", sa.BigInteger(), nullable=True),
         sa.Column("energy_last_mj", sa.BigInteger(), nullable=True),
         sa.PrimaryKeyConstraint("boot"),

@@ -1,0 +1,194 @@
+"""A whole recording through costing as fast as it goes: deterministic, and the same path as live records."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from farthing.books.prices import PriceBook
+from farthing.collectors.engines.catalogue import load_catalogue, read_signals
+from farthing.collectors.engines.exposition import parse_exposition
+from farthing.collectors.wire import decode_line, decode_raw
+from farthing.costing.checks import reconcile
+from farthing.domain import conventions as c
+from farthing.domain.clock import SECOND, utc
+from farthing.domain.errors import RecordingError
+from farthing.domain.model import Check, Posting
+from farthing.domain.records import RawRecord, Started
+from farthing.ledger.repository import Ledger
+from farthing.replay.recording import Recording
+from farthing.replay.wire_records import wire_records
+from farthing.service.boot_account import BootAccount, Entry, costing_options
+from farthing.service.ordering import BootOrder
+from farthing.service.views import unit_costs
+from farthing.settings import Settings
+
+__all__ = ["OfflineRun", "cost_recording", "to_json"]
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class OfflineRun:
+    """A costed recording: the account, what it would post, its raw records and its checks."""
+
+    recording: Recording
+    account: BootAccount
+    entry: Entry
+    raw: tuple[RawRecord, ...]
+    bill_nano: int
+    """The recording's span x price."""
+    checks: tuple[Check, ...]
+
+    def write(self, ledger: Ledger) -> None:
+        """Store the records and post the books; what the ledger has already stays as it is."""
+        ledger.add(self.raw)
+        ledger.post(self.entry.boot, self.entry.requests, self.entry.windows)
+
+
+def cost_recording(recording: Recording, settings: Settings, prices: PriceBook) -> OfflineRun:
+    """Cost a recording. Equal recordings, settings and prices give equal books."""
+    boot = f"recording:{recording.name}:{recording.start_ns}"
+    raw = tuple(
+        decode_raw(json.dumps(timed.record, separators=(",", ":")).encode())
+        for timed in wire_records(recording, boot=boot, engine=recording.name)
+    )
+    options = costing_options(settings)
+    first = decode_line(raw[0].line)
+    if not isinstance(first, Started):
+        raise RecordingError(f"{recording.name}: its first record is not a start")
+    account = BootAccount(first, prices.tariff(first.gpu, first.gpu_count), recording.name, options)
+    order = BootOrder(options.grace_ns)
+    for record in raw:
+        order.add(record)
+    for ordered in order.ready():
+        account.feed(ordered)
+    (entry,) = account.drain()
+    lines: Counter[str] = Counter()
+    for posting in _postings(entry):
+        lines[posting.account] += posting.nano
+    return OfflineRun(
+        recording=recording,
+        account=account,
+        entry=entry,
+        raw=raw,
+        bill_nano=account.tariff.bill(recording.start_ns, recording.end_ns),
+        checks=reconcile(account.evidence(lines, _counters(recording))),
+    )
+
+
+def to_json(run: OfflineRun) -> Json:
+    """The stable JSON of a replay (schema in docs/replay.md)."""
+    postings, windows = _postings(run.entry), run.entry.windows
+    accounts: Counter[str] = Counter()
+    phases: dict[str, Counter[str]] = {account: Counter() for account in c.ACCOUNTS}
+    reasons: Counter[str] = Counter()
+    by_method: Counter[tuple[str, str, str]] = Counter()
+    for p in postings:
+        accounts[p.account] += p.nano
+        phases[p.account][p.phase] += p.nano
+        by_method[p.account, p.phase, p.method] += p.nano
+        if p.account == c.UNATTRIBUTED:
+            reasons[p.reason] += p.nano
+    wip = run.account.wip()
+    counts: Counter[str] = Counter()
+    for window in windows:
+        counts.update(window.tokens)
+    requests = run.entry.requests
+    energy = run.account.energy_mj
+    return {
+        "schema_version": c.REPLAY_SCHEMA_VERSION,
+        "policy_version": c.POLICY_VERSION,
+        "engine": run.account.engine,
+        "window": [_moment(run.recording.start_ns), _moment(run.recording.end_ns)],
+        "bill_nano_usd": run.bill_nano,
+        "charged_nano_usd": {phase: phases[c.CHARGED][phase] for phase in c.PHASES},
+        "aborted_nano_usd": {phase: phases[c.ABORTED][phase] for phase in c.PHASES},
+        **{f"{account}_nano_usd": accounts[account] for account in (c.STARTING, c.IDLE, c.ASLEEP, c.DOWN)},
+        "unattributed_nano_usd": dict(sorted(reasons.items())),
+        "wip_nano_usd": {phase: wip.get(phase, 0) for phase in sorted({*c.PHASES, *wip})},
+        "residual_nano_usd": run.bill_nano - sum(accounts.values()) - sum(wip.values()),
+        "busy_seconds": sum(window.busy_ns for window in windows) / SECOND,
+        "phase_seconds": {p: sum(window.phase_ns.get(p, 0) for window in windows) / SECOND for p in c.PHASES},
+        "fit": _fit(run),
+        "tokens": {
+            c.TOKEN_PROMPT_COMPUTED: counts["prompt_computed"],
+            c.TOKEN_PROMPT_CACHED: counts["prompt_cached"],
+            c.TOKEN_OUTPUT: sum(row.output_tokens or 0 for row in requests),
+            c.TOKEN_IMAGE: sum(row.image_tokens or 0 for row in requests),
+            c.TOKEN_ENGINE_OUTPUT: counts["engine_output"],
+        },
+        "requests": {
+            outcome: sum(row.outcome == outcome for row in requests) for outcome in (c.FINISHED, c.ABORTED, c.FAILED)
+        },
+        "tenants": _tenants(run, postings),
+        "usd_per_million": {p: None if n is None else n / 1e9 for p, n in unit_costs(by_method, counts).items()},
+        "energy_joules": None if energy is None else energy / 1_000,
+        "checks": [{"name": check.name, "ok": check.ok, "detail": check.detail} for check in run.checks],
+    }
+
+
+def _postings(entry: Entry) -> list[Posting]:
+    return [posting for window in entry.windows for posting in window.postings]
+
+
+def _fit(run: OfflineRun) -> Json | None:
+    fit = run.account.fit()
+    if fit is None:
+        return None
+    return {
+        "method": fit.method,
+        "walk_forward_wape": fit.walk_forward_wape,
+        "coefficients": fit.coefficients,
+        "intervals": {n: [low, None if high == float("inf") else high] for n, (low, high) in fit.intervals.items()},
+    }
+
+
+def _tenants(run: OfflineRun, postings: list[Posting]) -> Json:
+    requests = run.entry.requests
+    names = sorted({row.tenant for row in requests} | {p.tenant for p in postings if p.account == c.CHARGED})
+    tenants: Json = {}
+    for name in names:
+        phases = dict.fromkeys(c.PHASES, 0)
+        aborted = 0
+        for posting in postings:
+            if posting.tenant == name and posting.account == c.CHARGED:
+                phases[posting.phase] += posting.nano
+            elif posting.tenant == name and posting.account == c.ABORTED:
+                aborted += posting.nano
+        rows = [row for row in requests if row.tenant == name]
+        tenants[name] = {
+            "cost_nano_usd": sum(phases.values()),
+            "by_phase": phases,
+            "aborted_nano_usd": aborted,
+            "requests": len(rows),
+            "tokens": {
+                c.TOKEN_PROMPT_COMPUTED: sum(row.prompt_computed or 0 for row in rows),
+                c.TOKEN_PROMPT_CACHED: sum(row.prompt_cached or 0 for row in rows),
+                c.TOKEN_IMAGE: sum(row.image_tokens or 0 for row in rows),
+                c.TOKEN_OUTPUT: sum(row.output_tokens or 0 for row in rows),
+            },
+        }
+    return tenants
+
+
+def _counters(recording: Recording) -> dict[str, int]:
+    """The engine's own totals at the last scrape, in the checks' terms."""
+    name = f"{recording.name}/metrics.jsonl.gz"
+    exposition = parse_exposition(recording.last_exposition().encode(), "text/plain; version=0.0.4", name)
+    values = read_signals(load_catalogue("vllm"), exposition, name).values
+    found = {
+        "first_tokens": values.get(c.SIGNAL_FIRST_TOKENS),
+        "prompt_computed": values.get(c.SIGNAL_COMPUTED),
+        "engine_output": values.get(c.SIGNAL_GENERATION),
+    }
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _moment(wall_ns: int) -> str:
+    """RFC 3339 with nanoseconds."""
+    whole = utc(wall_ns) - timedelta(microseconds=utc(wall_ns).microsecond)
+    return f"{whole:%Y-%m-%dT%H:%M:%S}.{wall_ns % SECOND:09d}Z"

@@ -1,0 +1,186 @@
+"""The accountant: reads the inbox, costs it on event time, posts to the journal, and shows one snapshot.
+
+It owns no thread and no clock: ``advance`` is called when there may be something new. Killed at any moment,
+it starts again from the inbox and posts exactly what was not posted yet.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+
+from farthing.books.prices import PriceBook
+from farthing.costing.checks import reconcile
+from farthing.domain import conventions as c
+from farthing.domain.errors import PriceError
+from farthing.domain.model import Check, EngineGauges, IntakeView, Snapshot
+from farthing.domain.records import Record, Started, Usage
+from farthing.ledger.repository import Boot, Ledger
+from farthing.service.boot_account import BootAccount, costing_options
+from farthing.service.latency import Latencies
+from farthing.service.ordering import BootOrder
+from farthing.service.scraped_account import ScrapedAccount
+from farthing.service.totals import Totals
+from farthing.service.views import EngineBooks, engine_view, tenant_views
+from farthing.settings import Settings
+
+__all__ = ["Accountant"]
+
+_log = logging.getLogger(__name__)
+
+Account = BootAccount | ScrapedAccount
+
+
+class Accountant:
+    """Keeps the books of every engine. ``advance`` and ``snapshot`` may be called from different threads.
+
+    ``gauges`` gives the scraper's latest reading by engine, ``intake`` its counts of records.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        settings: Settings,
+        prices: PriceBook,
+        *,
+        clock_ns: Callable[[], int],
+        gauges: Callable[[], Mapping[str, EngineGauges]] = dict,
+        intake: Callable[[], IntakeView] = IntakeView,
+    ) -> None:
+        self.ledger = ledger
+        self._settings = settings
+        self._prices = prices
+        self._clock_ns = clock_ns
+        self._gauges = gauges
+        self._intake = intake
+        self._options = costing_options(settings)
+        self._lock = threading.RLock()
+        self._last_id = 0
+        self._orders: dict[str, BootOrder] = {}
+        self._accounts: dict[str, Account] = {}
+        self._unpriced: dict[str, str] = {}
+        self._latencies = Latencies()
+        self._totals = Totals.load(ledger)
+        self._boots: dict[str, Boot] = {boot.boot: boot for boot in ledger.boots()}
+        self._checks: dict[str, tuple[Check, ...]] = {}
+
+    # ---- writing -------------------------------------------------------------------------------
+
+    def advance(self) -> int:
+        """Cost every record that has arrived; returns how many were read."""
+        read = 0
+        with self._lock:
+            while rows := self.ledger.records_after(self._last_id):
+                touched: dict[str, None] = {}
+                for row_id, raw in rows:
+                    self._last_id = row_id
+                    self._orders.setdefault(raw.key.boot, BootOrder(self._options.grace_ns)).add(raw)
+                    touched[raw.key.boot] = None
+                read += len(rows)
+                for boot in touched:
+                    for record in self._orders[boot].ready():
+                        self._feed(record)
+                for account in list(dict.fromkeys(self._accounts.values())):
+                    self._post(account)
+        return read
+
+    def account(self, boot: str) -> Account | None:
+        """The account of a boot that is open or was closed by this process."""
+        return self._accounts.get(boot)
+
+    def check(self, boot: str, counters: dict[str, int] | None = None) -> tuple[Check, ...]:
+        """The checks of a boot's account against the ledger, and against the engine's own counters if given."""
+        with self._lock:
+            account = self._accounts[boot]
+            return reconcile(account.evidence(self._lines(account), counters))
+
+    def _feed(self, record: Record) -> None:
+        boot = record.key.boot
+        if isinstance(record, Started) and boot not in self._accounts:
+            self._open(record)
+        account = self._accounts.get(boot)
+        if account is not None:
+            account.feed(record)
+            if isinstance(record, Usage):
+                self._latencies.observe(record, account.started.anchor)
+
+    def _open(self, started: Started) -> None:
+        boot, engine = started.key.boot, started.engine
+        configured = next((e for e in self._settings.engines if e.name == engine), None)
+        gpu = configured.gpu if configured and configured.gpu else started.gpu
+        count = configured.gpu_count if configured and configured.gpu else started.gpu_count
+        try:
+            tariff = self._prices.tariff(gpu, count)
+        except PriceError as error:
+            if engine not in self._unpriced:
+                _log.error("engine %s is unpriced: %s; its records are kept", engine, error)
+            self._unpriced[engine] = str(error)
+            return
+        if boot.startswith(c.SCRAPED_BOOT):
+            same = (a for a in self._accounts.values() if isinstance(a, ScrapedAccount) and a.engine == engine)
+            self._accounts[boot] = next(same, None) or ScrapedAccount(started, tariff, engine)
+            return
+        for account in self._accounts.values():
+            if isinstance(account, BootAccount) and account.engine == engine and not account.closed:
+                account.end()
+        self._accounts[boot] = BootAccount(started, tariff, engine, self._options)
+
+    def _post(self, account: Account) -> None:
+        changed = False
+        for entry in account.drain():
+            if not entry.requests and not entry.windows and self._boots.get(entry.boot.boot) == entry.boot:
+                continue
+            posted = self.ledger.post(entry.boot, entry.requests, entry.windows)
+            self._boots[entry.boot.boot] = entry.boot
+            self._totals.add(entry.boot.engine, posted.windows, posted.requests)
+            changed = True
+        if changed:
+            self._checks[account.engine] = reconcile(account.evidence(self._lines(account)))
+
+    def _lines(self, account: Account) -> dict[str, int]:
+        return self._totals.boot_lines(self._boots_of(account))
+
+    def _boots_of(self, account: Account) -> list[str]:
+        return [boot for boot, other in self._accounts.items() if other is account]
+
+    # ---- reading -------------------------------------------------------------------------------
+
+    def snapshot(self) -> Snapshot:
+        """One consistent picture; every exporter reads from it."""
+        with self._lock:
+            now = self._clock_ns()
+            gauges = self._gauges()
+            configured = [engine.name for engine in self._settings.engines]
+            names = dict.fromkeys([*configured, *(boot.engine for boot in self._boots.values())])
+            return Snapshot(
+                taken_ns=now,
+                currency=self._settings.currency,
+                version=version("farthing"),
+                engines=tuple(
+                    engine_view(self._books(name), self._totals, gauges.get(name, EngineGauges()), now)
+                    for name in names
+                ),
+                tenants=tenant_views(self._totals),
+                histograms=self._latencies.views(),
+                intake=self._intake(),
+            )
+
+    def _books(self, engine: str) -> EngineBooks:
+        accounts = [a for a in dict.fromkeys(self._accounts.values()) if a.engine == engine]
+        wip: Counter[str] = Counter()
+        for account in accounts:
+            wip.update(account.wip())
+        checks = self._checks.get(engine, ())
+        if engine in self._unpriced:
+            checks = (*checks, Check(c.CHECK_PRICED, False, self._unpriced[engine]))
+        return EngineBooks(
+            name=engine,
+            configured=next((e for e in self._settings.engines if e.name == engine), None),
+            boots=tuple(boot for boot in self._boots.values() if boot.engine == engine),
+            account=accounts[-1] if accounts else None,
+            wip_nano=dict(wip),
+            checks=checks,
+        )

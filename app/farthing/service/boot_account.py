@@ -1,0 +1,199 @@
+"""One boot's account: its stream of costs, its requests, its energy, and the evidence for its checks."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from farthing.books.prices import Tariff
+from farthing.costing.checks import Evidence
+from farthing.costing.stream import CostStream, Options
+from farthing.domain import conventions as c
+from farthing.domain.clock import SECOND
+from farthing.domain.model import Fit, SettledWindow
+from farthing.domain.records import Counters, GpuSamples, Lifecycle, Record, Started, StepBatch, Usage
+from farthing.ledger.repository import Boot, RequestRow
+from farthing.settings import Settings
+
+__all__ = ["BootAccount", "Entry", "costing_options", "request_row"]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One posting to the ledger: a boot as it stands, and what is new of it."""
+
+    boot: Boot
+    requests: tuple[RequestRow, ...]
+    windows: tuple[SettledWindow, ...]
+
+
+class BootAccount:
+    """Feeds one boot's records through costing and gathers what is to be posted."""
+
+    def __init__(self, started: Started, tariff: Tariff, engine: str, options: Options) -> None:
+        self.started = started
+        self.tariff = tariff
+        self.engine = engine
+        self.stream = CostStream(started, self._bill, options)
+        self.state = c.STARTING
+        self.running: int | None = None
+        self.waiting: int | None = None
+        self._requests: list[RequestRow] = []
+        self._windows: list[SettledWindow] = []
+        self.records: Counter[str] = Counter()
+        """Of usage records, for the checks."""
+        self.marks: Counter[str] = Counter()
+        self._energy: dict[int, tuple[int, int]] = {}
+        self._ended: int | None = None
+
+    def feed(self, record: Record) -> None:
+        """Take the next record in canonical order."""
+        if isinstance(record, Usage):
+            self._requests.append(request_row(record, self.engine, self._wall(record.ended_ns)))
+            _count_usage(self.records, record)
+        elif isinstance(record, StepBatch):
+            marks = record.marks
+            self.marks.update({"prompt_computed": sum(marks.prompt_computed), "engine_output": sum(marks.generated)})
+            if len(marks):
+                self.running, self.waiting = marks.running[-1], marks.waiting[-1]
+        elif isinstance(record, Lifecycle):
+            self.state = record.event
+        elif isinstance(record, GpuSamples) and record.energy_mj:
+            first, _ = self._energy.get(record.gpu_index, (record.energy_mj[0], 0))
+            self._energy[record.gpu_index] = (first, record.energy_mj[-1])
+        elif isinstance(record, Counters | Started):
+            pass
+        self._windows += self.stream.feed(record)
+
+    def end(self) -> None:
+        """Settle all that is known: nothing more can come (another boot took this engine's place)."""
+        if self._ended is None and self.stream.stopped_ns is None:
+            self._windows += self.stream.finish()
+            self._ended = self.stream.watermark_ns
+            self.state = "stop"
+
+    @property
+    def closed(self) -> bool:
+        """Nothing of this boot can change any more."""
+        return self.stream.stopped_ns is not None or self._ended is not None
+
+    @property
+    def bill_nano(self) -> int:
+        """Allocation x price from the start to the end of the last closed window, without looking at windows."""
+        return self._bill(self.started.at_ns, self.stream.billed_ns)
+
+    @property
+    def energy_mj(self) -> int | None:
+        """Millijoules by the devices' counters, of all GPUs; None without samples."""
+        return sum(last - first for first, last in self._energy.values()) if self._energy else None
+
+    def drain(self) -> list[Entry]:
+        """What is to be posted since the last call."""
+        entry = Entry(self.row(), tuple(self._requests), tuple(self._windows))
+        self._requests.clear()
+        self._windows.clear()
+        return [entry]
+
+    def row(self) -> Boot:
+        """The boot as the ledger keeps it."""
+        ended = self.stream.stopped_ns if self.stream.stopped_ns is not None else self._ended
+        return Boot(
+            boot=self.started.key.boot,
+            engine=self.engine,
+            kind=self.started.kind,
+            model=self.started.model,
+            gpu=self.tariff.gpu,
+            gpu_count=self.tariff.count,
+            price_version=self.tariff.version,
+            anchor=self.started.anchor,
+            started_ns=self._wall(self.started.at_ns),
+            closed_ns=self._wall(ended) if ended is not None else None,
+            bill_nano=self.bill_nano,
+            energy_first_mj=sum(first for first, _ in self._energy.values()) if self._energy else None,
+            energy_last_mj=sum(last for _, last in self._energy.values()) if self._energy else None,
+        )
+
+    def wip(self) -> dict[str, int]:
+        """Provisional nano-dollars of windows that are not settled, by phase or account."""
+        return self.stream.provisional()
+
+    def fit(self) -> Fit | None:
+        """The fit as it stands."""
+        return self.stream.fit()
+
+    def evidence(self, lines: Mapping[str, int], counters: dict[str, int] | None = None) -> Evidence:
+        """What the checks compare; ``lines`` are this boot's settled nano-dollars by account, from the ledger."""
+        fit = self.stream.fit()
+        busy = sum(lines.get(account, 0) for account in (c.CHARGED, c.ABORTED, c.UNATTRIBUTED))
+        return Evidence(
+            bill_nano=self.bill_nano,
+            lines_nano=(*lines.values(), *self.wip().values()),
+            busy_nano=busy,
+            unattributed_nano=lines.get(c.UNATTRIBUTED, 0),
+            fit_gap=self.stream.fit_gap(fit.coefficients) if fit and fit.method != c.ASSUMED else None,
+            fit_error=fit.walk_forward_wape if fit else None,
+            one_sided=self.records["one_sided"],
+            records=dict(self.records) if self.closed else None,
+            marks=dict(self.marks) if self.closed else None,
+            counters=counters,
+        )
+
+    def _wall(self, mono_ns: int) -> int:
+        return self.started.anchor.to_wall(mono_ns)
+
+    def _bill(self, start_ns: int, end_ns: int) -> int:
+        return self.tariff.bill(self._wall(start_ns), self._wall(end_ns))
+
+
+def costing_options(settings: Settings) -> Options:
+    """How windows are cut and settled, from farthing.yaml."""
+    costing = settings.costing
+    return Options(costing.window_seconds * SECOND, costing.grace_seconds * SECOND, costing.horizon_windows)
+
+
+def request_row(usage: Usage, engine: str, ended_wall_ns: int) -> RequestRow:
+    """A usage record as a row: the engine's counts where it gave them, else the client's, else unknown."""
+    sequences = usage.sequences
+    if sequences:
+        computed: int | None = sum(max(0, s.prompt_tokens - s.cached_tokens) for s in sequences)
+        cached: int | None = sum(s.cached_tokens for s in sequences)
+        output: int | None = sum(s.output_tokens for s in sequences)
+    else:
+        cached = usage.cached_tokens
+        computed = None if usage.prompt_tokens is None else max(0, usage.prompt_tokens - (cached or 0))
+        output = usage.output_tokens if usage.output_tokens is not None else usage.delivered_tokens
+    return RequestRow(
+        key=usage.key,
+        engine=engine,
+        request_id=usage.request_id,
+        ended_wall_ns=ended_wall_ns,
+        tenant=usage.tenant,
+        project=usage.project,
+        workload=usage.workload,
+        tier=usage.tier,
+        model=usage.model,
+        outcome=usage.outcome,
+        status=usage.status,
+        seen_by=usage.seen_by,
+        trace_id=usage.trace_id,
+        prompt_computed=computed,
+        prompt_cached=cached,
+        image_tokens=usage.image_tokens,
+        output_tokens=output,
+    )
+
+
+def _count_usage(counts: Counter[str], usage: Usage) -> None:
+    row = request_row(usage, "", 0)
+    started = [s for s in usage.sequences if s.first_ns is not None]
+    counts["sequences"] += len(started) if usage.sequences else int(usage.first_ns is not None)
+    counts["prompt_computed"] += row.prompt_computed or 0
+    counts["output"] += row.output_tokens or 0
+    counts["longest_prompt"] = max(counts["longest_prompt"], row.prompt_computed or 0)
+    if usage.outcome == c.ABORTED:
+        counts["aborted_output"] += row.output_tokens or 0
+    if row.prompt_computed is None:
+        counts["unknown_prompts"] += 1
+    if usage.outcome == c.FINISHED and usage.seen_by != "both":
+        counts["one_sided"] += 1

@@ -1,0 +1,112 @@
+"""Cumulative sums over the ledger, loaded once and kept current with each posting."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+
+import sqlalchemy as sa
+
+from farthing.domain import conventions as c
+from farthing.domain.model import SettledWindow
+from farthing.ledger import tables as t
+from farthing.ledger.repository import Ledger, RequestRow
+
+__all__ = ["Totals"]
+
+TenantKey = tuple[str, str, str]
+"""tenant, model, tier."""
+
+_REQUEST_TOKENS = {
+    c.TOKEN_PROMPT_COMPUTED: "prompt_computed",
+    c.TOKEN_PROMPT_CACHED: "prompt_cached",
+    c.TOKEN_IMAGE: "image_tokens",
+    c.TOKEN_OUTPUT: "output_tokens",
+}
+
+
+class Totals:
+    """Everything settled so far, by engine and by tenant; integers throughout."""
+
+    def __init__(self) -> None:
+        self.accounts: defaultdict[str, Counter[tuple[str, str, str]]] = defaultdict(Counter)
+        """engine -> (account, phase, method) -> nano-dollars."""
+        self.unattributed: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        self._boots: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        """boot -> account -> nano-dollars."""
+        self.windows: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        """engine -> bill_nano, busy_ns, and tokens by kind."""
+        self.tenant_cost: defaultdict[TenantKey, Counter[str]] = defaultdict(Counter)
+        self.tenant_aborted: Counter[TenantKey] = Counter()
+        self.tenant_requests: defaultdict[TenantKey, Counter[str]] = defaultdict(Counter)
+        self.tenant_tokens: defaultdict[TenantKey, Counter[str]] = defaultdict(Counter)
+        self.image_tokens: Counter[str] = Counter()
+        self.one_sided: Counter[str] = Counter()
+
+    @classmethod
+    def load(cls, ledger: Ledger) -> Totals:
+        """The sums of everything in the ledger."""
+        totals = cls()
+        j, w, q = t.journal.c, t.windows.c, t.requests.c
+        keys = (j.boot, j.engine, j.debit, j.phase, j.method, j.reason, j.tenant, j.model, j.tier)
+        for row in ledger.select(sa.select(*keys, sa.func.sum(j.nano).label("nano")).group_by(*keys)):
+            totals._line(row.engine, row.debit, row.phase, row.method, row.reason, int(row.nano))
+            totals._boots[row.boot][row.debit] += int(row.nano)
+            totals._tenant(row.debit, row.phase, (row.tenant, row.model, row.tier), int(row.nano))
+        sums = [sa.func.sum(column).label(column.name) for column in (w.bill_nano, w.busy_ns, *_window_tokens())]
+        joined = sa.select(t.boots.c.engine, *sums).join(t.boots, t.boots.c.boot == w.boot).group_by(t.boots.c.engine)
+        for row in ledger.select(joined):
+            values = row._mapping
+            totals.windows[row.engine].update({name: int(values[name]) for name in values if name != "engine"})
+        counts = [sa.func.count().label("number")]
+        counts += [sa.func.sum(q[column]).label(column) for column in _REQUEST_TOKENS.values()]
+        by = (q.engine, q.tenant, q.model, q.tier, q.outcome, q.seen_by)
+        for row in ledger.select(sa.select(*by, *counts).group_by(*by)):
+            tokens = {kind: int(row._mapping[column] or 0) for kind, column in _REQUEST_TOKENS.items()}
+            totals._request(row, tokens, int(row.number))
+        return totals
+
+    def add(self, engine: str, windows: Iterable[SettledWindow], requests: Iterable[RequestRow]) -> None:
+        """Count what was just posted; the caller gives only what is new."""
+        for window in windows:
+            counts = self.windows[engine]
+            counts.update({"bill_nano": window.bill_nano, "busy_ns": window.busy_ns})
+            counts.update({column.name: window.tokens.get(column.name, 0) for column in _window_tokens()})
+            for p in window.postings:
+                self._line(engine, p.account, p.phase, p.method, p.reason, p.nano)
+                self._boots[window.boot][p.account] += p.nano
+                self._tenant(p.account, p.phase, (p.tenant, p.model, p.tier), p.nano)
+        for request in requests:
+            tokens = {kind: getattr(request, column) or 0 for kind, column in _REQUEST_TOKENS.items()}
+            self._request(request, tokens, 1)
+
+    def boot_lines(self, boots: Iterable[str]) -> dict[str, int]:
+        """Settled nano-dollars by account of some boots together."""
+        lines: Counter[str] = Counter()
+        for boot in boots:
+            lines.update(self._boots[boot])
+        return dict(lines)
+
+    def _line(self, engine: str, account: str, phase: str, method: str, reason: str, nano: int) -> None:  # noqa: PLR0917 - the journal's columns, in their order
+        self.accounts[engine][account, phase, method] += nano
+        if account == c.UNATTRIBUTED:
+            self.unattributed[engine][reason] += nano
+
+    def _tenant(self, account: str, phase: str, key: TenantKey, nano: int) -> None:
+        if account == c.CHARGED:
+            self.tenant_cost[key][phase] += nano
+        elif account == c.ABORTED:
+            self.tenant_aborted[key] += nano
+
+    def _request(self, row: RequestRow, tokens: dict[str, int], number: int) -> None:
+        key = (row.tenant, row.model, row.tier)
+        self.tenant_requests[key][row.outcome] += number
+        self.tenant_tokens[key].update(tokens)
+        self.image_tokens[row.engine] += tokens[c.TOKEN_IMAGE]
+        if row.seen_by != "both" and row.outcome == c.FINISHED:
+            self.one_sided[row.engine] += number
+
+
+def _window_tokens() -> tuple[sa.Column[int], ...]:
+    w = t.windows.c
+    return (w.prompt_computed, w.prompt_cached, w.engine_output, w.encoder)
