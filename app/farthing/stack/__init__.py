@@ -1,0 +1,1 @@
+"""The stack around Farthing: native processes or containers, started and stopped as one."""

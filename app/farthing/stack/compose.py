@@ -1,0 +1,189 @@
+"""The stack in containers: Docker Compose with the configuration of these settings."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from farthing.domain.errors import StackError
+from farthing.settings import Settings, read_secret
+from farthing.stack.compose_config import COMPOSE_FILE, compose_configuration
+from farthing.stack.container import compose_command
+from farthing.stack.effective import shift_ports
+from farthing.stack.health import Awaited, PartFailedError, wait_until_ready
+from farthing.stack.interrupts import stop_signals
+from farthing.stack.layout import StateLayout
+from farthing.stack.report import print_rows, progress
+
+__all__ = ["checkout", "compose_environment", "down_compose", "up_compose"]
+
+READY_SECONDS = 180.0
+"""Containers start slower than processes; images are built and pulled before the clock starts."""
+PROJECT = "farthing"
+DEMO_PROFILE = "demo"
+CONTAINER_READABLE_FILE = 0o644
+CONTAINER_READABLE_FOLDER = 0o755
+TOKEN_VARIABLE = "FARTHING_INTAKE_TOKEN"  # noqa: S105 - the name of a variable
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """One Compose project: how it is called again to stop it."""
+
+    command: tuple[str, ...]
+    environment: dict[str, str]
+
+    def call(self, *words: str) -> int:
+        return subprocess.run([*self.command, *words], env={**os.environ, **self.environment}, check=False).returncode
+
+
+def checkout() -> Path | None:
+    """The repository this package runs from; None for an installed wheel, which carries no Compose file."""
+    root = Path(__file__).resolve().parents[3]
+    return root if (root / COMPOSE_FILE).is_file() else None
+
+
+def up_compose(settings: Settings, *, detach: bool, port_offset: int, console: Console) -> int:
+    """Start the containers; return 0 once they stopped (or, with ``detach``, once they are ready).
+
+    Raises StackError when Compose or the checkout is missing, or a service does not become ready.
+    """
+    root, compose = checkout(), compose_command()
+    if root is None:
+        raise StackError("the Compose stack needs a checkout of the repository; run from one, or use --native")
+    if compose is None:
+        raise StackError("a Docker engine answers but Docker Compose is not installed; install it, or use --native")
+    layout = StateLayout.at(settings.stack.state_dir)
+    layout.create()
+    shifted = shift_ports(settings, port_offset)
+    _write_configuration(layout, shifted)
+    token = read_secret(TOKEN_VARIABLE, shifted.serve.token_file) or layout.secret(layout.intake_token)
+    project = PROJECT if port_offset == 0 else f"{PROJECT}-{port_offset}"
+    run = _Run(
+        (*compose, "--project-name", project, "--file", str(root / COMPOSE_FILE)),
+        compose_environment(shifted, layout) | {TOKEN_VARIABLE: token},
+    )
+    _remember(layout, project)
+    with stop_signals() as stop:
+        if run.call("up", "--detach", "--build", "--remove-orphans") != 0:
+            raise StackError("Docker Compose could not start the stack; its messages are above")
+        try:
+            with progress(console) as waiting_for:
+                wait_until_ready(
+                    _awaited(shifted),
+                    patience_seconds=READY_SECONDS,
+                    stop=stop,
+                    waiting_for=waiting_for,
+                    check=lambda _: None,
+                )
+        except PartFailedError:
+            run.call("logs", "--tail", "20")
+            run.call("down")
+            raise
+        if not stop.is_set():
+            _print_ready(console, shifted, detached=detach)
+            if detach:
+                return 0
+            _wait(stop)
+        run.call("down")
+    return 0
+
+
+def down_compose(settings: Settings, *, console: Console) -> bool:
+    """Stop the containers that ``up_compose`` started from this state folder; False when there were none."""
+    layout = StateLayout.at(settings.stack.state_dir)
+    note = _note(layout)
+    if not note.exists():
+        return False
+    root, compose = checkout(), compose_command()
+    if root is None or compose is None:
+        raise StackError(f"{note} says that containers run, but Docker Compose or the checkout is gone")
+    project = str(json.loads(note.read_text(encoding="utf-8"))["project"])
+    run = _Run(
+        (*compose, "--project-name", project, "--file", str(root / COMPOSE_FILE)), compose_environment(settings, layout)
+    )
+    if run.call("down", "--remove-orphans") != 0:
+        raise StackError(f"Docker Compose could not stop project {project}; its messages are above")
+    note.unlink()
+    console.print(f"stopped the containers of project {project}", soft_wrap=True, highlight=False)
+    return True
+
+
+def compose_environment(settings: Settings, layout: StateLayout) -> dict[str, str]:
+    """The variables of compose.yaml: ports, where configuration is mounted from, and the demo without engines."""
+    stack = settings.stack
+    config = layout.compose
+    return {
+        "FARTHING_PORT": str(settings.serve.port),
+        "PROMETHEUS_PORT": str(stack.prometheus_port),
+        "ALERTMANAGER_PORT": str(stack.alertmanager_port),
+        "GRAFANA_PORT": str(stack.grafana_port),
+        "JAEGER_PORT": str(stack.jaeger_port),
+        "JAEGER_OTLP_GRPC_PORT": str(stack.jaeger_otlp_grpc_port),
+        "JAEGER_OTLP_HTTP_PORT": str(stack.jaeger_otlp_http_port),
+        "REPLAY_PORT": str(stack.replay_port),
+        "REPLAY_RECORDING": stack.replay_recording,
+        "REPLAY_LEAD_SECONDS": f"{stack.replay_lead_seconds:g}",
+        "FARTHING_COMPOSE_CONFIG": str(config),
+        "FARTHING_COMPOSE_RULES": str(config / "rules"),
+        "FARTHING_COMPOSE_DASHBOARDS": str(config / "dashboards"),
+        "COMPOSE_PROFILES": "" if settings.engines else DEMO_PROFILE,
+    }
+
+
+def _write_configuration(layout: StateLayout, settings: Settings) -> None:
+    """Readable by the containers' users; the state folder above it keeps this machine's other users out."""
+    layout.write_tree(layout.compose, compose_configuration(settings))
+    for path in (layout.compose, *layout.compose.rglob("*")):
+        path.chmod(CONTAINER_READABLE_FOLDER if path.is_dir() else CONTAINER_READABLE_FILE)
+
+
+def _note(layout: StateLayout) -> Path:
+    return layout.root / "compose.json"
+
+
+def _remember(layout: StateLayout, project: str) -> None:
+    layout.write(_note(layout), json.dumps({"project": project}) + "\n")
+
+
+def _awaited(settings: Settings) -> list[Awaited]:
+    stack = settings.stack
+    urls = {
+        "prometheus": f"http://127.0.0.1:{stack.prometheus_port}/-/ready",
+        "alertmanager": f"http://127.0.0.1:{stack.alertmanager_port}/-/ready",
+        "farthing": f"http://127.0.0.1:{settings.serve.port}/readyz",
+        "grafana": f"http://127.0.0.1:{stack.grafana_port}/api/health",
+        "jaeger": f"http://127.0.0.1:{stack.jaeger_port}/",
+    }
+    if not settings.engines:
+        urls["replay"] = f"http://127.0.0.1:{stack.replay_port}/metrics"
+    return [Awaited(name, url) for name, url in urls.items()]
+
+
+def _print_ready(console: Console, settings: Settings, *, detached: bool) -> None:
+    stack = settings.stack
+    rows: Sequence[tuple[str, str]] = [
+        ("page", f"http://127.0.0.1:{settings.serve.port}/"),
+        ("metrics", f"http://127.0.0.1:{settings.serve.port}/metrics"),
+        ("Prometheus", f"http://127.0.0.1:{stack.prometheus_port}"),
+        ("Alertmanager", f"http://127.0.0.1:{stack.alertmanager_port}"),
+        ("Grafana", f"http://127.0.0.1:{stack.grafana_port}"),
+        ("Jaeger", f"http://127.0.0.1:{stack.jaeger_port}"),
+        ("ledger", "in the volume farthing-data"),
+        ("logs", "docker compose logs"),
+    ]
+    print_rows(console, rows)
+    ending = "stop it with: farthing down" if detached else "press Ctrl-C to stop"
+    console.print(ending, soft_wrap=True, highlight=False)
+
+
+def _wait(stop: threading.Event) -> None:
+    while not stop.wait(0.5):
+        pass

@@ -1,0 +1,84 @@
+"""The settings a stack really runs with: ports shifted, paths absolute, a token, and the replay as an engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from farthing.domain.errors import ConfigError
+from farthing.settings import EngineSettings, Settings
+from farthing.stack.layout import StateLayout
+
+__all__ = ["REPLAY", "effective_settings", "render_settings", "shift_ports"]
+
+REPLAY = "replay"
+"""Name of the engine that replays a recording when no engine is configured."""
+REPLAY_GPU = "H100-SXM"
+"""What the shipped recordings ran on, as the price table calls it."""
+SQLITE_PREFIX = "sqlite:///"
+
+
+def shift_ports(settings: Settings, offset: int) -> Settings:
+    """The settings with every listening port moved by ``offset``; raises ConfigError outside 1 to 65535."""
+    if offset == 0:
+        return settings
+    stack = {
+        name: getattr(settings.stack, name) + offset
+        for name in type(settings.stack).model_fields
+        if name.endswith("_port")
+    }
+    moved = {f"stack.{name}": port for name, port in stack.items()}
+    moved["serve.port"] = settings.serve.port + offset
+    for name, port in moved.items():
+        if not 1 <= port <= 65535:
+            raise ConfigError(f"--port-offset {offset}: {name} would be {port}; ports lie between 1 and 65535")
+    return settings.model_copy(
+        update={
+            "stack": settings.stack.model_copy(update=stack),
+            "serve": settings.serve.model_copy(update={"port": moved["serve.port"]}),
+        }
+    )
+
+
+def effective_settings(settings: Settings, layout: StateLayout) -> Settings:
+    """What the processes of the stack are given, whatever folder they run in.
+
+    A ledger that the settings do not name lives in the state folder; without engines the replay is one.
+    """
+    ledger = f"{SQLITE_PREFIX}{layout.ledger}" if "ledger" not in settings.model_fields_set else settings.ledger
+    update: dict[str, Any] = {
+        "ledger": _absolute_ledger(ledger),
+        "stack": settings.stack.model_copy(update={"state_dir": layout.root}),
+        "serve": settings.serve.model_copy(
+            update={"token_file": (settings.serve.token_file or layout.intake_token).expanduser().absolute()}
+        ),
+    }
+    if not settings.engines:
+        update["engines"] = (
+            EngineSettings.model_validate(
+                {"name": REPLAY, "url": f"http://127.0.0.1:{settings.stack.replay_port}", "gpu": REPLAY_GPU}
+            ),
+        )
+    return settings.model_copy(update=update)
+
+
+def render_settings(settings: Settings) -> str:
+    """``settings`` as YAML that ``load_settings`` reads back to the same settings."""
+    data = settings.model_dump(mode="json", by_alias=True)
+    text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+    try:
+        Settings.model_validate(yaml.safe_load(text))
+    except ValidationError as error:
+        raise ConfigError(f"the effective settings are inconsistent: {error.errors()[0]['msg']}") from error
+    return "# Written by `farthing up`; edit farthing.yaml instead.\n" + text
+
+
+def _absolute_ledger(url: str) -> str:
+    """A SQLite URL with its path made absolute; any other URL as it is."""
+    path = url.removeprefix(SQLITE_PREFIX)
+    if not url.startswith(SQLITE_PREFIX) or not path or path.startswith((":memory:", "/", "file:")):
+        return url
+    return f"{SQLITE_PREFIX}{Path(path).absolute()}"
