@@ -1,0 +1,130 @@
+"""Made-up snapshots whose identity holds: one H100 with every account in use and four tenants."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from farthing.domain.clock import SECOND
+from farthing.domain.conventions import METRIC_TPOT, METRIC_TTFT
+from farthing.domain.model import (
+    Check,
+    Engine,
+    EngineGauges,
+    EngineView,
+    Fit,
+    HistogramView,
+    IntakeView,
+    Snapshot,
+    TenantView,
+)
+
+START_NS = 1_792_000_000 * SECOND
+MODEL = "meta-llama/Llama-3.1-8B-Instruct"
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+BOUNDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+
+# Nano-dollars per step; every tenant's charges add up to the engine's, and the lines to the bill.
+CHARGES = {
+    "acme-search": {"prefill": 310_000_001, "decode": 720_000_002, "vision": 90_000_000},
+    "globex": {"prefill": 205_000_000, "decode": 402_000_000, "vision": 151_000_003},
+    "initech": {"prefill": 61_000_000, "decode": 99_000_007},
+    "unknown": {"prefill": 4_000_000, "decode": 7_000_000},
+}
+ABORTS = {"acme-search": 12_000_000, "globex": 31_000_000, "initech": 0, "unknown": 0}
+PHASE_COST = {phase: sum(cost.get(phase, 0) for cost in CHARGES.values()) for phase in ("prefill", "decode", "vision")}
+TOKENS = {"prompt_computed": 4_000_000, "prompt_cached": 1_500_000, "image": 300_000, "output": 1_200_000}
+
+
+def engine_view(step: int = 100, name: str = "llama-8b") -> EngineView:
+    """An engine after ``step`` windows; dollars, tokens and time are proportional to it."""
+    accounts = {("charged", phase, "modelled"): nano * step for phase, nano in PHASE_COST.items()}
+    accounts |= {
+        ("aborted", "decode", "estimated"): sum(ABORTS.values()) * step,
+        ("starting", "", "metered"): 210_000_000 * step,
+        ("idle", "", "metered"): 640_000_000 * step,
+        ("asleep", "", "metered"): 55_000_000 * step,
+        ("down", "", "metered"): 20_000_000 * step,
+        ("unattributed", "", "metered"): 9_000_000 * step,
+    }
+    wip = {"decode": 21_000_000, "prefill": 9_000_000}
+    return EngineView(
+        engine=Engine(name, "vllm", MODEL, "NVIDIA H100 80GB HBM3", 1),
+        state="serving",
+        price_nano_per_hour=2_490_000_000,
+        bill_nano=sum(accounts.values()) + sum(wip.values()),
+        accounts_nano=accounts,
+        unattributed_nano={"lost_record": 6_000_000 * step, "unmetered": 3_000_000 * step},
+        wip_nano=wip,
+        residual_nano=0,
+        busy_ns=4 * SECOND * step,
+        tokens={kind: count * step for kind, count in TOKENS.items()},
+        energy_millijoules=2_100_500 * step,
+        unit_cost_nano_per_million={
+            "prefill": PHASE_COST["prefill"] * 1_000_000 // TOKENS["prompt_computed"],
+            "decode": PHASE_COST["decode"] * 1_000_000 // TOKENS["output"],
+            "vision": PHASE_COST["vision"] * 1_000_000 // TOKENS["image"],
+        },
+        fit=Fit("f7", "modelled", {"step": 0.004, "decode_tokens": 2.1e-5}, {"step": (0.003, 0.005)}, 0.043, 240),
+        gauges=EngineGauges(
+            running=37,
+            waiting=4,
+            kv_usage=0.62,
+            generation_tokens_per_second=1_840.0,
+            prompt_tokens_per_second=6_900.0,
+            scrape_up=True,
+            scrape_failures=2,
+        ),
+        watermark_lag_ns=7 * SECOND,
+        checks=(
+            Check("identity", True, "bill equals its lines to the nano-dollar"),
+            Check("output_tokens", False, "engine counted 1,200,000, requests 1,188,004 (1.0 % lost)"),
+        ),
+    )
+
+
+def tenant_views(step: int = 100) -> tuple[TenantView, ...]:
+    """The four tenants after ``step`` windows."""
+    tiers = {"acme-search": "interactive", "globex": "documents", "initech": "batch", "unknown": "unknown"}
+    return tuple(
+        TenantView(
+            tenant=tenant,
+            model=MODEL,
+            tier=tiers[tenant],
+            cost_nano={phase: nano * step for phase, nano in cost.items()},
+            aborted_nano=ABORTS[tenant] * step,
+            tokens={"prompt_computed": 900_000 * step, "output": 280_000 * step},
+            requests={"finished": 90 * step, "aborted": 3 * step},
+        )
+        for tenant, cost in CHARGES.items()
+    )
+
+
+def histogram_view(step: int = 100, metric: str = METRIC_TTFT, tier: str = "interactive") -> HistogramView:
+    """A histogram of 20 observations per step: 10 % in each of the buckets but 50 % in (0.1, 0.25]."""
+    return HistogramView(
+        metric=metric,
+        model=MODEL,
+        tier=tier,
+        bounds=BOUNDS,
+        counts=tuple(step * count for count in (2, 4, 14, 16, 18, 20, 20)),
+        sum_seconds=6.5 * step,
+        exemplars=(None, None, ({"trace_id": TRACE}, 0.2, START_NS / SECOND), None, None, None, None),
+    )
+
+
+def snapshot(step: int = 100) -> Snapshot:
+    """Everything after ``step`` windows of five seconds."""
+    return Snapshot(
+        taken_ns=START_NS + step * 5 * SECOND,
+        currency="USD",
+        version="0.1.0",
+        engines=(engine_view(step),),
+        tenants=tenant_views(step),
+        histograms=(histogram_view(step), histogram_view(step, METRIC_TPOT)),
+        intake=IntakeView({("usage", "accepted"): 400 * step, ("usage", "refused"): 1}),
+    )
+
+
+def empty_snapshot() -> Snapshot:
+    """A ledger in which no engine has reported yet."""
+    return replace(snapshot(0), engines=(), tenants=(), histograms=(), intake=IntakeView())

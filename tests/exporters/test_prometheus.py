@@ -1,0 +1,283 @@
+"""The snapshot as Prometheus metrics: exact dollars, absent unknowns, counters that never decrease."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry, Metric
+from prometheus_client.openmetrics import parser as openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+from tests.exporters.snapshots import TRACE, empty_snapshot, engine_view, histogram_view, snapshot
+
+from farthing.domain import conventions as names
+from farthing.domain.model import Check, EngineGauges, Fit, Snapshot, TenantView
+from farthing.domain.money import NANO
+from farthing.exporters.prometheus import SnapshotCollector, exposition
+
+OPENMETRICS = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
+
+Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+
+
+def registry_of(source: Callable[[], Snapshot], top_tenants: int = 50) -> CollectorRegistry:
+    registry = CollectorRegistry()
+    registry.register(SnapshotCollector(source, top_tenants))
+    return registry
+
+
+def scrape(registry: CollectorRegistry) -> Samples:
+    """Sample (name, labels as a sorted tuple) -> value."""
+    body, _ = exposition(registry, "")
+    samples: Samples = {}
+    for family in parse_text(body.decode()):
+        for sample in family.samples:
+            key = (sample.name, tuple(sorted(sample.labels.items())))
+            assert key not in samples, f"{key} appears twice"
+            samples[key] = sample.value
+    return samples
+
+
+def series(samples: Samples, name: str, **labels: str) -> Samples:
+    return {key: value for key, value in samples.items() if key[0] == name and labels.items() <= dict(key[1]).items()}
+
+
+def one(samples: Samples, name: str, **labels: str) -> float:
+    (value,) = series(samples, name, **labels).values()
+    return value
+
+
+def parse_openmetrics(body: bytes) -> list[Metric]:
+    return list(openmetrics.text_string_to_metric_families(body.decode()))  # type: ignore[no-untyped-call]
+
+
+def tenant(name: str, nano: int, aborted: int = 0) -> TenantView:
+    return TenantView(name, "m", "chat", {"decode": nano}, aborted, {"output": nano // 1000}, {"finished": 1})
+
+
+def test_every_metric_of_the_conventions_has_a_series():
+    """No metric name is defined without being exported."""
+    pictured = replace(
+        snapshot(),
+        histograms=tuple(
+            histogram_view(metric=metric)
+            for metric in (names.METRIC_TTFT, names.METRIC_TPOT, names.METRIC_E2E, names.METRIC_QUEUE)
+        ),
+    )
+    found = {name for name, _ in scrape(registry_of(lambda: pictured))}
+    defined = {value for key, value in vars(names).items() if key.startswith("METRIC_")}
+    histograms = {name for name in defined if f"{name}_bucket" in found}
+    assert len(histograms) == 4
+    assert defined - histograms <= found
+
+
+@given(st.integers(min_value=0, max_value=10**18))
+def test_dollars_are_the_nearest_float_of_the_exact_amount(nano):
+    """An integer of nano-dollars is divided once and rounded once."""
+    pictured = replace(snapshot(), engines=(replace(engine_view(), bill_nano=nano),))
+    value = one(scrape(registry_of(lambda: pictured)), names.METRIC_BILL, engine="llama-8b")
+    assert value == nano / NANO
+    assert nano > 2**53 or round(value * NANO) == nano
+
+
+def test_the_lines_of_an_engine_add_up_to_its_bill():
+    """What Prometheus holds keeps the promise: cost by account plus work in progress is the bill."""
+    samples = scrape(registry_of(snapshot))
+    lines = [*series(samples, names.METRIC_COST).values(), *series(samples, names.METRIC_WIP).values()]
+    assert sum(round(value * NANO) for value in lines) == engine_view().bill_nano
+    assert one(samples, names.METRIC_RESIDUAL) == 0
+    assert one(samples, names.METRIC_COST, account="charged", phase="vision", method="modelled") == 24.1000003
+    assert one(samples, names.METRIC_UNATTRIBUTED, reason="lost_record") == 0.6
+
+
+def test_what_is_unknown_is_an_absent_series():
+    """None never becomes 0: no price, no fit, no scrape, no energy counter, no tokens of a kind."""
+    blank = replace(
+        engine_view(),
+        price_nano_per_hour=None,
+        energy_millijoules=None,
+        fit=None,
+        gauges=EngineGauges(),
+        watermark_lag_ns=None,
+        unit_cost_nano_per_million={"prefill": None, "decode": 7_000_000_000},
+    )
+    samples = scrape(registry_of(lambda: replace(snapshot(), engines=(blank,))))
+    for name in (
+        names.METRIC_PRICE,
+        names.METRIC_SPEND_RATE,
+        names.METRIC_ENERGY,
+        names.METRIC_FIT_ERROR,
+        names.METRIC_SCRAPE_UP,
+        names.METRIC_WATERMARK_LAG,
+    ):
+        assert not series(samples, name), name
+    assert list(series(samples, names.METRIC_UNIT_COST).values()) == [7.0]
+
+
+def test_a_fit_that_has_not_predicted_yet_has_no_error():
+    """A fit without a past exports no error instead of a perfect one."""
+    fresh = replace(engine_view(), fit=Fit("f0", "estimated", {}, {}, walk_forward_wape=None, windows=1))
+    assert not series(scrape(registry_of(lambda: replace(snapshot(), engines=(fresh,)))), names.METRIC_FIT_ERROR)
+
+
+def test_units_are_base_units():
+    """Nanoseconds become seconds, millijoules joules, and the GPU's price is one GPU's."""
+    pair = replace(engine_view(), engine=replace(engine_view().engine, gpu_count=2))
+    samples = scrape(registry_of(lambda: replace(snapshot(), engines=(pair,))))
+    assert one(samples, names.METRIC_BUSY) == 400.0
+    assert one(samples, names.METRIC_ENERGY) == 210_050.0
+    assert one(samples, names.METRIC_WATERMARK_LAG) == 7.0
+    assert one(samples, names.METRIC_PRICE, gpu="NVIDIA H100 80GB HBM3") == 1.245
+    assert one(samples, names.METRIC_SPEND_RATE) == 2.49
+
+
+def test_a_check_is_one_only_if_all_of_its_name_agree():
+    """Two checks of one name are one series, red if either is."""
+    checks = (Check("books", True, ""), Check("books", False, ""), Check("tokens", True, ""))
+    samples = scrape(registry_of(lambda: replace(snapshot(), engines=(replace(engine_view(), checks=checks),))))
+    assert one(samples, names.METRIC_CHECK, check="books") == 0
+    assert one(samples, names.METRIC_CHECK, check="tokens") == 1
+
+
+def test_aborted_dollars_are_a_phase_of_their_tenant():
+    """A tenant's cost summed over phases includes what it aborted."""
+    samples = scrape(registry_of(snapshot))
+    assert one(samples, names.METRIC_TENANT_COST, tenant="globex", phase="aborted") == 3.1
+    assert one(samples, names.METRIC_TENANT_COST, tenant="globex", phase="vision", tier="documents") == 15.1000003
+    assert one(samples, names.METRIC_TENANT_REQUESTS, tenant="globex", outcome="aborted") == 300
+
+
+def test_tenants_beyond_the_largest_keep_their_dollars_in_other():
+    """The costliest K have names, the rest one name, and the sum is the whole."""
+    tenants = tuple(tenant(f"t{i}", i * 1_000_000_007, aborted=3) for i in range(1, 10))
+    samples = scrape(registry_of(lambda: replace(snapshot(), tenants=tenants), top_tenants=3))
+    shown = {dict(labels)["tenant"] for _, labels in series(samples, names.METRIC_TENANT_COST)}
+    assert shown == {"t9", "t8", "t7", "other"}
+    total = sum(round(value * NANO) for value in series(samples, names.METRIC_TENANT_COST).values())
+    assert total == sum(sum(view.cost_nano.values()) + view.aborted_nano for view in tenants)
+    assert sum(series(samples, names.METRIC_TENANT_REQUESTS).values()) == 9
+    assert sum(series(samples, names.METRIC_TENANT_TOKENS).values()) == sum(view.tokens["output"] for view in tenants)
+
+
+@given(
+    st.lists(st.dictionaries(st.sampled_from("abcdefgh"), st.integers(0, 10**12)), min_size=1, max_size=6),
+    st.integers(1, 5),
+)
+def test_no_series_decreases_when_a_new_tenant_overtakes(growths, top):
+    """Whoever arrives, and however much they spend, every tenant counter only grows."""
+    spent: dict[str, int] = {}
+    current = snapshot()
+    registry = registry_of(lambda: current, top_tenants=top)
+    before: Samples = {}
+    for growth in growths:
+        for name, nano in growth.items():
+            spent[name] = spent.get(name, 0) + nano
+        current = replace(snapshot(), tenants=tuple(tenant(name, nano) for name, nano in spent.items()))
+        after = {key: value for key, value in scrape(registry).items() if key[0].startswith("farthing_tenant_")}
+        assert all(after.get(key, -1) >= value for key, value in before.items())
+        costs = series(after, names.METRIC_TENANT_COST)
+        assert sum(round(value * NANO) for value in costs.values()) == sum(spent.values())
+        before = after
+
+
+def test_seats_survive_a_restart_when_they_are_handed_over():
+    """A new process given the old one's seats shows the same tenants, though others spent more since."""
+    first = SnapshotCollector(lambda: replace(snapshot(), tenants=(tenant("old", 5),)), top_tenants=1)
+    list(first.collect())
+    assert first.seated == ("old",)
+    later = replace(snapshot(), tenants=(tenant("old", 5), tenant("new", 500)))
+    second = SnapshotCollector(lambda: later, top_tenants=1, seated=first.seated)
+    list(second.collect())
+    assert second.seated == ("old",)
+
+
+def test_a_tenant_that_calls_itself_other_joins_the_pool():
+    """The name of the pool takes no seat and causes no duplicate series."""
+    tenants = (tenant("other", 9_000), tenant("a", 2_000), tenant("b", 1_000))
+    samples = scrape(registry_of(lambda: replace(snapshot(), tenants=tenants), top_tenants=1))
+    assert one(samples, names.METRIC_TENANT_COST, tenant="other", phase="decode") == 10_000 / NANO
+    assert one(samples, names.METRIC_TENANT_COST, tenant="a", phase="decode") == 2_000 / NANO
+
+
+def test_a_limit_below_one_tenant_is_refused():
+    """Nobody by name would be a configuration mistake."""
+    with pytest.raises(ValueError, match="top_tenants"):
+        SnapshotCollector(snapshot, top_tenants=0)
+
+
+def test_hostile_tenant_names_stay_one_label_value():
+    """Quotes, backslashes and newlines in a header cannot forge a series."""
+    evil = 'x"} 1\nfarthing_bill_usd_total{engine="\\'
+    samples = scrape(registry_of(lambda: replace(snapshot(), tenants=(tenant(evil, 1_000),))))
+    assert one(samples, names.METRIC_TENANT_COST, tenant=evil, phase="decode") == 1e-6
+    assert len(series(samples, names.METRIC_BILL)) == 1
+
+
+def test_openmetrics_carries_exemplars_and_parses():
+    """A bucket's exemplar names the trace, in the format that allows exemplars."""
+    body, content_type = exposition(registry_of(snapshot), OPENMETRICS)
+    assert content_type.startswith("application/openmetrics-text; version=1.0.0")
+    assert body.endswith(b"# EOF\n")
+    families = {family.name: family for family in parse_openmetrics(body)}
+    exemplars = [sample.exemplar for sample in families[names.METRIC_TTFT].samples if sample.exemplar]
+    assert [exemplar.labels for exemplar in exemplars] == [{"trace_id": TRACE}]
+    assert exemplars[0].value == 0.2
+
+
+def test_an_exemplar_that_is_too_long_is_left_out():
+    """One oversized label set must not cost the whole exposition."""
+    view = replace(histogram_view(), exemplars=(({"trace_id": "f" * 200}, 0.01, 1.0), *[None] * 6))
+    body, _ = exposition(registry_of(lambda: replace(snapshot(), histograms=(view,))), OPENMETRICS)
+    assert b" # {" not in body
+    assert parse_openmetrics(body)
+
+
+def test_text_is_the_default_and_has_no_exemplars():
+    """A scraper that does not ask gets text 0.0.4, which has no place for exemplars."""
+    for accept in ("", "*/*", "text/html", "application/openmetrics-text;version=latest"):
+        body, content_type = exposition(registry_of(snapshot), accept)
+        assert content_type == "text/plain; version=0.0.4; charset=utf-8"
+        assert TRACE.encode() not in body
+
+
+def test_histograms_are_cumulative_and_end_with_infinity():
+    """Buckets, count and sum come through as the ledger holds them."""
+    samples = scrape(registry_of(snapshot))
+    buckets = series(samples, f"{names.METRIC_TTFT}_bucket", tier="interactive")
+    assert [dict(labels)["le"] for _, labels in buckets] == ["0.05", "0.1", "0.25", "0.5", "1.0", "2.5", "+Inf"]
+    assert list(buckets.values()) == [200, 400, 1400, 1600, 1800, 2000, 2000]
+    assert one(samples, f"{names.METRIC_TTFT}_count") == 2000
+    assert one(samples, f"{names.METRIC_TTFT}_sum") == 650
+
+
+def test_an_empty_ledger_still_says_who_it_is():
+    """Before any engine reports, only the build is known."""
+    assert scrape(registry_of(empty_snapshot)) == {
+        (names.METRIC_BUILD, (("currency", "USD"), ("version", "0.1.0"))): 1.0
+    }
+
+
+def test_help_names_the_ledgers_currency():
+    """Names say usd; where the ledger's currency differs, the help text says so."""
+    body, _ = exposition(registry_of(lambda: replace(snapshot(), currency="EUR")), "")
+    assert (
+        b"# HELP farthing_bill_usd_total Bill of the engine's GPUs (allocation x price) up to the watermark, in EUR."
+        in body
+    )
+
+
+@pytest.mark.real
+def test_promtool_finds_nothing_to_lint():
+    """Prometheus' own linter is clean on the text exposition."""
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail("promtool is not installed")
+        pytest.skip("promtool is not installed")
+    body, _ = exposition(registry_of(snapshot), "")
+    done = subprocess.run([promtool, "check", "metrics"], input=body, capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
