@@ -1,0 +1,140 @@
+"""Panels about service: how much is asked and answered, how fast, and how full the engines are."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from farthing.dashboards import queries, theme
+from farthing.dashboards.parts import Band, Panel, Query
+from farthing.domain import conventions as names
+from farthing.settings import Settings
+
+__all__ = [
+    "engines_up",
+    "inter_token_latency",
+    "kv_cache",
+    "kv_cache_fullest",
+    "queue",
+    "requests_finished",
+    "time_to_first_token",
+    "time_to_first_token_spread",
+    "tokens",
+]
+
+KV_BANDS: Final = (Band(0.8, "careful"), Band(0.95, "broken"))
+"""Above 0.95 new requests wait for memory and running ones are preempted."""
+_BY_MODEL: Final = (names.LABEL_MODEL,)
+_BY_INSTANCE: Final = (names.LABEL_INSTANCE, names.LABEL_MODEL)
+
+
+def engines_up() -> Panel:
+    """Engine targets that answer, of those known."""
+    return theme.number(
+        "Engine targets",
+        "Targets of Prometheus' engine job that answer, and all it knows. Fewer up than known: see the runbook of "
+        "FarthingTargetDown.",
+        "none",
+        [Query(queries.engines_up(), "up"), Query(queries.engines_known(), "known")],
+    )
+
+
+def tokens() -> Panel:
+    """Tokens per second, generated and of prompts."""
+    return theme.over_time(
+        "Tokens per second",
+        "Generated tokens, and prompt tokens including those taken from the prefix cache, over one minute. Falling at "
+        "a steady request rate: answers or prompts became shorter, or engines slower.",
+        "suffix: tok/s",
+        [
+            Query(queries.signal(names.REC_GENERATION_RATE, "sum", _BY_MODEL), "{{model}} generated"),
+            Query(queries.signal(names.REC_PROMPT_RATE, "sum", _BY_MODEL), "{{model}} prompt"),
+        ],
+    )
+
+
+def requests_finished() -> Panel:
+    """Requests that engines finished, per second."""
+    return theme.over_time(
+        "Requests finished per second",
+        "What engines finished, over one minute; requests that clients aborted or that were refused are not in it. "
+        "Falling while the queue grows: the engines are saturated; add one or limit a tenant.",
+        "reqps",
+        [Query(queries.signal(names.REC_REQUEST_RATE, "sum", _BY_MODEL), "{{model}}")],
+    )
+
+
+def time_to_first_token(settings: Settings) -> Panel:
+    """Median and 95th percentile of the time to the first token."""
+    return theme.over_time(
+        "Time to first token",
+        "Over one minute, all instances of a model together; the dashed line is the promise. p95 above it with a "
+        "queue: add engines. Without a queue: prompts are long. See the runbook of LLMTimeToFirstTokenHigh.",
+        "s",
+        [
+            Query(queries.signal(names.REC_TTFT_P95, "max", _BY_MODEL), "{{model}} p95"),
+            Query(queries.signal(names.REC_TTFT_P50, "max", _BY_MODEL), "{{model}} p50"),
+        ],
+        bands=(Band(settings.alerts.ttft_p95_seconds, "broken"),),
+    )
+
+
+def time_to_first_token_spread() -> Panel:
+    """How times to the first token spread."""
+    return theme.distribution(
+        "Time to first token, spread",
+        "First tokens per second by how long they took. Two bands: two kinds of prompts, or one slow instance; choose "
+        "a model to tell them apart before acting on a percentile.",
+        "s",
+        Query(queries.signal(names.REC_TTFT_BUCKET, "sum", (names.LABEL_LE,)), "{{le}}"),
+    )
+
+
+def inter_token_latency() -> Panel:
+    """Median and 95th percentile of the time between tokens."""
+    return theme.over_time(
+        "Inter-token latency",
+        "Time between output tokens of a stream, over one minute. p95 far above p50: long prefills hold up decoding; "
+        "lower --max-num-batched-tokens. Both rising: batches are large; lower --max-num-seqs or add engines.",
+        "s",
+        [
+            Query(queries.signal(names.REC_ITL_P95, "max", _BY_MODEL), "{{model}} p95"),
+            Query(queries.signal(names.REC_ITL_P50, "max", _BY_MODEL), "{{model}} p50"),
+        ],
+    )
+
+
+def queue() -> Panel:
+    """Requests running and waiting, by instance."""
+    return theme.over_time(
+        "Requests running and waiting",
+        "A queue on all instances: add engines. On one only: the router does not balance.",
+        "short",
+        [
+            Query(queries.signal(names.REC_RUNNING, "sum", _BY_INSTANCE), "{{instance}} running"),
+            Query(queries.signal(names.REC_WAITING, "sum", _BY_INSTANCE), "{{instance}} waiting"),
+        ],
+    )
+
+
+def kv_cache() -> Panel:
+    """How full the KV cache is, by instance."""
+    return theme.over_time(
+        "KV cache use",
+        "Share of the KV cache in use by running requests, of the fullest data-parallel rank. Near 1 requests wait "
+        "for memory and are preempted: lower --max-num-seqs, or give the cache more memory.",
+        "percentunit",
+        [Query(queries.signal(names.REC_KV, "max", _BY_INSTANCE), "{{instance}}")],
+        bands=KV_BANDS,
+    )
+
+
+def kv_cache_fullest() -> Panel:
+    """How full the fullest KV cache is now."""
+    return theme.dial(
+        "Fullest KV cache",
+        "The fullest of the chosen instances. In the red, new requests wait: see KV cache use for which one it is.",
+        "percentunit",
+        Query(queries.signal(names.REC_KV, "max")),
+        full=1,
+        bands=KV_BANDS,
+    )

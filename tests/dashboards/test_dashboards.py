@@ -1,0 +1,179 @@
+"""Dashboards are sound JSON, say what to do, and ask honest questions."""
+
+import ast
+import re
+from itertools import combinations
+from pathlib import Path
+
+import pytest
+from tests.dashboards.panels import dashboards, expressions, panels
+
+from farthing.dashboards import theme
+from farthing.dashboards.parts import Query, Section
+from farthing.dashboards.render import DASHBOARDS, render_dashboards
+from farthing.domain import conventions as names
+from farthing.domain.metric_reference import METRICS
+from farthing.settings import AlertSettings, Settings
+
+ROOM = Path(theme.__file__).parent
+DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
+PANELS = list(panels())
+TITLES = [panel["title"] for panel in PANELS]
+
+
+def test_rendering_is_deterministic():
+    """Committed files must not change by themselves."""
+    assert render_dashboards(Settings()) == render_dashboards(Settings())
+
+
+def test_every_dashboard_is_found_by_its_uid():
+    """Alerts link to it, and file and registry agree."""
+    for uid, _ in DASHBOARDS:
+        assert dashboards()[f"{uid}.json"]["uid"] == uid
+    assert names.DASHBOARD_FLEET in dict(DASHBOARDS)
+
+
+def test_panel_ids_are_unique():
+    """Links and alert states go by them."""
+    for dashboard in dashboards().values():
+        ids = [panel["id"] for panel in dashboard["panels"]]
+        assert len(set(ids)) == len(ids)
+
+
+def test_panels_lie_inside_the_grid_and_apart():
+    """Grafana would move overlapping ones, differently on every load."""
+    for dashboard in dashboards().values():
+        places = [panel["gridPos"] for panel in dashboard["panels"]]
+        for place in places:
+            assert 0 <= place["x"] < place["x"] + place["w"] <= 24
+            assert place["h"] > 0
+        for one, other in combinations(places, 2):
+            apart_across = one["x"] + one["w"] <= other["x"] or other["x"] + other["w"] <= one["x"]
+            apart_down = one["y"] + one["h"] <= other["y"] or other["y"] + other["h"] <= one["y"]
+            assert apart_across or apart_down, (one, other)
+
+
+def test_a_row_wider_than_the_grid_is_refused():
+    """It could not be shown as written."""
+    panel = theme.number("n", "d", "s", [Query("x")])
+    section = Section("wide", ((4, ((13, panel), (12, panel))),))
+    with pytest.raises(ValueError, match="wide: a row is 25 columns wide"):
+        theme.dashboard_json(uid="u", title="t", description="d", tags=(), variables=(), sections=(section,))
+
+
+@pytest.mark.parametrize("panel", PANELS, ids=TITLES)
+def test_a_panel_is_of_a_current_type_and_says_what_to_do(panel):
+    """A number without advice is decoration."""
+    assert panel["type"] in {"timeseries", "stat", "gauge", "table", "bargauge", "heatmap"}
+    assert len(panel["description"]) > 60
+    assert panel["description"].endswith(".")
+
+
+@pytest.mark.parametrize("panel", PANELS, ids=TITLES)
+def test_a_panel_has_a_unit(panel):
+    """In a table, every value column has."""
+    assert panel["fieldConfig"]["defaults"]["unit"]
+    if panel["type"] == "table":
+        titled = {override["matcher"]["options"] for override in panel["fieldConfig"]["overrides"]}
+        renamed = panel["transformations"][1]["options"]["renameByName"]
+        assert titled == {title for name, title in renamed.items() if name.startswith("Value #")}
+        for override in panel["fieldConfig"]["overrides"]:
+            assert [part["id"] for part in override["properties"]] == ["unit"]
+
+
+@pytest.mark.parametrize("panel", PANELS, ids=TITLES)
+def test_every_query_asks_the_chosen_data_source(panel):
+    """No dashboard knows the name of someone's Prometheus."""
+    assert panel["datasource"] == DATASOURCE
+    assert panel["targets"]
+    for target in panel["targets"]:
+        assert target["datasource"] == DATASOURCE
+        assert target["expr"]
+    letters = [target["refId"] for target in panel["targets"]]
+    assert len(set(letters)) == len(letters)
+
+
+def test_the_variables_are_a_data_source_and_choices_with_all():
+    """All includes series that a choice does not list, such as those of a down engine."""
+    for dashboard in dashboards().values():
+        source, *choices = dashboard["templating"]["list"]
+        assert (source["type"], source["query"], source["name"]) == ("datasource", "prometheus", "datasource")
+        assert [choice["name"] for choice in choices] == ["model", "instance"]
+        for choice in choices:
+            assert choice["includeAll"]
+            assert choice["multi"]
+            assert choice["allValue"] == ".*"
+            assert choice["datasource"] == DATASOURCE
+
+
+@pytest.mark.parametrize("panel", PANELS, ids=TITLES)
+def test_every_series_with_a_legend_of_its_own_can_be_told_apart(panel):
+    """Several queries of a panel never share a legend."""
+    if panel["type"] != "table":
+        legends = [target["legendFormat"] for target in panel["targets"]]
+        assert len(set(legends)) == len(legends)
+
+
+@pytest.mark.parametrize(("title", "expr"), expressions())
+def test_nothing_unknown_is_shown_as_zero(title, expr):
+    """A missing series stays missing."""
+    assert "vector(0)" not in expr
+    assert " or " not in expr
+
+
+@pytest.mark.parametrize(("title", "expr"), expressions())
+def test_windows_follow_the_dashboard(title, expr):
+    """A rate asks over $__rate_interval, a growth over $__range; fixed windows lie at other zooms."""
+    assert set(re.findall(r"\brate\([^[]*\[([^\]]*)\]", expr)) <= {"$__rate_interval"}
+    assert set(re.findall(r"\bincrease\([^[]*\[([^\]]*)\]", expr)) <= {"$__range"}
+    assert "[" not in re.sub(r"\b(?:rate|increase)\([^[]*\[[^\]]*\]", "", expr)
+
+
+@pytest.mark.parametrize("panel", PANELS, ids=TITLES)
+def test_counters_are_shown_raw_only_where_the_title_says_so(panel):
+    """No lifetime averages, no raw cumulative buckets: only the ledger's own sums, and they say since when."""
+    counters = {metric.name for metric in METRICS if metric.type == "counter"}
+    titles = {target["refId"]: panel["title"] for target in panel["targets"]}
+    if panel["type"] == "table":
+        renamed = panel["transformations"][1]["options"]["renameByName"]
+        titles = {letter: renamed[f"Value #{letter}"] for letter in titles}
+    for target in panel["targets"]:
+        # The join only asks which model an engine serves, and shows no value of it.
+        shown = re.sub(r" unless on \(engine\) \w+\{[^}]*\}", "", target["expr"])
+        raw = re.sub(r"\b(?:rate|increase)\([^[]*\[[^\]]*\]\)", "", shown)
+        named = counters & set(re.findall(r"\w+", raw))
+        assert not named or "since the ledger began" in titles[target["refId"]], (panel["title"], named)
+        assert not re.search(r"_(bucket|sum|count)\b(?!:)", raw)
+
+
+def test_the_promise_comes_from_the_settings():
+    """The line in the panel is the threshold of the alert."""
+    settings = Settings(alerts=AlertSettings(ttft_p95_seconds=1.25))
+    (panel,) = (panel for panel in panels(settings) if panel["title"] == "Time to first token")
+    assert panel["fieldConfig"]["defaults"]["thresholds"]["steps"][-1] == {"color": "red", "value": 1.25}
+    assert panel["fieldConfig"]["defaults"]["custom"]["thresholdsStyle"] == {"mode": "dashed"}
+
+
+@pytest.mark.parametrize(
+    "subject",
+    [
+        *(names.METRIC_SPEND_RATE, names.METRIC_COST, names.METRIC_TENANT_COST, names.METRIC_CHECK, "up"),
+        *(names.REC_GENERATION_RATE, names.REC_REQUEST_RATE, names.REC_TTFT_P50, names.REC_TTFT_P95),
+        *(names.REC_ITL_P50, names.REC_ITL_P95, names.REC_RUNNING, names.REC_WAITING, names.REC_KV),
+    ],
+)
+def test_the_fleet_overview_shows(subject):
+    """What the overview promises."""
+    assert any(subject in expr for _, expr in expressions())
+
+
+def test_only_the_theme_touches_grafanalib():
+    """It is old, camel-cased and untyped, and must stay replaceable."""
+    importing = set()
+    for path in ROOM.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            modules = [node.module] if isinstance(node, ast.ImportFrom) else []
+            modules += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if any(module and module.split(".")[0] == "grafanalib" for module in modules):
+                importing.add(path.name)
+    assert importing == {"theme.py"}
