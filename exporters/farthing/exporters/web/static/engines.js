@@ -59,7 +59,7 @@ export function showChecks(node, note, engines) {
 function checkItem(check, several) {
   return el(
     "li",
-    { "data-testid": "check", "data-check": check.name, "data-engine": check.engine, "data-ok": check.ok },
+    { "data-testid": "check", "data-check": check.name, "data-engine": check.engine, "data-ok": String(check.ok) },
     el("span", { class: check.ok ? "ok" : "ko", "aria-label": check.ok ? "agrees" : "disagrees" }, check.ok ? "✓" : "✗"),
     el("strong", {}, check.name.replaceAll("_", " ")),
     el("span", { class: "muted" }, several ? `${check.engine}: ${check.detail}` : check.detail),

@@ -1,0 +1,205 @@
+"""The page in a real browser: what a person sees is what the ledger holds, and nothing leaves the host."""
+
+import os
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pytest
+import uvicorn
+from playwright.sync_api import Browser, Page, sync_playwright
+from starlette.applications import Starlette
+from tests.exporters.snapshots import empty_snapshot, engine_view, snapshot, tenant_views
+
+from farthing.domain.model import EngineGauges, Snapshot
+from farthing.exporters.web.history import History
+from farthing.exporters.web.routes import web_routes
+
+pytestmark = pytest.mark.real
+
+EVIL = '<img src=x onerror="document.title=1">'
+BEYOND_DOUBLE = 2**53 + 1
+
+
+class Served:
+    """A page on a loopback port; ``pictured`` is what it shows."""
+
+    def __init__(self, pictured: Snapshot) -> None:
+        self.pictured = pictured
+        self.history = History(100)
+        for step in range(60, 101):
+            self.history.observe(snapshot(step))
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}/"
+        app = Starlette(routes=web_routes(lambda: self.pictured, self.history))
+        self.server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error"))
+        self.thread = threading.Thread(target=self.server.run, daemon=True)
+        self.thread.start()
+        deadline = time.monotonic() + 20
+        while not self.server.started:
+            assert time.monotonic() < deadline, "the server did not start"
+            time.sleep(0.02)
+
+    def stop(self) -> None:
+        self.server.should_exit = True
+        self.thread.join(timeout=20)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail("no Chromium is installed")
+        pytest.skip("no Chromium is installed")
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(
+            executable_path=chromium, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        )
+        yield started
+        started.close()
+
+
+@contextmanager
+def opened(browser: Browser, pictured: Snapshot, **options: str) -> Iterator[tuple[Page, Served]]:
+    """The page, loaded; fails on any console error, policy violation or request to another host."""
+    served = Served(pictured)
+    context = browser.new_context(**options)  # type: ignore[arg-type]
+    page = context.new_page()
+    problems: list[str] = []
+    page.on("console", lambda message: problems.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("request", lambda request: None if request.url.startswith(served.url) else problems.append(request.url))
+    try:
+        page.goto(served.url)
+        page.wait_for_selector("#board:visible, #empty:visible")
+        yield page, served
+        assert problems == []
+    finally:
+        context.close()
+        served.stop()
+
+
+def attributes(page: Page, testid: str, name: str) -> list[str]:
+    read = "(nodes, name) => nodes.map((node) => node.getAttribute(name))"
+    values: list[str] = page.get_by_test_id(testid).evaluate_all(read, name)
+    return values
+
+
+def test_the_identity_on_the_page_adds_up(browser):
+    """Bill, lines and residual are on the page as integers, and the visible sum is exact."""
+    with opened(browser, snapshot()) as (page, _):
+        lines = [int(nano) for nano in attributes(page, "line", "data-nano")]
+        assert len(lines) == 10
+        assert (
+            [sum(lines)] == [int(nano) for nano in attributes(page, "bill", "data-nano")] == [engine_view().bill_nano]
+        )
+        assert attributes(page, "residual", "data-nano") == ["0"]
+        assert "0.000000000" in page.get_by_test_id("residual").inner_text()
+        assert "adds up to the nano-dollar" in page.inner_text("#balance")
+        assert attributes(page, "line", "data-account")[0] == "prefill"
+
+
+def test_tenants_are_sorted_by_cost_and_their_names_are_text(browser):
+    """A tenant that calls itself markup is shown as it is, and runs nothing."""
+    evil = replace(tenant_views()[0], tenant=EVIL, cost_nano={"decode": 10**12}, aborted_nano=0)
+    with opened(browser, replace(snapshot(), tenants=(*tenant_views(), evil))) as (page, _):
+        assert attributes(page, "tenant-row", "data-tenant") == [EVIL, "acme-search", "globex", "initech", "unknown"]
+        assert attributes(page, "tenant-row", "data-cost-nano")[1] == str(112_000_000_300 + 1_200_000_000)
+        assert page.get_by_test_id("tenant-row").first.locator("th").inner_text() == EVIL
+        assert page.title() == "Farthing"
+        assert page.locator("#tenants img").count() == 0
+
+
+def test_beyond_a_hundred_tenants_one_row_keeps_the_rest(browser):
+    """The table stays short, and its total whole."""
+    many = tuple(replace(tenant_views()[3], tenant=f"t{i:03d}") for i in range(140))
+    with opened(browser, replace(snapshot(), tenants=many)) as (page, _):
+        assert page.get_by_test_id("tenant-row").count() == 100
+        assert "40 more tenants" in page.get_by_test_id("tenant-rest").inner_text()
+        assert "$154.00" in page.locator("#tenants tfoot").inner_text()
+
+
+def test_the_page_is_live(browser):
+    """A new snapshot shows within a few seconds, without a reload."""
+    with opened(browser, snapshot(100)) as (page, served):
+        served.pictured = snapshot(200)
+        served.history.observe(snapshot(200))
+        wanted = engine_view(200).bill_nano
+        page.wait_for_selector(f'[data-testid="bill"][data-nano="{wanted}"]', timeout=10_000)
+        assert "Live" in page.get_by_test_id("status").inner_text()
+
+
+def test_plots_are_drawn_in_either_scheme(browser):
+    """Every plot has ink on its canvas, light and dark, and names its latest value."""
+    ink = "(c) => c.getContext('2d').getImageData(0, 0, c.width, c.height).data.some((v, i) => i % 4 === 3 && v > 0)"
+    for scheme in ("light", "dark"):
+        with opened(browser, snapshot(), color_scheme=scheme) as (page, _):
+            page.wait_for_selector("[data-plot=kv] canvas")
+            assert page.get_by_test_id("plot").count() == 7
+            assert page.locator("[data-testid=plot] canvas").evaluate_all(f"(all) => all.map({ink})") == [True] * 7
+            assert "$1.02" in page.locator("[data-plot=unit-cost]").inner_text()
+
+
+def test_unknown_is_a_dash_with_a_reason(browser):
+    """What nobody knows is an em dash that explains itself, never 0; a missing price is said aloud."""
+    blank = replace(engine_view(), price_nano_per_hour=None, fit=None, gauges=EngineGauges(), energy_millijoules=None)
+    with opened(browser, replace(snapshot(), engines=(blank,))) as (page, _):
+        spend = page.get_by_test_id("spend-rate").locator(".unknown")
+        assert spend.inner_text() == "—"
+        assert spend.get_attribute("title") == "Unknown: no engine has a price"
+        row = page.get_by_test_id("engine-row").inner_text()
+        assert row.count("—") == 8
+        assert "llama-8b has no price" in page.get_by_test_id("banner").inner_text()
+
+
+def test_books_that_do_not_balance_are_red(browser):
+    """A residual of one nano-dollar is shown, and the page says not to trust it."""
+    wrong = replace(engine_view(), residual_nano=1, bill_nano=engine_view().bill_nano + 1)
+    with opened(browser, replace(snapshot(), engines=(wrong,))) as (page, _):
+        assert "does not add up" in page.inner_text("#balance")
+        assert "0.000000001" in page.get_by_test_id("residual").inner_text()
+
+
+def test_amounts_beyond_a_double_keep_every_digit(browser):
+    """Nine million dollars and more are still exact to the nano-dollar on the page."""
+    with opened(browser, replace(snapshot(), engines=(replace(engine_view(), bill_nano=BEYOND_DOUBLE),))) as (page, _):
+        assert attributes(page, "bill", "data-nano") == [str(BEYOND_DOUBLE)]
+        assert "9,007,199.254740993" in page.get_by_test_id("bill").inner_text()
+
+
+def test_failed_checks_come_first(browser):
+    """A reconciliation that disagrees is what an engineer sees first."""
+    with opened(browser, snapshot()) as (page, _):
+        assert attributes(page, "check", "data-check") == ["output_tokens", "identity"]
+        assert attributes(page, "check", "data-ok") == ["false", "true"]
+
+
+def test_without_engines_the_page_says_what_to_do(browser):
+    """An empty ledger explains itself instead of showing zeros."""
+    with opened(browser, empty_snapshot()) as (page, _):
+        assert page.get_by_test_id("empty").is_visible()
+        assert not page.locator("#board").is_visible()
+        assert "farthing.yaml" in page.get_by_test_id("empty").inner_text()
+
+
+def test_a_server_that_stops_answering_is_announced(browser):
+    """Old numbers are not passed off as present ones."""
+    served = Served(snapshot())
+    page = browser.new_page()
+    try:
+        page.goto(served.url)
+        page.wait_for_selector("#board:visible")
+        served.stop()
+        page.wait_for_selector("[data-testid=banner][role=alert]", timeout=15_000)
+        assert "Farthing does not answer" in page.get_by_test_id("banner").inner_text()
+        assert "No answer" in page.get_by_test_id("status").inner_text()
+    finally:
+        page.close()
+        served.stop()
