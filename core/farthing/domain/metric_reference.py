@@ -38,14 +38,15 @@ METRICS: Final = (
         "counter",
         "USD",
         ENGINE,
-        "What the engine's GPUs cost so far: allocation times price up to the watermark, settled windows only.",
+        "What the engine's GPUs cost so far: allocation times price, up to the watermark, settled or not.",
     ),
     Metric(
         names.METRIC_COST,
         "counter",
         "USD",
         (*ENGINE, names.LABEL_ACCOUNT, names.LABEL_PHASE, names.LABEL_METHOD),
-        "Settled cost by account; account charged is split by phase. The accounts of an engine add up to its bill.",
+        "Settled cost by account; account charged is split by phase. With the work in progress an engine's accounts "
+        "add up to its bill.",
     ),
     Metric(
         names.METRIC_UNATTRIBUTED,
