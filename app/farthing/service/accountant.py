@@ -10,13 +10,14 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from importlib.metadata import version
 
 from farthing.books.prices import PriceBook
 from farthing.costing.checks import reconcile
 from farthing.domain import conventions as c
 from farthing.domain.errors import PriceError
-from farthing.domain.model import Check, EngineGauges, IntakeView, Snapshot
+from farthing.domain.model import Check, EngineGauges, EngineView, IntakeView, Snapshot
 from farthing.domain.records import Record, Started, Usage
 from farthing.ledger.repository import Boot, Ledger
 from farthing.service.boot_account import BootAccount, costing_options
@@ -167,6 +168,15 @@ class Accountant:
                 histograms=self._latencies.views(),
                 intake=self._intake(),
             )
+
+    def settled_snapshot(self) -> Snapshot:
+        """The picture of what is settled, for a reader beside the service: its bill ends with the last window."""
+        snapshot = self.snapshot()
+        return replace(snapshot, engines=tuple(self._settled(view) for view in snapshot.engines))
+
+    def _settled(self, view: EngineView) -> EngineView:
+        bill = self._totals.windows[view.engine.name]["bill_nano"]
+        return replace(view, bill_nano=bill, residual_nano=bill - sum(view.accounts_nano.values()), wip_nano={})
 
     def _books(self, engine: str) -> EngineBooks:
         accounts = [a for a in dict.fromkeys(self._accounts.values()) if a.engine == engine]

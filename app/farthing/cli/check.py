@@ -1,0 +1,106 @@
+"""``farthing check``: is everything configured and reachable, and what is degraded, and why."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+
+import httpx
+import typer
+
+from farthing.collectors.engines.scrape import probe_engine
+from farthing.domain.errors import FarthingError
+from farthing.exporters.report import Column, ReportTable, render
+from farthing.ledger.repository import Ledger
+from farthing.service.server import price_book
+from farthing.settings import EngineSettings, Settings
+
+__all__ = ["Finding", "run_check"]
+
+TIMEOUT_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at; ``level`` is ok, degraded or failed."""
+
+    subject: str
+    level: str
+    detail: str
+
+
+def run_check(settings: Settings, output: str) -> int:
+    """Print what was found; returns 0, or the exit status of the first failure."""
+    findings: list[Finding] = [Finding("farthing", "ok", f"version {version('farthing')}")]
+    exit_code = 0
+    for subject, look in (("ledger", _ledger), ("prices", _prices), ("service", _service)):
+        try:
+            findings.append(Finding(subject, *look(settings)))
+        except FarthingError as error:
+            findings.append(Finding(subject, "failed", str(error)))
+            exit_code = exit_code or error.exit_code
+    if not settings.engines:
+        findings.append(Finding("engines", "degraded", "none configured; farthing up replays a recorded H100"))
+    for engine in settings.engines:
+        try:
+            findings += _engine(engine)
+        except FarthingError as error:
+            findings.append(Finding(f"engine {engine.name}", "failed", str(error)))
+            exit_code = exit_code or error.exit_code
+    _print(findings, output)
+    return exit_code
+
+
+def _ledger(settings: Settings) -> tuple[str, str]:
+    ledger = Ledger.open(settings.ledger)
+    try:
+        return "ok", f"{ledger.engine.url.render_as_string(hide_password=True)}, {len(ledger.boots())} boots"
+    finally:
+        ledger.close()
+
+
+def _prices(settings: Settings) -> tuple[str, str]:
+    book = price_book(settings)
+    for engine in settings.engines:
+        if engine.gpu:
+            book.tariff(engine.gpu, engine.gpu_count)
+    missing = [engine.name for engine in settings.engines if not engine.gpu and not engine.probe]
+    if missing:
+        return "degraded", f"engines without a GPU to price: {', '.join(missing)}; set engines[].gpu"
+    if not settings.prices:
+        return "degraded", "list prices of a public cloud; enter your own under prices:"
+    return "ok", f"{len(book.prices)} entries"
+
+
+def _service(settings: Settings) -> tuple[str, str]:
+    url = f"http://{settings.serve.host}:{settings.serve.port}/readyz"
+    try:
+        answer = httpx.get(url, timeout=TIMEOUT_SECONDS)
+    except httpx.HTTPError as error:
+        return "degraded", f"farthing serve does not answer at {url} ({error}); start it with farthing serve"
+    return ("ok", url) if answer.is_success else ("degraded", f"{url}: {answer.text.strip()}")
+
+
+def _engine(engine: EngineSettings) -> list[Finding]:
+    name = f"engine {engine.name}"
+    found = probe_engine(
+        str(engine.url), metrics_path=engine.metrics_path, kind=engine.kind, probe_reports=engine.probe
+    )
+    known = f"{found.kind} {found.version or 'of unknown version'} serving {found.model or 'an unnamed model'}"
+    findings = [Finding(name, "ok", known)]
+    return findings + [Finding(name, "degraded", sentence) for sentence in found.degraded]
+
+
+def _print(findings: list[Finding], output: str) -> None:
+    if output == "json":
+        typer.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
+        return
+    table = ReportTable(
+        columns=(Column("subject", "Subject"), Column("level", "State"), Column("detail", "Detail")),
+        rows=tuple((f.subject, f.level, f.detail) for f in findings),
+        title="Farthing check",
+    )
+    shown = render(table, "csv" if output == "csv" else "table", color=sys.stdout.isatty())
+    typer.echo(shown.rstrip("\n"))

@@ -1,0 +1,241 @@
+"""The ``farthing`` command. Commands import what they need when they run, so that ``--help`` is quick."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from farthing.domain.errors import FarthingError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="farthing",
+    help="Exact cost and observability for language and vision-language models that you serve yourself.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class Output(StrEnum):
+    """How results are printed."""
+
+    table = "table"
+    json = "json"
+    csv = "csv"
+
+
+class By(StrEnum):
+    """What a report groups by."""
+
+    tenant = "tenant"
+    model = "model"
+    engine = "engine"
+    phase = "phase"
+    day = "day"
+
+
+Config = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", help="Settings; default $FARTHING_CONFIG, else ./farthing.yaml, else defaults."),
+]
+OutputOption = Annotated[Output, typer.Option("--output", "-o", help="table, json or csv.")]
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
+) -> None:
+    level = logging.DEBUG if verbose else logging.INFO
+    logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for noisy in ("httpx", "httpcore", "alembic"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    if version:
+        from importlib.metadata import version as installed
+
+        typer.echo(f"farthing {installed('farthing')}")
+        raise typer.Exit
+
+
+@app.command()
+def serve(
+    config: Config = None,
+    host: Annotated[str | None, typer.Option(help="Listen here instead of serve.host.")] = None,
+    port: Annotated[int | None, typer.Option(help="Listen here instead of serve.port.")] = None,
+) -> None:
+    """Take records in, keep the books, serve /metrics and the page.
+
+    Example: farthing serve --config farthing.yaml
+    """
+    from farthing.service.server import serve as run
+    from farthing.settings import load_settings
+
+    settings = load_settings(config)
+    update = {key: value for key, value in (("host", host), ("port", port)) if value is not None}
+    run(settings.model_copy(update={"serve": settings.serve.model_copy(update=update)}))
+
+
+@app.command()
+def replay(
+    source: Annotated[str, typer.Argument(metavar="DIR|NAME", help="A recording's folder, or a packaged one's name.")],
+    config: Config = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Cost it all at once and print the result.")] = False,
+    ledger: Annotated[str | None, typer.Option(help="With --offline: also write records and books here (URL).")] = None,
+    output: OutputOption = Output.table,
+    speed: Annotated[float, typer.Option(min=0.01, help="Times real time.")] = 1.0,
+    lead: Annotated[float, typer.Option(min=0.0, help="Seconds of the recording to deliver at once.")] = 0.0,
+    loop: Annotated[bool, typer.Option("--loop", help="Start again when it ends, as a new boot.")] = False,
+    port: Annotated[int | None, typer.Option(help="Where the recorded metrics are served.")] = None,
+    to: Annotated[str | None, typer.Option(help="Intake's base URL; default: farthing serve of the settings.")] = None,
+    engine_name: Annotated[str | None, typer.Option(help="Instance name; default: the recording's.")] = None,
+) -> None:
+    """Play a recorded engine: live through intake, or --offline through costing as fast as it goes.
+
+    Examples:
+      farthing replay h100-llama8b-vllm0.26 --offline --output json
+      farthing replay h100-qwen2vl7b-vllm0.26 --speed 2
+    """
+    from farthing.cli.replay import replay_live, replay_offline
+    from farthing.settings import load_settings
+
+    settings = load_settings(config)
+    if offline:
+        raise typer.Exit(replay_offline(source, settings, ledger, output.value))
+    if ledger is not None or output is not Output.table:
+        raise typer.BadParameter("--ledger and --output go with --offline")
+    replay_live(source, settings, speed=speed, lead=lead, loop=loop, port=port, to=to, engine=engine_name)
+
+
+@app.command()
+def report(
+    config: Config = None,
+    since: Annotated[str, typer.Option(help="24h, 7d, today, month, all, or a UTC date.")] = "24h",
+    by: Annotated[By, typer.Option(help="What to group by.")] = By.tenant,
+    output: OutputOption = Output.table,
+    ledger: Annotated[str | None, typer.Option(help="Ledger URL instead of the settings'.")] = None,
+) -> None:
+    """Print settled cost; every report foots to the bill.
+
+    Example: farthing report --since month --by tenant
+    """
+    from farthing.cli.report import print_report
+    from farthing.settings import load_settings
+
+    print_report(load_settings(config), since, by.value, output.value, ledger)
+
+
+@app.command()
+def prices(config: Config = None, output: OutputOption = Output.table) -> None:
+    """Print the price table with dates and sources.
+
+    Example: farthing prices --output csv
+    """
+    from farthing.cli.report import print_prices
+    from farthing.settings import load_settings
+
+    print_prices(load_settings(config), output.value)
+
+
+@app.command()
+def check(config: Config = None, output: OutputOption = Output.table) -> None:
+    """Check configuration, prices, ledger and engines: what is degraded, and why. Exit status 4 when an engine is away.
+
+    Example: farthing check --config farthing.yaml
+    """
+    from farthing.cli.check import run_check
+    from farthing.settings import load_settings
+
+    raise typer.Exit(run_check(load_settings(config), output.value))
+
+
+@app.command()
+def status(config: Config = None, output: OutputOption = Output.table) -> None:
+    """Show what runs and the state of every engine's books.
+
+    Example: farthing status
+    """
+    from farthing.cli.status import run_status
+    from farthing.settings import load_settings
+
+    raise typer.Exit(run_status(load_settings(config), output.value))
+
+
+@app.command()
+def up(
+    config: Config = None,
+    native: Annotated[
+        bool | None,
+        typer.Option("--native/--compose", help="Without Docker, or with; default: Compose if an engine answers."),
+    ] = None,
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="Leave it running and return.")] = False,
+    port_offset: Annotated[int, typer.Option(help="Add this to every port, to run a second stack.")] = 0,
+) -> None:
+    """Start Prometheus, Alertmanager, Farthing and, without engines of your own, a replayed H100.
+
+    Example: farthing up --native
+    """
+    from rich.console import Console
+
+    from farthing.settings import load_settings
+    from farthing.stack.lifecycle import up as start
+
+    raise typer.Exit(
+        start(
+            load_settings(config), native=native, detach=detach, port_offset=port_offset, console=Console(stderr=True)
+        )
+    )
+
+
+@app.command()
+def down(config: Config = None) -> None:
+    """Stop what ``farthing up`` started.
+
+    Example: farthing down
+    """
+    from rich.console import Console
+
+    from farthing.settings import load_settings
+    from farthing.stack.lifecycle import down as stop
+
+    raise typer.Exit(stop(load_settings(config), console=Console(stderr=True)))
+
+
+@app.command()
+def generate(
+    check: Annotated[bool, typer.Option("--check", help="Write nothing; exit status 1 when a file is stale.")] = False,
+    root: Annotated[Path, typer.Option(help="The checkout to write into.")] = Path(),
+) -> None:
+    """Write rules, dashboards, compose configuration and reference pages from code.
+
+    Example: farthing generate --check
+    """
+    from farthing.cli.generate import generate as run
+
+    raise typer.Exit(run(check, root))
+
+
+def main() -> None:
+    """Run the command line; a FarthingError is one line on stderr and its own exit status."""
+    try:
+        app()
+    except FarthingError as error:
+        typer.echo(f"farthing: {error}", err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        # the reader of our output went away, as `head` does
+        sys.stderr.close()
+        sys.exit(141)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,162 @@
+"""``farthing serve``: intake, costing loop, scraping, metrics and the page in one process."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import uvicorn
+from prometheus_client import CollectorRegistry
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from farthing.books.prices import GpuPrice, PriceBook
+from farthing.collectors.intake import IntakeCounts, intake_routes
+from farthing.domain.errors import PortBusyError
+from farthing.domain.model import Snapshot
+from farthing.domain.money import to_nano
+from farthing.exporters.prometheus import SnapshotCollector, exposition
+from farthing.exporters.web.history import History
+from farthing.exporters.web.routes import web_routes
+from farthing.ledger.repository import Ledger
+from farthing.service.accountant import Accountant
+from farthing.service.scraping import Scraping
+from farthing.settings import Settings, read_secret
+
+__all__ = ["Service", "bind", "price_book", "serve"]
+
+_log = logging.getLogger(__name__)
+
+TICK_SECONDS = 1.0
+"""How often new records are costed at the latest."""
+HISTORY_POINTS = 1_800
+"""Half an hour of ticks for the page's plots."""
+
+
+def price_book(settings: Settings) -> PriceBook:
+    """The price table: farthing.yaml's entries over the defaults."""
+    own = (GpuPrice(p.gpu, to_nano(p.usd_per_hour), p.start, p.source) for p in settings.prices)
+    return PriceBook(own)
+
+
+class Service:
+    """Everything that ``farthing serve`` runs, wired together; ``app`` is the ASGI application."""
+
+    def __init__(self, settings: Settings, ledger: Ledger) -> None:
+        self.settings = settings
+        self._counts = IntakeCounts()
+        self._wake = asyncio.Event()
+        self._scraping = Scraping(settings, ledger, self._wake.set)
+        self._accountant = Accountant(
+            ledger,
+            settings,
+            price_book(settings),
+            clock_ns=time.time_ns,
+            gauges=self._scraping.gauges,
+            intake=self._counts.view,
+        )
+        self._history = History(HISTORY_POINTS)
+        self._snapshot: Snapshot = self._accountant.snapshot()
+        self._ready = False
+        registry = CollectorRegistry()
+        registry.register(SnapshotCollector(self.snapshot))
+        self._registry = registry
+        token = read_secret("FARTHING_INTAKE_TOKEN", settings.serve.token_file)
+        self.app = Starlette(
+            lifespan=self._lifespan,
+            routes=[
+                Route("/metrics", self._metrics, name="metrics"),
+                Route("/healthz", self._healthz, name="healthz"),
+                Route("/readyz", self._readyz, name="readyz"),
+                *intake_routes(ledger, token, settings.serve.max_body_bytes, self._counts, self._wake.set),
+                *web_routes(self.snapshot, self._history),
+            ],
+        )
+
+    def snapshot(self) -> Snapshot:
+        """The picture after the last costing; the page, ``/metrics`` and the API share it."""
+        return self._snapshot
+
+    def _metrics(self, request: Request) -> Response:
+        body, content_type = exposition(self._registry, request.headers.get("accept", ""))
+        return Response(body, headers={"Content-Type": content_type})
+
+    async def _healthz(self, request: Request) -> Response:
+        return PlainTextResponse("ok\n")
+
+    async def _readyz(self, request: Request) -> Response:
+        if self._ready:
+            return PlainTextResponse("ready\n")
+        return PlainTextResponse("costing what arrived before the last stop\n", status_code=503)
+
+    @asynccontextmanager
+    async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
+        tasks = [asyncio.create_task(self._cost()), asyncio.create_task(self._scraping.run())]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _cost(self) -> None:
+        while True:
+            try:
+                await run_in_threadpool(self._tick)
+                self._ready = True
+            except Exception:
+                # the records are safe in the inbox: say what happened and try again
+                _log.exception("costing failed; it is tried again")
+            try:
+                async with asyncio.timeout(TICK_SECONDS):
+                    await self._wake.wait()
+                # let a burst of posts arrive before costing it
+                await asyncio.sleep(TICK_SECONDS / 4)
+            except TimeoutError:
+                pass
+            self._wake.clear()
+
+    def _tick(self) -> None:
+        self._accountant.advance()
+        self._snapshot = self._accountant.snapshot()
+        self._history.observe(self._snapshot)
+
+
+def bind(host: str, port: int, setting: str) -> socket.socket:
+    """A listening socket; PortBusyError names the port and the setting that moves it."""
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(128)
+    except OSError as error:
+        raise PortBusyError(
+            f"{host}:{port} cannot be listened on ({error.strerror}); stop what uses it or set {setting}"
+        ) from error
+    return listener
+
+
+def serve(settings: Settings) -> None:
+    """Run until SIGTERM or SIGINT."""
+    listener = bind(settings.serve.host, settings.serve.port, "serve.port")
+    ledger = Ledger.open(settings.ledger)
+    try:
+        asyncio.run(_serve(settings, ledger, listener))
+    finally:
+        ledger.close()
+        listener.close()
+
+
+async def _serve(settings: Settings, ledger: Ledger, listener: socket.socket) -> None:
+    service = Service(settings, ledger)
+    _log.info("serving on http://%s:%d/ with ledger %s", *listener.getsockname()[:2], ledger.engine.url)
+    config = uvicorn.Config(service.app, log_level="warning", access_log=False, timeout_graceful_shutdown=5)
+    await uvicorn.Server(config).serve(sockets=[listener])
