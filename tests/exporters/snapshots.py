@@ -33,6 +33,11 @@ CHARGES = {
 ABORTS = {"acme-search": 12_000_000, "globex": 31_000_000, "initech": 0, "unknown": 0}
 PHASE_COST = {phase: sum(cost.get(phase, 0) for cost in CHARGES.values()) for phase in ("prefill", "decode", "vision")}
 TOKENS = {"prompt_computed": 4_000_000, "prompt_cached": 1_500_000, "image": 300_000, "output": 1_200_000}
+UNIT_COST = {
+    "prefill": PHASE_COST["prefill"] * 1_000_000 // TOKENS["prompt_computed"],
+    "decode": (PHASE_COST["decode"] + sum(ABORTS.values())) * 1_000_000 // TOKENS["output"],
+    "vision": PHASE_COST["vision"] * 1_000_000 // TOKENS["image"],
+}
 
 
 def engine_view(step: int = 100, name: str = "llama-8b") -> EngineView:
@@ -59,11 +64,7 @@ def engine_view(step: int = 100, name: str = "llama-8b") -> EngineView:
         busy_ns=4 * SECOND * step,
         tokens={kind: count * step for kind, count in TOKENS.items()},
         energy_millijoules=2_100_500 * step,
-        unit_cost_nano_per_million={
-            "prefill": PHASE_COST["prefill"] * 1_000_000 // TOKENS["prompt_computed"],
-            "decode": PHASE_COST["decode"] * 1_000_000 // TOKENS["output"],
-            "vision": PHASE_COST["vision"] * 1_000_000 // TOKENS["image"],
-        },
+        unit_cost_nano_per_million={**UNIT_COST},
         fit=Fit("f7", "modelled", {"step": 0.004, "decode_tokens": 2.1e-5}, {"step": (0.003, 0.005)}, 0.043, 240),
         gauges=EngineGauges(
             running=37,

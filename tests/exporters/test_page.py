@@ -144,7 +144,7 @@ def test_plots_are_drawn_in_either_scheme(browser):
             page.wait_for_selector("[data-plot=kv] canvas")
             assert page.get_by_test_id("plot").count() == 7
             assert page.locator("[data-testid=plot] canvas").evaluate_all(f"(all) => all.map({ink})") == [True] * 7
-            assert "$1.02" in page.locator("[data-plot=unit-cost]").inner_text()
+            assert "$1.06" in page.locator("[data-plot=unit-cost]").inner_text()
 
 
 def test_unknown_is_a_dash_with_a_reason(browser):

@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from tests.exporters.snapshots import TRACE, empty_snapshot, engine_view, histogram_view, snapshot
 
 from farthing.domain import conventions as names
+from farthing.domain.metric_reference import METRICS
 from farthing.domain.model import Check, EngineGauges, Fit, Snapshot, TenantView
 from farthing.domain.money import NANO
 from farthing.exporters.prometheus import SnapshotCollector, exposition
@@ -59,8 +60,8 @@ def tenant(name: str, nano: int, aborted: int = 0) -> TenantView:
     return TenantView(name, "m", "chat", {"decode": nano}, aborted, {"output": nano // 1000}, {"finished": 1})
 
 
-def test_every_metric_of_the_conventions_has_a_series():
-    """No metric name is defined without being exported."""
+def test_every_metric_of_the_reference_has_a_series_of_its_labels():
+    """No metric is documented without being exported, and none with other labels or another type."""
     pictured = replace(
         snapshot(),
         histograms=tuple(
@@ -68,11 +69,12 @@ def test_every_metric_of_the_conventions_has_a_series():
             for metric in (names.METRIC_TTFT, names.METRIC_TPOT, names.METRIC_E2E, names.METRIC_QUEUE)
         ),
     )
-    found = {name for name, _ in scrape(registry_of(lambda: pictured))}
-    defined = {value for key, value in vars(names).items() if key.startswith("METRIC_")}
-    histograms = {name for name in defined if f"{name}_bucket" in found}
-    assert len(histograms) == 4
-    assert defined - histograms <= found
+    exported = {}
+    for family in registry_of(lambda: pictured).collect():
+        suffix = {"counter": "_total", "info": "_info"}.get(family.type, "")
+        labels = {label for sample in family.samples for label in sample.labels} - {"le"}
+        exported[family.name + suffix] = (family.type, labels)
+    assert exported == {entry.name: (entry.type, set(entry.labels)) for entry in METRICS}
 
 
 @given(st.integers(min_value=0, max_value=10**18))
@@ -132,6 +134,14 @@ def test_units_are_base_units():
     assert one(samples, names.METRIC_ENERGY) == 210_050.0
     assert one(samples, names.METRIC_WATERMARK_LAG) == 7.0
     assert one(samples, names.METRIC_PRICE, gpu="NVIDIA H100 80GB HBM3") == 1.245
+    assert one(samples, names.METRIC_SPEND_RATE) == 2.49
+
+
+def test_a_price_without_a_known_gpu_count_is_absent():
+    """No GPU is known before an engine's first record, and nothing is divided by it."""
+    blank = replace(engine_view(), engine=replace(engine_view().engine, gpu_count=0))
+    samples = scrape(registry_of(lambda: replace(snapshot(), engines=(blank,))))
+    assert not series(samples, names.METRIC_PRICE)
     assert one(samples, names.METRIC_SPEND_RATE) == 2.49
 
 
@@ -264,10 +274,10 @@ def test_an_empty_ledger_still_says_who_it_is():
 def test_help_names_the_ledgers_currency():
     """Names say usd; where the ledger's currency differs, the help text says so."""
     body, _ = exposition(registry_of(lambda: replace(snapshot(), currency="EUR")), "")
-    assert (
-        b"# HELP farthing_bill_usd_total Bill of the engine's GPUs (allocation x price) up to the watermark, in EUR."
-        in body
-    )
+    helps = dict(line.removeprefix("# HELP ").split(" ", 1) for line in body.decode().splitlines() if "# HELP" in line)
+    assert helps[names.METRIC_BILL].endswith(" Unit: EUR.")
+    assert helps[names.METRIC_UNIT_COST].endswith(" Unit: EUR per million tokens.")
+    assert helps[names.METRIC_BUSY].endswith(" Unit: seconds.")
 
 
 @pytest.mark.real

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 from starlette.applications import Starlette
-from tests.exporters.snapshots import PHASE_COST, START_NS, TOKENS, empty_snapshot, engine_view, snapshot, tenant_views
+from tests.exporters.snapshots import START_NS, UNIT_COST, empty_snapshot, engine_view, snapshot, tenant_views
 
 from farthing.domain.model import EngineGauges, EngineView, Fit, Snapshot
 from farthing.exporters.web import routes
@@ -17,7 +17,6 @@ from farthing.exporters.web.history import History
 from farthing.exporters.web.routes import web_routes
 
 STATIC = Path(routes.__file__).parent / "static"
-DECODE_COST = PHASE_COST["decode"] * 1_000_000 // TOKENS["output"]
 OWN_ASSETS = sorted(path for path in STATIC.iterdir() if path.is_file())
 
 
@@ -212,7 +211,7 @@ def test_the_fleets_unit_cost_is_weighted_by_tokens():
     )
     big = engine_view(step=3)
     cost = fleet_of(with_engines(big, small))["unit_cost"]["decode"]
-    assert cost["nano_per_million"] == round((3 * DECODE_COST + 5_000_000_000) / 4)
+    assert cost["nano_per_million"] == round((3 * UNIT_COST["decode"] + 5_000_000_000) / 4)
     assert list(cost["methods_nano"]) == ["modelled", "estimated"]
     assert cost["fit_error"] is None
     assert fleet_of(with_engines(big))["unit_cost"]["decode"]["fit_error"] == 0.043

@@ -1,7 +1,8 @@
 """The ledger's snapshot as Prometheus metrics: two families, by engine and by tenant, so that nothing explodes.
 
-Mapping only: a ``Snapshot`` goes in, metric families come out. What is unknown (None) is an absent series,
-never 0. Dollars are nano-dollars divided by 1e9, which Python rounds once, to the nearest double.
+Mapping only: a ``Snapshot`` goes in, metric families come out, of the type and with the labels and help that
+``farthing.domain.metric_reference`` states. What is unknown (None) is an absent series, never 0. Dollars are
+nano-dollars divided by 1e9, which Python rounds once, to the nearest double.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ from prometheus_client.utils import floatToGoString
 
 from farthing.domain import conventions as names
 from farthing.domain.clock import SECOND
-from farthing.domain.model import EngineView, HistogramView, IntakeView, Snapshot, TenantView
+from farthing.domain.metric_reference import Metric as MetricEntry
+from farthing.domain.metric_reference import metric
+from farthing.domain.model import EngineView, HistogramView, Snapshot, TenantView
 from farthing.domain.money import NANO
 
 __all__ = ["SnapshotCollector", "exposition"]
@@ -35,15 +38,9 @@ MILLIJOULES = 1_000
 EXEMPLAR_RUNES = 128
 """OpenMetrics 1.0, section Exemplars: label names and values together must not be longer."""
 
-HISTOGRAM_HELP: Mapping[str, str] = {
-    names.METRIC_TTFT: "Seconds from a request's arrival to its first output leaving for the client.",
-    names.METRIC_TPOT: "Seconds per output token after a request's first one.",
-    names.METRIC_E2E: "Seconds from a request's arrival to its end.",
-    names.METRIC_QUEUE: "Seconds that a request waited in the engine's queue.",
-}
-
 Row = tuple[tuple[str, ...], float | None]
-"""Label values, and the sample's value; None for a value that is unknown."""
+"""Label values in the reference's order, and the sample's value; None for a value that is unknown."""
+Rows = Sequence[Row]
 
 
 class SnapshotCollector(Collector):
@@ -82,8 +79,8 @@ class SnapshotCollector(Collector):
         families = (
             *_engine_families(snapshot.engines, snapshot.currency),
             *_tenant_families(snapshot.tenants, seated, snapshot.currency),
-            *_histogram_families(snapshot.histograms),
-            _intake_family(snapshot.intake),
+            *_histogram_families(snapshot.histograms, snapshot.currency),
+            _family(names.METRIC_INTAKE, list(snapshot.intake.records.items()), snapshot.currency),
             _build_family(snapshot),
         )
         return (family for family in families if family.samples)
@@ -114,162 +111,13 @@ def exposition(registry: CollectorRegistry, accept_header: str) -> tuple[bytes, 
     return encode(registry), content_type
 
 
-def _engine_families(views: Sequence[EngineView], currency: str) -> tuple[Metric, ...]:
-    return (*_money_families(views, currency), *_rate_families(views, currency), *_work_families(views))
+def _engine_families(views: Sequence[EngineView], currency: str) -> Iterator[Metric]:
+    for name, rows_of in ENGINE_ROWS.items():
+        rows = [((view.engine.name, *labels), value) for view in views for labels, value in rows_of(view)]
+        yield _family(name, rows, currency)
 
 
-def _money_families(views: Sequence[EngineView], currency: str) -> tuple[Metric, ...]:
-    """The identity: the bill, every line of it, and what is left over."""
-    return (
-        _counter(
-            names.METRIC_BILL,
-            f"Bill of the engine's GPUs (allocation x price) up to the watermark, in {currency}.",
-            (names.LABEL_ENGINE,),
-            [((view.engine.name,), _dollars(view.bill_nano)) for view in views],
-        ),
-        _counter(
-            names.METRIC_COST,
-            f"Settled cost by account, phase and the method it was obtained by, in {currency}; "
-            "with work in progress it adds up to the bill.",
-            (names.LABEL_ENGINE, names.LABEL_ACCOUNT, names.LABEL_PHASE, names.LABEL_METHOD),
-            [
-                ((view.engine.name, account, phase, method), _dollars(nano))
-                for view in views
-                for (account, phase, method), nano in view.accounts_nano.items()
-            ],
-        ),
-        _counter(
-            names.METRIC_UNATTRIBUTED,
-            f"Settled cost that no request explains, by reason, in {currency}; part of the cost by account.",
-            (names.LABEL_ENGINE, names.LABEL_REASON),
-            [
-                ((view.engine.name, reason), _dollars(nano))
-                for view in views
-                for reason, nano in view.unattributed_nano.items()
-            ],
-        ),
-        _gauge(
-            names.METRIC_WIP,
-            f"Provisional cost of windows that are not settled yet, by phase, in {currency}.",
-            (names.LABEL_ENGINE, names.LABEL_PHASE),
-            [((view.engine.name, phase), _dollars(nano)) for view in views for phase, nano in view.wip_nano.items()],
-        ),
-        _gauge(
-            names.METRIC_RESIDUAL,
-            f"Bill minus every line of it, in {currency}; anything but 0 is a defect.",
-            (names.LABEL_ENGINE,),
-            [((view.engine.name,), _dollars(view.residual_nano)) for view in views],
-        ),
-        _gauge(
-            names.METRIC_CHECK,
-            "Whether a reconciliation of the engine's books agrees: 1 if it does, 0 if not.",
-            (names.LABEL_ENGINE, names.LABEL_CHECK),
-            [((view.engine.name, check), float(ok)) for view in views for check, ok in _checks(view).items()],
-        ),
-    )
-
-
-def _rate_families(views: Sequence[EngineView], currency: str) -> tuple[Metric, ...]:
-    """What an hour and a million tokens cost now, and how far to trust the split."""
-    return (
-        _gauge(
-            names.METRIC_PRICE,
-            f"Price of one GPU of the engine, in {currency} per hour.",
-            (names.LABEL_ENGINE, names.LABEL_GPU),
-            [
-                (
-                    (view.engine.name, view.engine.gpu),
-                    None
-                    if view.price_nano_per_hour is None
-                    else view.price_nano_per_hour / (NANO * view.engine.gpu_count),
-                )
-                for view in views
-            ],
-        ),
-        _gauge(
-            names.METRIC_SPEND_RATE,
-            f"What the engine's allocated GPUs cost together, busy or idle, in {currency} per hour.",
-            (names.LABEL_ENGINE,),
-            [((view.engine.name,), _dollars(view.price_nano_per_hour)) for view in views],
-        ),
-        _gauge(
-            names.METRIC_UNIT_COST,
-            f"Settled charged cost per million tokens of the phase's kind since the ledger began, in {currency}.",
-            (names.LABEL_ENGINE, names.LABEL_PHASE),
-            [
-                ((view.engine.name, phase), _dollars(nano))
-                for view in views
-                for phase, nano in view.unit_cost_nano_per_million.items()
-            ],
-        ),
-        _gauge(
-            names.METRIC_FIT_ERROR,
-            "Weighted absolute percentage error of predicting each next window's busy time from past ones, 0-1.",
-            (names.LABEL_ENGINE,),
-            [((view.engine.name,), None if view.fit is None else view.fit.walk_forward_wape) for view in views],
-        ),
-    )
-
-
-def _work_families(views: Sequence[EngineView]) -> tuple[Metric, ...]:
-    """What the engine did, and how well Farthing sees it."""
-    return (
-        _counter(
-            names.METRIC_BUSY,
-            "Seconds that the engine was metered busy.",
-            (names.LABEL_ENGINE,),
-            [((view.engine.name,), view.busy_ns / SECOND) for view in views],
-        ),
-        _counter(
-            names.METRIC_TOKENS,
-            "Tokens of settled work, by kind; image tokens are a subset of prompt tokens.",
-            (names.LABEL_ENGINE, names.LABEL_MODEL, names.LABEL_KIND),
-            [
-                ((view.engine.name, view.engine.model, kind), count)
-                for view in views
-                for kind, count in view.tokens.items()
-            ],
-        ),
-        _counter(
-            names.METRIC_ENERGY,
-            "Energy that the engine's GPUs used, in joules, from the driver's counters.",
-            (names.LABEL_ENGINE,),
-            [
-                (
-                    (view.engine.name,),
-                    None if view.energy_millijoules is None else view.energy_millijoules / MILLIJOULES,
-                )
-                for view in views
-            ],
-        ),
-        _gauge(
-            names.METRIC_WATERMARK_LAG,
-            "Seconds by which the engine's event-time watermark is behind the present.",
-            (names.LABEL_ENGINE,),
-            [
-                ((view.engine.name,), None if view.watermark_lag_ns is None else view.watermark_lag_ns / SECOND)
-                for view in views
-            ],
-        ),
-        _gauge(
-            names.METRIC_SCRAPE_UP,
-            "Whether the last scrape of the engine's own metrics succeeded: 1 if it did, 0 if not.",
-            (names.LABEL_ENGINE,),
-            [
-                ((view.engine.name,), None if view.gauges.scrape_up is None else float(view.gauges.scrape_up))
-                for view in views
-            ],
-        ),
-        _counter(
-            names.METRIC_SCRAPE_FAILURES,
-            "Scrapes of the engine's own metrics that failed.",
-            (names.LABEL_ENGINE,),
-            [((view.engine.name,), view.gauges.scrape_failures) for view in views],
-        ),
-    )
-
-
-def _tenant_families(tenants: Sequence[TenantView], seated: frozenset[str], currency: str) -> tuple[Metric, ...]:
+def _tenant_families(tenants: Sequence[TenantView], seated: frozenset[str], currency: str) -> Iterator[Metric]:
     """Dollars, tokens and requests by tenant, in integers until the last moment so that ``other`` adds up exactly."""
     cost: dict[tuple[str, ...], int] = defaultdict(int)
     tokens: dict[tuple[str, ...], int] = defaultdict(int)
@@ -283,39 +131,18 @@ def _tenant_families(tenants: Sequence[TenantView], seated: frozenset[str], curr
             tokens[(*who, kind)] += count
         for outcome, count in view.requests.items():
             requests[(*who, outcome)] += count
-    who_labels = (names.LABEL_TENANT, names.LABEL_MODEL, names.LABEL_TIER)
-    return (
-        _counter(
-            names.METRIC_TENANT_COST,
-            f"Settled cost of the tenant's requests by phase, and of those it aborted (phase aborted), in {currency}.",
-            (*who_labels, names.LABEL_PHASE),
-            [(labels, _dollars(nano)) for labels, nano in cost.items()],
-        ),
-        _counter(
-            names.METRIC_TENANT_TOKENS,
-            "Tokens of the tenant's settled requests, by kind; image tokens are a subset of prompt tokens.",
-            (*who_labels, names.LABEL_KIND),
-            list(tokens.items()),
-        ),
-        _counter(
-            names.METRIC_TENANT_REQUESTS,
-            "Settled requests of the tenant, by outcome.",
-            (*who_labels, names.LABEL_OUTCOME),
-            list(requests.items()),
-        ),
-    )
+    yield _family(names.METRIC_TENANT_COST, [(labels, _dollars(nano)) for labels, nano in cost.items()], currency)
+    yield _family(names.METRIC_TENANT_TOKENS, list(tokens.items()), currency)
+    yield _family(names.METRIC_TENANT_REQUESTS, list(requests.items()), currency)
 
 
-def _histogram_families(views: Sequence[HistogramView]) -> Iterator[Metric]:
+def _histogram_families(views: Sequence[HistogramView], currency: str) -> Iterator[Metric]:
     by_metric: dict[str, list[HistogramView]] = defaultdict(list)
     for view in views:
         by_metric[view.metric].append(view)
-    for metric, members in by_metric.items():
-        family = HistogramMetricFamily(
-            metric,
-            HISTOGRAM_HELP.get(metric, "Seconds, by model and tier."),
-            labels=(names.LABEL_MODEL, names.LABEL_TIER),
-        )
+    for name, members in by_metric.items():
+        entry = metric(name)
+        family = HistogramMetricFamily(name, _help(entry, currency), labels=entry.labels)
         for view in members:
             bounds = [*map(_le, view.bounds), "+Inf"]
             buckets = [
@@ -337,26 +164,41 @@ def _exemplars(view: HistogramView) -> Iterator[Exemplar | None]:
         yield Exemplar(labels, value, at_seconds) if short else None
 
 
-def _intake_family(intake: IntakeView) -> Metric:
-    return _counter(
-        names.METRIC_INTAKE,
-        "Records that intake received, by kind and by what became of them.",
-        (names.LABEL_KIND, names.LABEL_RESULT),
-        list(intake.records.items()),
-    )
-
-
-def _build_family(snapshot: Snapshot) -> Metric:
-    return InfoMetricFamily(
-        names.METRIC_BUILD.removesuffix("_info"),
-        "Farthing's version and the currency of its ledger, in which every metric named usd is counted.",
-        {"version": snapshot.version, "currency": snapshot.currency},
-    )
-
-
 def _le(bound: float) -> str:
     """A bucket's bound as prometheus_client's own histograms write it, so that rules match the series of either."""
     return str(floatToGoString(bound))  # type: ignore[no-untyped-call]  # the library does not annotate it
+
+
+def _build_family(snapshot: Snapshot) -> Metric:
+    entry = metric(names.METRIC_BUILD)
+    values = {names.LABEL_VERSION: snapshot.version, names.LABEL_CURRENCY: snapshot.currency}
+    return InfoMetricFamily(entry.name.removesuffix("_info"), _help(entry, snapshot.currency), values)
+
+
+def _family(name: str, rows: Iterable[Row], currency: str) -> Metric:
+    """A counter or gauge of the reference; rows whose value is unknown are left out."""
+    entry = metric(name)
+    kind = CounterMetricFamily if entry.type == "counter" else GaugeMetricFamily
+    family = kind(name, _help(entry, currency), labels=entry.labels)
+    for values, value in rows:
+        if value is not None:
+            family.add_metric(values, value)
+    return family
+
+
+def _help(entry: MetricEntry, currency: str) -> str:
+    """Meaning and unit; the unit of money is the ledger's currency, whatever the name says."""
+    return entry.help if entry.unit == "1" else f"{entry.help} Unit: {entry.unit.replace('USD', currency)}."
+
+
+def _one(value: float | None) -> Rows:
+    """The row of a metric that has no label beyond the engine."""
+    return [((), value)]
+
+
+def _by_key(amounts: Mapping[str, int | None]) -> Rows:
+    """A row of dollars per phase or reason."""
+    return [((key,), _dollars(nano)) for key, nano in amounts.items()]
 
 
 def _checks(view: EngineView) -> dict[str, bool]:
@@ -372,17 +214,32 @@ def _dollars(nano: int | None) -> float | None:
     return None if nano is None else nano / NANO
 
 
-def _counter(name: str, documentation: str, labels: Sequence[str], rows: Sequence[Row]) -> Metric:
-    family = CounterMetricFamily(name, documentation, labels=labels)
-    for values, value in rows:
-        if value is not None:
-            family.add_metric(values, value)
-    return family
+def _price_rows(view: EngineView) -> Rows:
+    """One GPU's price, of what all of them cost together."""
+    together, gpus = view.price_nano_per_hour, view.engine.gpu_count
+    return [((view.engine.gpu,), together / (NANO * gpus) if together is not None and gpus else None)]
 
 
-def _gauge(name: str, documentation: str, labels: Sequence[str], rows: Sequence[Row]) -> Metric:
-    family = GaugeMetricFamily(name, documentation, labels=labels)
-    for values, value in rows:
-        if value is not None:
-            family.add_metric(values, value)
-    return family
+def _scaled(value: int | None, divisor: int) -> float | None:
+    return None if value is None else value / divisor
+
+
+ENGINE_ROWS: Mapping[str, Callable[[EngineView], Rows]] = {
+    names.METRIC_BILL: lambda view: _one(_dollars(view.bill_nano)),
+    names.METRIC_COST: lambda view: [(labels, _dollars(nano)) for labels, nano in view.accounts_nano.items()],
+    names.METRIC_UNATTRIBUTED: lambda view: _by_key(view.unattributed_nano),
+    names.METRIC_WIP: lambda view: _by_key(view.wip_nano),
+    names.METRIC_RESIDUAL: lambda view: _one(_dollars(view.residual_nano)),
+    names.METRIC_BUSY: lambda view: _one(view.busy_ns / SECOND),
+    names.METRIC_TOKENS: lambda view: [((view.engine.model, kind), count) for kind, count in view.tokens.items()],
+    names.METRIC_ENERGY: lambda view: _one(_scaled(view.energy_millijoules, MILLIJOULES)),
+    names.METRIC_PRICE: _price_rows,
+    names.METRIC_SPEND_RATE: lambda view: _one(_dollars(view.price_nano_per_hour)),
+    names.METRIC_UNIT_COST: lambda view: _by_key(view.unit_cost_nano_per_million),
+    names.METRIC_FIT_ERROR: lambda view: _one(None if view.fit is None else view.fit.walk_forward_wape),
+    names.METRIC_WATERMARK_LAG: lambda view: _one(_scaled(view.watermark_lag_ns, SECOND)),
+    names.METRIC_SCRAPE_UP: lambda view: _one(view.gauges.scrape_up),
+    names.METRIC_SCRAPE_FAILURES: lambda view: _one(view.gauges.scrape_failures),
+    names.METRIC_CHECK: lambda view: [((name,), ok) for name, ok in _checks(view).items()],
+}
+"""What each metric by engine reads from its view: label values after the engine's name, in the reference's order."""

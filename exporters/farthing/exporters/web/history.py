@@ -15,6 +15,7 @@ from itertools import pairwise
 
 from farthing.domain.clock import SECOND
 from farthing.domain.conventions import (
+    ABORTED,
     CHARGED,
     DECODE,
     METRIC_TPOT,
@@ -58,7 +59,7 @@ class Point:
     spend_nano_per_hour: int | None
     """Of every engine with a price; None when none has one."""
     unit_cost_nano_per_million: Mapping[str, int | None]
-    """phase -> nano-dollars per million tokens of what settled within the last minute."""
+    """phase -> nano-dollars, charged and aborted, per million tokens of what settled within the last minute."""
     generation_tokens_per_second: float | None
     prompt_tokens_per_second: float | None
     ttft: Latency
@@ -84,7 +85,7 @@ class _Totals:
     """What a snapshot has counted so far."""
 
     at_ns: int
-    charged: Mapping[str, int]
+    cost: Mapping[str, int]
     tokens: Mapping[str, int]
     histograms: Mapping[str, _Buckets]
 
@@ -177,19 +178,20 @@ def _point(snapshot: Snapshot, totals: _Totals, previous: _Totals | None, base: 
 
 
 def _totals(snapshot: Snapshot) -> _Totals:
-    charged = dict.fromkeys(PHASES, 0)
+    cost = dict.fromkeys(PHASES, 0)
     tokens = dict.fromkeys(PHASES, 0)
     for view in snapshot.engines:
         for (account, phase, _), nano in view.accounts_nano.items():
-            if account == CHARGED and phase in charged:
-                charged[phase] += nano
+            # Tokens count aborted work too, so a price per token must hold its dollars.
+            if account in (CHARGED, ABORTED) and phase in cost:
+                cost[phase] += nano
         for phase, kind in PHASE_TOKENS.items():
             tokens[phase] += view.tokens.get(kind, 0)
     histograms = {
         metric: _merge([view for view in snapshot.histograms if view.metric == metric])
         for metric in (METRIC_TTFT, METRIC_TPOT)
     }
-    return _Totals(snapshot.taken_ns, charged, tokens, histograms)
+    return _Totals(snapshot.taken_ns, cost, tokens, histograms)
 
 
 def _merge(views: Sequence[HistogramView]) -> _Buckets:
@@ -224,11 +226,11 @@ def _unit_cost(phase: str, newest: _Totals, oldest: _Totals | None) -> int | Non
     """Nano-dollars per million tokens of what settled between two snapshots, or None when nothing did."""
     if oldest is None:
         return None
-    charged = newest.charged[phase] - oldest.charged[phase]
+    cost = newest.cost[phase] - oldest.cost[phase]
     tokens = newest.tokens[phase] - oldest.tokens[phase]
-    if tokens <= 0 or charged < 0:
+    if tokens <= 0 or cost < 0:
         return None
-    return round(charged * MILLION / tokens)
+    return round(cost * MILLION / tokens)
 
 
 def _gauge(engines: Iterable[EngineView], read: Callable[[EngineView], float | None]) -> float | None:
