@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import httpx
 import pytest
@@ -49,9 +49,26 @@ def eventually(question: Callable[[], bool], seconds: float = 20) -> None:
         time.sleep(0.1)
 
 
+def supervisor(settings: Settings) -> int:
+    """Process id of the supervisord of a running stack."""
+    pid = native_status(settings).supervisor_pid
+    assert pid is not None
+    return pid
+
+
+def read_until(output: IO[str], words: str) -> None:
+    """Read on until a line has the words in it."""
+    for line in output:
+        if words in line:
+            return
+    raise AssertionError(f"the output ended without {words!r}")
+
+
 @contextlib.contextmanager
-def foreground(state: Path, offset: int, seconds: float = 60, **environment: str) -> Iterator[subprocess.Popen[str]]:
-    """A stack that runs until it is told to stop, in a process of its own."""
+def foreground(
+    state: Path, offset: int, seconds: float = 60, **environment: str
+) -> Iterator[tuple[subprocess.Popen[str], IO[str], IO[str]]]:
+    """A stack that runs until it is told to stop, in a process of its own; and what it says, and its errors."""
     with subprocess.Popen(
         [sys.executable, "-m", "tests.stack.run_stack", str(state), str(offset), str(seconds)],
         cwd=ROOT,
@@ -60,8 +77,10 @@ def foreground(state: Path, offset: int, seconds: float = 60, **environment: str
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
         try:
-            yield process
+            yield process, process.stdout, process.stderr
         finally:
             if process.poll() is None:
                 process.kill()
@@ -120,9 +139,8 @@ def test_status_tells_each_part_and_its_page(settings):
     start(settings)
     running = dict.fromkeys(("alertmanager", "prometheus", "farthing", "replay"), "RUNNING")
     eventually(lambda: {part.name: part.state for part in native_status(settings).parts} == running)
-    status = native_status(settings)
-    assert status.supervisor_pid is not None
-    assert {part.page for part in status.parts} >= {f"http://127.0.0.1:{settings.serve.port}/"}
+    assert supervisor(settings) > 0
+    assert {part.page for part in native_status(settings).parts} >= {f"http://127.0.0.1:{settings.serve.port}/"}
     stop(settings)
     assert native_status(settings).parts == ()
 
@@ -161,12 +179,12 @@ def test_up_works_again_after_supervisord_was_killed(settings):
     """The orphans hold every port, and the pid file and the socket are stale."""
     start(settings)
     orphaned = native_status(settings)
-    os.kill(orphaned.supervisor_pid, signal.SIGKILL)
+    os.kill(supervisor(settings), signal.SIGKILL)
     eventually(lambda: native_status(settings).supervisor_pid is None)
     assert set(native_status(settings).strays) == {part.pid for part in orphaned.parts}
     said = start(settings)
     assert "lost its supervisor" in said
-    assert native_status(settings).supervisor_pid not in (None, orphaned.supervisor_pid)
+    assert supervisor(settings) != orphaned.supervisor_pid
 
 
 def test_a_part_that_dies_is_started_again(settings):
@@ -185,13 +203,11 @@ def test_a_part_that_dies_is_started_again(settings):
 def test_a_signal_stops_a_foreground_stack_cleanly(tmp_path, kind):
     """With status 0, nothing left, and Prometheus' data closed properly."""
     state = tmp_path / "state"
-    with foreground(state, free_offset(4000)) as process:
-        for line in process.stdout:
-            if "Ctrl-C" in line:
-                break
+    with foreground(state, free_offset(4000)) as (process, output, _):
+        read_until(output, "Ctrl-C")
         process.send_signal(kind)
         assert process.wait(60) == 0
-        assert "stopped" in process.stdout.read()
+        assert "stopped" in output.read()
     assert find_processes(state) == ()
     assert "See you next time!" in (state / "logs" / "prometheus.log").read_text()
 
@@ -199,8 +215,8 @@ def test_a_signal_stops_a_foreground_stack_cleanly(tmp_path, kind):
 def test_a_signal_while_starting_stops_what_has_started(tmp_path):
     """Before the table was shown."""
     state = tmp_path / "state"
-    with foreground(state, free_offset(4000), STAND_IN_FAILS="replay") as process:
-        assert "waiting for" in process.stdout.readline()
+    with foreground(state, free_offset(4000), STAND_IN_FAILS="replay") as (process, output, _):
+        assert "waiting for" in output.readline()
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
     assert find_processes(state) == ()
@@ -209,7 +225,7 @@ def test_a_signal_while_starting_stops_what_has_started(tmp_path):
 def test_a_part_that_never_gets_ready_is_named_with_the_end_of_its_log(tmp_path):
     """And everything else is stopped again."""
     state = tmp_path / "state"
-    with foreground(state, free_offset(4000), seconds=4, STAND_IN_FAILS="replay") as process:
+    with foreground(state, free_offset(4000), seconds=4, STAND_IN_FAILS="replay") as (process, _, _):
         output, errors = process.communicate(timeout=60)
     assert process.returncode == StackError.exit_code
     assert "the stand-in was told to fail" in output
@@ -222,13 +238,11 @@ def test_a_killed_supervisord_ends_the_foreground_stack_with_an_error(tmp_path):
     """Its orphans are stopped too."""
     state = tmp_path / "state"
     offset = free_offset(4000)
-    with foreground(state, offset) as process:
-        for line in process.stdout:
-            if "Ctrl-C" in line:
-                break
-        os.kill(native_status(shifted(state, offset)).supervisor_pid, signal.SIGKILL)
+    with foreground(state, offset) as (process, output, errors):
+        read_until(output, "Ctrl-C")
+        os.kill(supervisor(shifted(state, offset)), signal.SIGKILL)
         assert process.wait(60) == StackError.exit_code
-        assert "supervisord ended unexpectedly" in process.stderr.read()
+        assert "supervisord ended unexpectedly" in errors.read()
     assert find_processes(state) == ()
 
 
@@ -237,4 +251,5 @@ def test_a_configuration_that_supervisord_refuses_shows_its_words(settings, monk
     monkeypatch.setattr("farthing.stack.native.render_supervisor", lambda *_: "[supervisord]\nnodaemon=perhaps\n")
     with pytest.raises(PartFailedError, match="supervisord ended") as caught:
         start(settings)
+    assert caught.value.log is not None
     assert "perhaps" in caught.value.log.read_text()

@@ -68,7 +68,8 @@ def up_compose(settings: Settings, *, detach: bool, port_offset: int, console: C
     project = PROJECT if port_offset == 0 else f"{PROJECT}-{port_offset}"
     run = _Run(
         (*compose, "--project-name", project, "--file", str(root / COMPOSE_FILE)),
-        compose_environment(shifted, layout) | {TOKEN_VARIABLE: token},
+        compose_environment(shifted, layout)
+        | {TOKEN_VARIABLE: token, "GRAFANA_ADMIN_PASSWORD": layout.secret(layout.grafana_password)},
     )
     _remember(layout, project)
     with stop_signals() as stop:
