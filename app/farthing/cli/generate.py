@@ -1,4 +1,4 @@
-"""``farthing generate``: the rules, dashboards and references that are committed, and whether they are current."""
+"""``farthing generate``: the committed rules, dashboards, compose configuration and references, and their currency."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from farthing.dashboards.render import render_dashboards
 from farthing.domain.errors import ConfigError
 from farthing.domain.metric_reference import METRICS
 from farthing.settings import Settings
+from farthing.stack.compose_config import compose_files
 
 __all__ = ["check", "generate", "generated_files", "write"]
 
 RULES: Final = Path("alerts/generated")
 DASHBOARDS: Final = Path("dashboards/generated")
+COMPOSE: Final = Path("deploy/compose/generated")
 METRIC_PAGE: Final = Path("docs/metrics.md")
-OWNED: Final = (RULES, DASHBOARDS)
+OWNED: Final = (RULES, DASHBOARDS, COMPOSE)
 """Folders that hold generated files only: anything else in them is an orphan."""
 
 _METRIC_PAGE_HEAD: Final = """\
@@ -41,6 +43,7 @@ def generated_files(settings: Settings) -> dict[Path, str]:
     """Path relative to the repository -> text of every file that is generated and committed."""
     files = {RULES / name: text for name, text in render_rules(settings).items()}
     files |= {DASHBOARDS / name: text for name, text in render_dashboards(settings).items()}
+    files |= compose_files(settings)
     files[METRIC_PAGE] = _metric_page()
     return files
 
