@@ -74,7 +74,7 @@ bench: ## Run the benchmarks
 
 .PHONY: screenshot
 screenshot: bootstrap ## Photograph the running stack's page into docs/images
-	@tools/screenshot.sh
+	@$(BIN)/python tools/screenshot.py
 
 .PHONY: clean
 clean: ## Remove environments, caches and build products (the state folder .farthing stays)

@@ -38,6 +38,10 @@ main() {
     fi
     local python
     python=$(find_python) || fail 'Python 3.11 or newer is needed; install it with: apt-get install python3'
+    if [[ $purpose == dev ]]; then
+        # the tests' engine gets an environment of its own, made with venv
+        ensure_venv "$python"
+    fi
     ensure_uv "$python"
     sync_environment "$python"
 }
@@ -120,6 +124,13 @@ print(getattr(sys, "_base_executable", "") or sys.executable)' 2>/dev/null; then
     return 1
 }
 
+# Debian ships ensurepip, which fills a new environment, in a package of its own.
+ensure_venv() {
+    if ! "$1" -c 'import ensurepip, venv' 2>/dev/null; then
+        install_packages "python$("$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])')-venv"
+    fi
+}
+
 # Makes $TOOLS/bin/uv: the uv on PATH where it is new enough, else one installed with pip into a private environment.
 ensure_uv() {
     local python=$1 found
@@ -134,10 +145,7 @@ ensure_uv() {
         chmod 755 "$TOOLS/bin/uv"
     else
         say 'installing uv'
-        # Debian ships ensurepip, which fills a new environment, in a package of its own
-        if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
-            install_packages "python$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')-venv"
-        fi
+        ensure_venv "$python"
         "$python" -m venv "$TOOLS"
         "$TOOLS/bin/python" -m pip install --quiet --disable-pip-version-check "$UV_REQUIREMENT"
     fi

@@ -141,6 +141,15 @@ class Settings(_Strict):
     alerts: AlertSettings = AlertSettings()
     stack: StackSettings = StackSettings()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _ledger_beside_the_stack(cls, data: Any) -> Any:
+        """A state folder of its own brings a ledger of its own, so that two stacks never write into one."""
+        stack = data.get("stack") if isinstance(data, dict) else None
+        if isinstance(stack, dict) and "ledger" not in data and isinstance(stack.get("state_dir"), str | Path):
+            return {**data, "ledger": f"sqlite:///{Path(stack['state_dir']).expanduser() / 'ledger.db'}"}
+        return data
+
     @field_validator("engines")
     @classmethod
     def _names_differ(cls, engines: tuple[EngineSettings, ...]) -> tuple[EngineSettings, ...]:

@@ -144,7 +144,7 @@ def test_with_engines_nothing_is_replayed(layout):
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        (None, "sqlite:///{state}/ledger.db"),
+        (None, "sqlite:///{cwd}/.farthing/ledger.db"),
         ("sqlite:///books/l.db", "sqlite:///{cwd}/books/l.db"),
         ("sqlite:////var/l.db", "sqlite:////var/l.db"),
         ("sqlite:///:memory:", "sqlite:///:memory:"),
@@ -152,10 +152,19 @@ def test_with_engines_nothing_is_replayed(layout):
     ],
 )
 def test_the_ledger_is_the_same_from_every_folder(layout, given, expected):
-    """Its path is absolute, and in the state folder when the settings name none."""
+    """Its path is absolute."""
     data = {} if given is None else {"ledger": given}
     settings = effective_settings(Settings.model_validate(data), layout)
-    assert settings.ledger == expected.format(state=layout.root, cwd=Path.cwd())
+    assert settings.ledger == expected.format(cwd=Path.cwd())
+
+
+def test_a_state_folder_of_its_own_brings_a_ledger_of_its_own(tmp_path):
+    """Every command finds it there, not only those of the stack; a ledger that is named stays."""
+    stack = {"state_dir": str(tmp_path / "two")}
+    assert Settings.model_validate({"stack": stack}).ledger == f"sqlite:///{tmp_path}/two/ledger.db"
+    assert Settings.model_validate({"stack": {"state_dir": "two"}}).ledger == "sqlite:///two/ledger.db"
+    assert Settings.model_validate({"stack": stack, "ledger": "sqlite:///l.db"}).ledger == "sqlite:///l.db"
+    assert Settings.model_validate({"stack": {}}).ledger == Settings().ledger
 
 
 def test_an_offset_moves_every_port():

@@ -46,11 +46,10 @@ def shift_ports(settings: Settings, offset: int) -> Settings:
 def effective_settings(settings: Settings, layout: StateLayout) -> Settings:
     """What the processes of the stack are given, whatever folder they run in.
 
-    A ledger that the settings do not name lives in the state folder; without engines the replay is one.
+    Without engines the replay is one.
     """
-    ledger = f"{SQLITE_PREFIX}{layout.ledger}" if "ledger" not in settings.model_fields_set else settings.ledger
     update: dict[str, Any] = {
-        "ledger": _absolute_ledger(ledger),
+        "ledger": _absolute_ledger(settings.ledger),
         "stack": settings.stack.model_copy(update={"state_dir": layout.root}),
         "serve": settings.serve.model_copy(
             update={"token_file": (settings.serve.token_file or layout.intake_token).expanduser().absolute()}

@@ -60,11 +60,6 @@ class StateLayout:
         return self.root / "start.lock"
 
     @property
-    def ledger(self) -> Path:
-        """The ledger, unless the settings name another."""
-        return self.root / "ledger.db"
-
-    @property
     def logs(self) -> Path:
         """One file per part, rotated."""
         return self.root / "logs"

@@ -17,15 +17,16 @@ def check_ports(parts: Iterable[Part]) -> None:
 
     Raises PortBusyError for a port that something listens on, ConfigError for two parts with one port.
     """
+    wanted = [(part, port) for part in parts for port in part.ports]
     seen: dict[int, PartPort] = {}
-    for part in parts:
-        for port in part.ports:
-            if port.number in seen:
-                raise ConfigError(
-                    f"{port.setting} and {seen[port.number].setting} are both {port.number}; give each its own port"
-                )
-            seen[port.number] = port
-            _check(part, port)
+    for _, port in wanted:
+        if port.number in seen:
+            raise ConfigError(
+                f"{port.setting} and {seen[port.number].setting} are both {port.number}; give each its own port"
+            )
+        seen[port.number] = port
+    for part, port in wanted:
+        _check(part, port)
 
 
 def _check(part: Part, port: PartPort) -> None:
