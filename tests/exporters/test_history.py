@@ -164,6 +164,14 @@ def test_the_ring_forgets_the_oldest_and_ignores_the_same_moment():
     assert history.newest_ns == START_NS + 20 * SECOND
 
 
+def test_points_keep_their_distance():
+    """However often the ledger is costed, a point covers an interval with enough requests to speak of."""
+    close = [replace(snapshot(step), taken_ns=START_NS + step * SECOND // 2) for step in range(9)]
+    points = observed(*close).points()
+    assert [(point.at_ns - START_NS) / SECOND for point in points] == [0, 2, 4]
+    assert [point.ttft.count for point in points] == [0, 80, 80]
+
+
 def test_a_ring_without_room_is_refused():
     """Capacity is at least one point."""
     with pytest.raises(ValueError, match="capacity"):

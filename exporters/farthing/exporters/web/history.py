@@ -33,6 +33,8 @@ __all__ = ["PHASE_TOKENS", "History", "Latency", "Point", "Recent", "quantile"]
 
 RECENT_NS = 60 * SECOND
 """The interval of what is called recent; the recording rules' ``1m``."""
+SPACING_NS = 2 * SECOND
+"""How often the page asks; quantiles of shorter intervals would be those of a handful of requests."""
 MILLION = 1_000_000
 PHASE_TOKENS: Mapping[str, str] = {PREFILL: TOKEN_PROMPT_COMPUTED, DECODE: TOKEN_OUTPUT, VISION: TOKEN_IMAGE}
 """Phase -> the kind of token that its unit cost counts."""
@@ -91,22 +93,23 @@ class _Totals:
 
 
 class History:
-    """The last ``capacity`` points. One thread may observe while others read."""
+    """The last ``capacity`` points, at least ``spacing_ns`` apart. One thread may observe while others read."""
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, spacing_ns: int = SPACING_NS) -> None:
         if capacity < 1:
             raise ValueError(f"capacity must be at least 1, not {capacity}")
         self.capacity = capacity
+        self._spacing_ns = spacing_ns
         self._points: deque[Point] = deque(maxlen=capacity)
         # Oldest first: the newest snapshot that is a minute old or older, and everything after it.
         self._totals: deque[_Totals] = deque()
         self._lock = threading.Lock()
 
     def observe(self, snapshot: Snapshot) -> None:
-        """Append a point for ``snapshot``; one that is not newer than the last point changes nothing."""
+        """Append a point for ``snapshot``; one that is too close to the last point, or older, changes nothing."""
         totals = _totals(snapshot)
         with self._lock:
-            if self._totals and totals.at_ns <= self._totals[-1].at_ns:
+            if self._totals and totals.at_ns < self._totals[-1].at_ns + max(self._spacing_ns, 1):
                 return
             while len(self._totals) > 1 and self._totals[1].at_ns <= totals.at_ns - RECENT_NS:
                 self._totals.popleft()

@@ -49,14 +49,14 @@ function spendTile(data) {
 function unitTile(phase, cost) {
   const value = known(cost.nano_per_million, (nano) => [money(nano), unit(`per M ${TOKENS_OF[phase]}`)], `no settled ${TOKENS_OF[phase]} yet`);
   const methods = Object.keys(cost.methods_nano);
-  const details = methods.length ? [badges(cost.methods_nano), fitError(cost.fit_error)] : "since the ledger began";
+  const details = methods.length ? [badges(cost.methods_nano), fitError(cost.fit_error, methods.length)] : "since the ledger began";
   const attributes = { "data-testid": "unit-cost", "data-phase": phase, "data-nano": cost.nano_per_million, "data-method": methods.join(" ") };
   return tile([swatch(phase), `${LINES[phase][0]} cost`], value, details, attributes);
 }
 
-function fitError(error) {
+function fitError(error, badgesBefore) {
   const title = "Walk-forward error: how far predicting each next window's busy time from the past ones was off";
-  return el("span", { class: "muted", title }, "± ", known(error, percent, "the fit has not yet predicted a window"), " fit error");
+  return el("span", { class: "muted", title }, "± ", known(error, percent, "the fit has not yet predicted a window"), badgesBefore > 1 ? null : " fit error");
 }
 
 function serviceTiles(data, history) {
@@ -106,15 +106,23 @@ export function showIdentity(node, balance, fleet, currency) {
 }
 
 function statementRow([mark, name, note], share, nano, attributes, method = null) {
-  return el("tr", attributes, el("td", { class: "mark" }, mark), el("th", { scope: "row" }, name, note ?? null), el("td", {}, method), el("td", { class: "share" }, share), el("td", { class: "num" }, exact(nano)));
+  const middle = method === null ? [] : [el("td", {}, method), el("td", { class: "share" }, share)];
+  return el(
+    "tr",
+    attributes,
+    el("td", { class: "mark" }, mark),
+    el("th", { scope: "row", colspan: method === null ? 3 : null }, name, note ?? null),
+    middle,
+    el("td", { class: "num" }, exact(nano)),
+  );
 }
 
 function lineRow(line, index, fleet, bill) {
   const [name, hint] = LINES[line.account] ?? [line.account, ""];
-  const reasons = line.account === "unattributed" ? parts(fleet.unattributed_nano) : null;
+  const notes = { unattributed: () => reasons(fleet.unattributed_nano), vision: () => withPrefill(line, fleet.lines) };
   const method = line.account === "wip" ? badge("provisional") : badges(line.methods_nano);
   return statementRow(
-    [el("span", { class: "sign" }, index ? "+" : "="), [swatch(line.account), el("span", { title: hint }, name)], reasons],
+    [el("span", { class: "sign" }, index ? "+" : "="), [swatch(line.account), el("span", { title: hint }, name)], notes[line.account]?.()],
     bill && line.nano ? percent(Number(line.nano) / bill) : "",
     line.nano,
     { class: line.nano ? null : "zero", "data-testid": "line", "data-account": line.account, "data-nano": line.nano },
@@ -122,9 +130,17 @@ function lineRow(line, index, fleet, bill) {
   );
 }
 
-function parts(amounts) {
+function reasons(amounts) {
   const text = Object.entries(amounts).filter(([, nano]) => nano).map(([reason, nano]) => `${reason.replaceAll("_", " ")} ${money(nano)}`);
   return text.length ? el("small", { class: "parts" }, text.join(", ")) : null;
+}
+
+/** Images are encoded and prefilled in the same steps, so a fit knows their sum better than either. */
+function withPrefill(vision, lines) {
+  const prefill = lines.find((line) => line.account === "prefill");
+  if (!vision.nano) return null;
+  const title = "Images are encoded and prefilled in the same engine steps: the sum is surer than its two parts";
+  return el("small", { class: "parts", title }, `with prefill ${money(BigInt(vision.nano) + BigInt(prefill.nano))}`);
 }
 
 /** Tenants by cost; beyond the first hundred one row keeps the others' dollars. */

@@ -98,14 +98,14 @@ class Plot {
     else if (this.data[0].length) this.draw();
   }
 
-  /** The legend's values: under the cursor, or the latest that is known. */
+  /** The legend's values: under the cursor, or the latest point's; what that does not know is not made up from older ones. */
   readOut(index) {
     const { series, read } = this.plot;
     show(
       this.legend,
       series.map(([label, color], position) => {
         const column = this.data[position + 1] ?? [];
-        const value = index === null || index === undefined ? column.findLast((item) => item !== null) : column[index];
+        const value = column[index ?? column.length - 1];
         return el("span", {}, el("span", { class: "swatch", style: { background: `var(${color})` } }), `${label} `, el("b", {}, value === null || value === undefined ? unknown("nothing was measured") : read(value)));
       }),
     );
