@@ -1,6 +1,7 @@
 """The page's routes: exact money in JSON, assets from the package, headers that forbid everything else."""
 
 import asyncio
+import html
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from farthing.domain.model import EngineGauges, EngineView, Fit, Snapshot
 from farthing.exporters.web import routes
 from farthing.exporters.web.history import History
 from farthing.exporters.web.routes import web_routes
+from farthing.settings import parse_settings
 
 STATIC = Path(routes.__file__).parent / "static"
 OWN_ASSETS = sorted(path for path in STATIC.iterdir() if path.is_file())
@@ -87,6 +89,14 @@ def test_the_page_has_no_inline_script_or_style():
     text = (STATIC / "index.html").read_text(encoding="utf-8")
     assert not re.search(r"<script(?![^>]*\ssrc=)", text)
     assert not re.search(r"<style|\sstyle=|\son[a-z]+=", text)
+
+
+def test_the_empty_page_gives_a_configuration_that_is_valid():
+    """What a newcomer copies from the page is read as it stands, and the recording it names is the packaged one."""
+    blocks = re.findall(r"<pre>(.*?)</pre>", (STATIC / "index.html").read_text(encoding="utf-8"), flags=re.DOTALL)
+    settings = parse_settings(html.unescape(blocks[0]), "the page")
+    assert [engine.gpu for engine in settings.engines] == [price.gpu for price in settings.prices] == ["H100-SXM"]
+    assert blocks[1] == f"farthing replay {settings.stack.replay_recording}"
 
 
 def test_the_licence_of_the_vendored_plotter_ships_with_it():
