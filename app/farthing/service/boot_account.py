@@ -45,7 +45,6 @@ class BootAccount:
         """Of usage records, for the checks."""
         self.marks: Counter[str] = Counter()
         self._energy: dict[int, tuple[int, int]] = {}
-        self._ended: int | None = None
 
     def feed(self, record: Record) -> None:
         """Take the next record in canonical order."""
@@ -68,15 +67,14 @@ class BootAccount:
 
     def end(self) -> None:
         """Settle all that is known: nothing more can come (another boot took this engine's place)."""
-        if self._ended is None and self.stream.stopped_ns is None:
+        if not self.closed:
             self._windows += self.stream.finish()
-            self._ended = self.stream.watermark_ns
             self.state = "stop"
 
     @property
     def closed(self) -> bool:
         """Nothing of this boot can change any more."""
-        return self.stream.stopped_ns is not None or self._ended is not None
+        return self.stream.ended
 
     @property
     def bill_nano(self) -> int:
@@ -97,7 +95,7 @@ class BootAccount:
 
     def row(self) -> Boot:
         """The boot as the ledger keeps it."""
-        ended = self.stream.stopped_ns if self.stream.stopped_ns is not None else self._ended
+        ended = self.stream.stopped_ns if self.closed else None
         return Boot(
             boot=self.started.key.boot,
             engine=self.engine,

@@ -5,8 +5,6 @@ A mark's *position* counts from the boot's first mark and never changes, however
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 import numpy.typing as npt
 
@@ -47,6 +45,7 @@ class MarkTrack:
         self.columns: dict[str, Ints] = {name: np.empty(0, np.int64) for name in COLUMNS}
         self.decode_steps: Ints = np.empty(0, np.int64)
         self.decode_fixed: npt.NDArray[np.float64] = np.empty(0, np.float64)
+        self._held: list[dict[str, Ints]] = []
         self._steps_before = 0
         self._fixed_before = 0.0
 
@@ -58,17 +57,26 @@ class MarkTrack:
         """Position after the last mark held."""
         return self.base + len(self)
 
-    def extend(self, batches: Iterable[StepMarks]) -> None:
-        """Append marks that are all later than those held; several processes' marks interleave by time."""
-        added = [batch for batch in batches if len(batch)]
-        if not added:
+    def add(self, batch: StepMarks) -> None:
+        """Hold a process's marks until ``advance`` reaches them."""
+        if len(batch):
+            self._held.append({name: np.asarray(getattr(batch, name), np.int64) for name in COLUMNS})
+
+    def advance(self, until_ns: int) -> None:
+        """Take the held marks up to a moment that every process has reported; later calls bring later marks only."""
+        if not self._held:
             return
-        merged = {
-            name: np.concatenate([np.asarray(getattr(batch, name), np.int64) for batch in added]) for name in COLUMNS
-        }
-        if len(added) > 1:
+        merged = {name: np.concatenate([held[name] for held in self._held]) for name in COLUMNS}
+        if len(self._held) > 1:
             order = np.argsort(merged["at_ns"], kind="stable")
             merged = {name: values[order] for name, values in merged.items()}
+        count = int(np.searchsorted(merged["at_ns"], until_ns, side="right"))
+        rest = {name: values[count:] for name, values in merged.items()}
+        self._held = [rest] if len(rest["at_ns"]) else []
+        if count:
+            self._append({name: values[:count] for name, values in merged.items()})
+
+    def _append(self, merged: dict[str, Ints]) -> None:
         requests = merged["prefill_requests"] + merged["decode_requests"]
         decodes = merged["decode_tokens"] > 0
         steps = self._steps_before + np.cumsum(decodes)

@@ -18,7 +18,7 @@ from farthing.costing.work import Work, measure, works_of
 from farthing.domain.clock import SECOND
 from farthing.domain.conventions import ASLEEP, DOWN, IDLE, PHASES, STARTING, UNKNOWN
 from farthing.domain.model import Fit, SettledWindow
-from farthing.domain.records import Counters, GpuSamples, Lifecycle, Record, Started, StepBatch, StepMarks, Usage
+from farthing.domain.records import Counters, GpuSamples, Lifecycle, Record, Started, StepBatch, Usage
 
 __all__ = ["CostStream", "Options"]
 
@@ -52,7 +52,6 @@ class _Index:
 
     track: MarkTrack
     fits: FitHistory
-    arrived: list[StepMarks] = field(default_factory=list)
     cut_ns: int = 0
     """End of the last closed window."""
     cut_position: int = 0
@@ -78,15 +77,25 @@ class CostStream:
         self._indices: dict[int, _Index] = {}
         self._until: dict[int, int] = {}
         self._open: dict[int, int] = {}
+        self._finished = False
 
     @property
     def watermark_ns(self) -> int:
-        """Up to where every process has reported its steps."""
-        if self.stopped_ns is not None:
-            return self.stopped_ns
+        """Up to where every process has reported its steps; the boot's end once all of them reached it."""
+        if self.ended:
+            return self.stopped_ns or self.started.at_ns
         if len(self._until) < self.started.processes:
             return self.started.at_ns
         return min(self._until.values())
+
+    @property
+    def ended(self) -> bool:
+        """The boot has stopped, and no process can report anything more of it."""
+        if self._finished:
+            return True
+        if self.stopped_ns is None or len(self._until) < self.started.processes:
+            return False
+        return min(self._until.values()) >= self.stopped_ns
 
     @property
     def settled_ns(self) -> int:
@@ -97,7 +106,7 @@ class CostStream:
         """Take one record; returns the windows that it settles, in order."""
         if isinstance(record, StepBatch):
             index = self._index(record.engine_index)
-            index.arrived.append(record.marks)
+            index.track.add(record.marks)
             process = record.key.process
             self._until[process] = max(self._until.get(process, 0), record.until_ns)
             self._open[process] = max(self._open.get(process, 0), record.open_ns)
@@ -115,8 +124,11 @@ class CostStream:
         return []
 
     def finish(self) -> list[SettledWindow]:
-        """Settle everything up to the watermark as if no more records could come."""
-        return self._advance(final=True)
+        """Settle everything up to the stop, else up to the watermark, as if no more records could come."""
+        if self.stopped_ns is None:
+            self.stopped_ns = max(self._until.values(), default=self.started.at_ns)
+        self._finished = True
+        return self._advance()
 
     def provisional(self) -> dict[str, int]:
         """Nano-dollars of closed windows that are not settled, by phase or account, at the current fit."""
@@ -157,8 +169,8 @@ class CostStream:
     def _settled(self, index: _Index) -> int:
         return index.closed[0].start if index.closed else index.cut_ns
 
-    def _advance(self, *, final: bool = False) -> list[SettledWindow]:
-        final = final or self.stopped_ns is not None
+    def _advance(self) -> list[SettledWindow]:
+        final = self.ended
         watermark = self.watermark_ns
         opened = watermark if final else min(self._open.values(), default=self.started.at_ns)
         settled: list[SettledWindow] = []
@@ -166,8 +178,7 @@ class CostStream:
             self._index(0)
         for number in sorted(self._indices):
             index = self._indices[number]
-            index.track.extend(index.arrived)
-            index.arrived.clear()
+            index.track.advance(watermark)
             self._close(index, watermark, final=final)
             self._place(index)
             while index.closed:
@@ -210,7 +221,7 @@ class CostStream:
         later = []
         for usage in index.waiting:
             ends = max((s.last_ns for s in usage.sequences), default=usage.ended_ns)
-            if ends > last and self.stopped_ns is None and ends > self.watermark_ns:
+            if ends > last and not self.ended and ends > self.watermark_ns:
                 later.append(usage)
             else:
                 index.works.extend(works_of(usage, index.track))

@@ -1,0 +1,121 @@
+"""Hypothesis strategies of whole boots: any marks, any requests, any states; nothing has to make sense."""
+
+import itertools
+
+from hypothesis import strategies as st
+
+from farthing.domain.clock import Anchor
+from farthing.domain.records import EngineSequence, Lifecycle, RecordKey, Started, StepBatch, StepMarks, Usage
+
+MS = 1_000_000
+START = 17_000_000_000
+WALL = 1_795_000_000_000_000_000
+
+small = st.integers(0, 40)
+_COLUMNS = (
+    "running",
+    "waiting",
+    "prefill_requests",
+    "prefill_tokens",
+    "decode_requests",
+    "decode_tokens",
+    "encoder_inputs",
+    "encoder_tokens",
+    "generated",
+    "prompt_computed",
+    "prompt_cached",
+    "preempted",
+)
+
+
+@st.composite
+def marks(draw, begin_ns, end_ns):
+    """Step marks within (begin, end], in order of time."""
+    at = sorted(draw(st.lists(st.integers(begin_ns + 1, end_ns), max_size=8)))
+    columns = {name: tuple(draw(st.lists(small, min_size=len(at), max_size=len(at)))) for name in _COLUMNS}
+    return StepMarks(at_ns=tuple(at), **columns)
+
+
+@st.composite
+def usages(draw, end_ns, process):
+    """A request of any outcome, with any counts, whose times are in order; its sequence number is set later."""
+    arrived = draw(st.integers(START, end_ns))
+    ended = draw(st.integers(arrived, end_ns))
+    first = draw(st.none() | st.integers(arrived, ended))
+    last = None if first is None else draw(st.integers(first, ended))
+    sequences = tuple(
+        EngineSequence(
+            scheduled_ns=arrived,
+            first_ns=first,
+            last_ns=ended if last is None else last,
+            prompt_tokens=draw(st.integers(0, 10**6)),
+            cached_tokens=draw(small),
+            output_tokens=draw(small),
+            preemptions=draw(st.integers(0, 1)),
+        )
+        for _ in range(draw(st.integers(0, 2)))
+    )
+    return Usage(
+        key=RecordKey("boot", process, 0),
+        request_id="r",
+        engine_index=draw(st.integers(0, 1)),
+        model="m",
+        outcome=draw(st.sampled_from(["finished", "aborted", "failed", "rejected"])),
+        status=200,
+        arrived_ns=arrived,
+        ended_ns=ended,
+        first_ns=first,
+        last_ns=last,
+        tenant=draw(st.sampled_from(["a", "b", "unknown"])),
+        prompt_tokens=draw(st.none() | small),
+        image_tokens=draw(st.none() | small),
+        output_tokens=draw(st.none() | small),
+        delivered_tokens=draw(st.none() | small),
+        sequences=sequences,
+    )
+
+
+@st.composite
+def boots(draw):
+    """The records of one boot, by process in the order of their sequences: (Started, [[records of process 0], …])."""
+    processes = draw(st.integers(1, 2))
+    length = draw(st.integers(1, 60_000)) * MS
+    end = START + length
+    started = Started(
+        key=RecordKey("boot", 0, 0),
+        at_ns=START,
+        anchor=Anchor(WALL, START),
+        engine="e",
+        kind="vllm",
+        version="",
+        model="m",
+        gpu="X",
+        gpu_count=1,
+        processes=processes,
+    )
+    streams = []
+    for process in range(processes):
+        bounds = sorted({START, end, *draw(st.lists(st.integers(START, end), max_size=4))})
+        events = []
+        for begin, until in itertools.pairwise(bounds):
+            opened = draw(st.integers(START, until))
+            batch = draw(marks(begin, until))
+            key = RecordKey("boot", process, 0)
+            events.append((until, 2, StepBatch(key, draw(st.integers(0, 1)), until, opened, batch)))
+        for usage in draw(st.lists(usages(end, process), max_size=6)):
+            events.append((usage.ended_ns, 1, usage))
+        if process == 0:
+            for at in draw(st.lists(st.integers(START, end), max_size=3)):
+                event = draw(st.sampled_from(["ready", "asleep", "awake", "draining", "down"]))
+                events.append((at, 0, Lifecycle(RecordKey("boot", 0, 0), at, event)))
+        events.sort(key=lambda event: (event[0], event[1]))
+        records = [record for _, _, record in events]
+        if process == 0:
+            records = [started, *records, Lifecycle(RecordKey("boot", 0, 0), end, "stop")]
+        streams.append([_numbered(record, process, number) for number, record in enumerate(records)])
+    return started, streams, end
+
+
+def _numbered(record, process, number):
+    values = {name: getattr(record, name) for name in record.__dataclass_fields__}
+    return type(record)(**{**values, "key": RecordKey("boot", process, number)})
