@@ -5,7 +5,16 @@ import itertools
 from hypothesis import strategies as st
 
 from farthing.domain.clock import Anchor
-from farthing.domain.records import EngineSequence, Lifecycle, RecordKey, Started, StepBatch, StepMarks, Usage
+from farthing.domain.records import (
+    EngineSequence,
+    Lifecycle,
+    Record,
+    RecordKey,
+    Started,
+    StepBatch,
+    StepMarks,
+    Usage,
+)
 
 MS = 1_000_000
 START = 17_000_000_000
@@ -96,20 +105,19 @@ def boots(draw):
     streams = []
     for process in range(processes):
         bounds = sorted({START, end, *draw(st.lists(st.integers(START, end), max_size=4))})
-        events = []
+        events: list[tuple[int, int, Record]] = []
         for begin, until in itertools.pairwise(bounds):
             opened = draw(st.integers(START, until))
             batch = draw(marks(begin, until))
             key = RecordKey("boot", process, 0)
             events.append((until, 2, StepBatch(key, draw(st.integers(0, 1)), until, opened, batch)))
-        for usage in draw(st.lists(usages(end, process), max_size=6)):
-            events.append((usage.ended_ns, 1, usage))
+        events += [(usage.ended_ns, 1, usage) for usage in draw(st.lists(usages(end, process), max_size=6))]
         if process == 0:
             for at in draw(st.lists(st.integers(START, end), max_size=3)):
                 event = draw(st.sampled_from(["ready", "asleep", "awake", "draining", "down"]))
                 events.append((at, 0, Lifecycle(RecordKey("boot", 0, 0), at, event)))
         events.sort(key=lambda event: (event[0], event[1]))
-        records = [record for _, _, record in events]
+        records: list[Record] = [record for _, _, record in events]
         if process == 0:
             records = [started, *records, Lifecycle(RecordKey("boot", 0, 0), end, "stop")]
         streams.append([_numbered(record, process, number) for number, record in enumerate(records)])
