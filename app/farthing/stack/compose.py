@@ -20,7 +20,7 @@ from farthing.stack.effective import shift_ports
 from farthing.stack.health import Awaited, PartFailedError, wait_until_ready
 from farthing.stack.interrupts import stop_signals
 from farthing.stack.layout import StateLayout
-from farthing.stack.report import print_rows, progress
+from farthing.stack.report import print_rows, progress, say
 
 __all__ = ["checkout", "compose_environment", "down_compose", "up_compose"]
 
@@ -94,6 +94,7 @@ def up_compose(settings: Settings, *, detach: bool, port_offset: int, console: C
                 return 0
             _wait(stop)
         run.call("down")
+    _note(layout).unlink()
     return 0
 
 
@@ -113,7 +114,7 @@ def down_compose(settings: Settings, *, console: Console) -> bool:
     if run.call("down", "--remove-orphans") != 0:
         raise StackError(f"Docker Compose could not stop project {project}; its messages are above")
     note.unlink()
-    console.print(f"stopped the containers of project {project}", soft_wrap=True, highlight=False)
+    say(console, f"stopped the containers of project {project}")
     return True
 
 
@@ -182,7 +183,7 @@ def _print_ready(console: Console, settings: Settings, *, detached: bool) -> Non
     ]
     print_rows(console, rows)
     ending = "stop it with: farthing down" if detached else "press Ctrl-C to stop"
-    console.print(ending, soft_wrap=True, highlight=False)
+    say(console, ending)
 
 
 def _wait(stop: threading.Event) -> None:

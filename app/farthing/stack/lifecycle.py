@@ -9,6 +9,7 @@ from farthing.settings import Settings
 from farthing.stack.compose import checkout, down_compose, up_compose
 from farthing.stack.container import compose_command, docker_engine_answers
 from farthing.stack.native import StackStatus, down_native, native_status, up_native
+from farthing.stack.report import say
 
 __all__ = ["down", "stack_status", "up"]
 
@@ -20,7 +21,7 @@ def up(settings: Settings, *, native: bool | None, detach: bool, port_offset: in
     """
     if native is None:
         native = not (docker_engine_answers() and compose_command() is not None and checkout() is not None)
-        console.print("starting the native stack" if native else "starting the Compose stack", highlight=False)
+        say(console, "starting the native stack" if native else "starting the Compose stack")
     elif not native and not docker_engine_answers():
         raise StackError("no Docker engine answers; start one, or use --native")
     start = up_native if native else up_compose

@@ -27,7 +27,7 @@ from farthing.stack.parts import Part, native_parts
 from farthing.stack.ports import check_ports
 from farthing.stack.processes import find_processes, stop_processes, supervisor_of
 from farthing.stack.programs import Programs, find_programs
-from farthing.stack.report import ReadyPart, print_failure, print_ready, progress
+from farthing.stack.report import ReadyPart, print_failure, print_ready, progress, say
 from farthing.stack.supervision import process_states, raise_if_failed, render_supervisor, start_supervisor
 
 __all__ = ["StackStatus", "down_native", "native_status", "up_native"]
@@ -124,10 +124,10 @@ def down_native(settings: Settings, *, console: Console) -> int:
     layout = StateLayout.at(settings.stack.state_dir)
     processes = find_processes(layout.root)
     if not processes:
-        console.print(f"no stack runs from {layout.root}", soft_wrap=True, highlight=False)
+        say(console, f"no stack runs from {layout.root}")
     else:
         stop_processes(layout.root, supervisor_of(processes, layout.supervisor_pid), STOP_SECONDS)
-        console.print(f"stopped the stack of {layout.root}", soft_wrap=True, highlight=False)
+        say(console, f"stopped the stack of {layout.root}")
     _remove_leftovers(layout)
     return 0
 
@@ -172,11 +172,7 @@ def _clear_the_way(layout: StateLayout, console: Console) -> None:
         )
     if processes:
         left = ", ".join(str(process.pid) for process in processes)
-        console.print(
-            f"an earlier stack of this folder lost its supervisor; stopping its processes {left}",
-            soft_wrap=True,
-            highlight=False,
-        )
+        say(console, f"an earlier stack of this folder lost its supervisor; stopping its processes {left}")
         stop_processes(layout.root, None, STOP_SECONDS)
     _remove_leftovers(layout)
 
@@ -200,12 +196,12 @@ def _watch(supervisor: subprocess.Popen[bytes], stop: threading.Event) -> None:
 def _finish(layout: StateLayout, supervisor: subprocess.Popen[bytes], stop: threading.Event, console: Console) -> int:
     asked = stop.is_set()
     if asked:
-        console.print("stopping", highlight=False)
+        say(console, "stopping")
     status = supervisor.poll()
     _stop(layout, supervisor)
     if not asked and status != 0:
         raise StackError(f"supervisord ended unexpectedly (status {status}); see {layout.supervisor_log}")
-    console.print("stopped", highlight=False)
+    say(console, "stopped")
     return 0
 
 

@@ -9,13 +9,14 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from farthing.settings import Settings
 from farthing.stack.layout import StateLayout
 from farthing.stack.parts import serve_url
 from farthing.stack.programs import Programs
 
-__all__ = ["ReadyPart", "page_rows", "print_failure", "print_ready", "print_rows", "progress"]
+__all__ = ["ReadyPart", "page_rows", "print_failure", "print_ready", "print_rows", "progress", "say"]
 
 NOT_INSTALLED = "not installed (optional)"
 
@@ -28,6 +29,11 @@ class ReadyPart:
     page: str
 
 
+def say(console: Console, line: str) -> None:
+    """Print a line as it is: paths are neither broken, coloured nor taken for markup."""
+    console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+
 @contextlib.contextmanager
 def progress(console: Console) -> Iterator[Callable[[Sequence[str]], None]]:
     """A function that shows which parts are awaited: a live line on a terminal, else a line per change."""
@@ -37,13 +43,13 @@ def progress(console: Console) -> Iterator[Callable[[Sequence[str]], None]]:
         return
     said: list[str] = []
 
-    def say(names: Sequence[str]) -> None:
+    def changed(names: Sequence[str]) -> None:
         line = _waiting(names)
         if not said or said[-1] != line:
             said.append(line)
-            console.print(line, soft_wrap=True, highlight=False, markup=False)
+            say(console, line)
 
-    yield say
+    yield changed
 
 
 def print_ready(
@@ -58,7 +64,7 @@ def print_ready(
     """The table of pages and files, and how to stop."""
     print_rows(console, page_rows(parts, settings, layout, programs))
     ending = "stop it with: farthing down" if detached else "press Ctrl-C to stop"
-    console.print(ending, soft_wrap=True, highlight=False, markup=False)
+    say(console, ending)
 
 
 def page_rows(
@@ -91,21 +97,19 @@ def print_rows(console: Console, rows: Sequence[tuple[str, str]]) -> None:
         table.add_column(style="bold", no_wrap=True)
         table.add_column(overflow="fold")
         for name, place in rows:
-            table.add_row(name, place)
+            table.add_row(name, Text(place))
         console.print(table)
         return
     width = max(len(name) for name, _ in rows)
     for name, place in rows:
-        console.print(f"{name:<{width}}  {place}", soft_wrap=True, highlight=False, markup=False)
+        say(console, f"{name:<{width}}  {place}")
 
 
 def print_failure(console: Console, log: Path, lines: Sequence[str]) -> None:
     """The end of the log of a part that failed."""
-    console.print(
-        f"last lines of {log}:" if lines else f"{log} is empty", soft_wrap=True, highlight=False, markup=False
-    )
+    say(console, f"last lines of {log}:" if lines else f"{log} is empty")
     for line in lines:
-        console.print(f"  {line}", soft_wrap=True, highlight=False, markup=False)
+        say(console, f"  {line}")
 
 
 def _waiting(names: Sequence[str]) -> str:
