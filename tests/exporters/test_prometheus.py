@@ -53,7 +53,7 @@ def one(samples: Samples, name: str, **labels: str) -> float:
 
 
 def parse_openmetrics(body: bytes) -> list[Metric]:
-    return list(openmetrics.text_string_to_metric_families(body.decode()))  # type: ignore[no-untyped-call]
+    return list(openmetrics.text_string_to_metric_families(body.decode()))
 
 
 def tenant(name: str, nano: int, aborted: int = 0) -> TenantView:
