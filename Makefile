@@ -73,7 +73,7 @@ bench: ## Run the benchmarks
 	@for benchmark in benchmarks/bench_*.py; do echo "$$benchmark"; $(BIN)/python "$$benchmark"; done
 
 .PHONY: screenshot
-screenshot: bootstrap ## Photograph the running stack's page into docs/images
+screenshot: bootstrap ## Photograph the page of a replayed H100 into docs/images
 	@$(BIN)/python tools/screenshot.py
 
 .PHONY: clean

@@ -132,6 +132,7 @@ def test_without_engines_the_replay_is_one(layout):
     """On the port where it is going to listen."""
     (engine,) = written(layout, stack={"replay_port": 9999}).engines
     assert (engine.name, str(engine.url), engine.gpu) == ("replay", "http://127.0.0.1:9999/", "H100-SXM")
+    assert engine.probe, "its records bring the cost; scraping must not bring it again"
 
 
 def test_with_engines_nothing_is_replayed(layout):

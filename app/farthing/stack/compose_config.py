@@ -13,7 +13,7 @@ from farthing.alerts.render import render_rules
 from farthing.dashboards.render import render_dashboards
 from farthing.domain.conventions import DEFAULT_PORT
 from farthing.settings import EngineSettings, ServeSettings, Settings, StackSettings
-from farthing.stack.effective import REPLAY, REPLAY_GPU
+from farthing.stack.effective import replay_engine
 from farthing.stack.grafana import PROVISIONING, GrafanaSources, render_provider, render_sources
 from farthing.stack.jaeger import JaegerPorts, render_jaeger
 from farthing.stack.scrape import ENGINE_TARGETS, PROMETHEUS_CONFIG, render_prometheus, render_targets
@@ -50,14 +50,8 @@ def compose_configuration(settings: Settings) -> dict[Path, str]:
 
 
 def _configuration(settings: Settings) -> dict[Path, str]:
-    engines = tuple(_as_containers_see(settings.engines)) or (
-        EngineSettings(
-            name=REPLAY,
-            url=HttpUrl(f"http://replay:{StackSettings.model_fields['replay_port'].default}"),
-            gpu=REPLAY_GPU,
-        ),
-    )
     ports = StackSettings()
+    engines = tuple(_as_containers_see(settings.engines)) or (replay_engine("replay", ports.replay_port),)
     prometheus = Path("prometheus")
     sources = GrafanaSources(
         prometheus="http://prometheus:9090",

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
+from pydantic import HttpUrl, ValidationError
 
 from farthing.domain.errors import ConfigError
 from farthing.settings import EngineSettings, Settings
 from farthing.stack.layout import StateLayout
 
-__all__ = ["REPLAY", "effective_settings", "render_settings", "shift_ports"]
+__all__ = ["REPLAY", "effective_settings", "render_settings", "replay_engine", "shift_ports"]
 
 REPLAY = "replay"
 """Name of the engine that replays a recording when no engine is configured."""
@@ -56,12 +56,14 @@ def effective_settings(settings: Settings, layout: StateLayout) -> Settings:
         ),
     }
     if not settings.engines:
-        update["engines"] = (
-            EngineSettings.model_validate(
-                {"name": REPLAY, "url": f"http://127.0.0.1:{settings.stack.replay_port}", "gpu": REPLAY_GPU}
-            ),
-        )
+        update["engines"] = (replay_engine("127.0.0.1", settings.stack.replay_port),)
     return settings.model_copy(update=update)
+
+
+def replay_engine(host: str, port: int) -> EngineSettings:
+    """The replay as an engine; it delivers the records of a probe, so scraping it must not cost it once more."""
+    url = HttpUrl(f"http://{host}:{port}")
+    return EngineSettings(name=REPLAY, url=url, gpu=REPLAY_GPU, probe=True)
 
 
 def render_settings(settings: Settings) -> str:
