@@ -1,6 +1,6 @@
 """Photographs Farthing's page: serve and a replayed H100 on free ports, a minute of life, then Chromium.
 
-    python tools/screenshot.py [FILE]        default: docs/images/page.png
+``make screenshot`` writes docs/images/page.png; ``python tools/screenshot.py FILE`` writes elsewhere.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ def test_the_committed_files_are_current():
     assert check(ROOT, generated_files(Settings())) == []
 
 
-def test_the_files_are_rules_dashboards_compose_configuration_and_the_metric_reference():
+def test_the_files_are_rules_dashboards_compose_configuration_and_references():
     """Where deployments and readers look for them."""
     paths = [path.as_posix() for path in generated_files(Settings())]
     assert [path for path in paths if not path.startswith("deploy/compose/generated/")] == [
@@ -34,6 +34,8 @@ def test_the_files_are_rules_dashboards_compose_configuration_and_the_metric_ref
         "alerts/generated/farthing-pipeline.yml",
         "dashboards/generated/farthing-fleet.json",
         "docs/metrics.md",
+        "docs/cli.md",
+        "docs/configuration.md",
     ]
     assert "deploy/compose/generated/prometheus/prometheus.yml" in paths
 
@@ -73,11 +75,13 @@ def test_different_line_endings_are_stale(checkout):
 
 def test_a_missing_file_is_named_and_written_again(checkout, capsys):
     """With the folders that it needs."""
-    (checkout / "docs" / "metrics.md").unlink()
+    pages = ["docs/metrics.md", "docs/cli.md", "docs/configuration.md"]
+    for page in pages:
+        (checkout / page).unlink()
     (checkout / "docs").rmdir()
-    assert check(checkout, generated_files(Settings())) == ["missing: docs/metrics.md"]
+    assert check(checkout, generated_files(Settings())) == [f"missing: {page}" for page in pages]
     assert generate(check=False, root=checkout) == 0
-    assert capsys.readouterr().out.startswith("wrote docs/metrics.md\n")
+    assert capsys.readouterr().out.startswith("".join(f"wrote {page}\n" for page in pages))
     assert generate(check=True, root=checkout) == 0
 
 

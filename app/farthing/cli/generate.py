@@ -10,6 +10,8 @@ from typing import Final
 import typer
 
 from farthing.alerts.render import render_rules
+from farthing.cli.reference import cli_reference
+from farthing.cli.settings_reference import configuration_reference
 from farthing.dashboards.render import render_dashboards
 from farthing.domain.errors import ConfigError
 from farthing.domain.metric_reference import METRICS
@@ -22,6 +24,8 @@ RULES: Final = Path("alerts/generated")
 DASHBOARDS: Final = Path("dashboards/generated")
 COMPOSE: Final = Path("deploy/compose/generated")
 METRIC_PAGE: Final = Path("docs/metrics.md")
+COMMAND_PAGE: Final = Path("docs/cli.md")
+CONFIGURATION_PAGE: Final = Path("docs/configuration.md")
 OWNED: Final = (RULES, DASHBOARDS, COMPOSE)
 """Folders that hold generated files only: anything else in them is an orphan."""
 
@@ -45,6 +49,8 @@ def generated_files(settings: Settings) -> dict[Path, str]:
     files |= {DASHBOARDS / name: text for name, text in render_dashboards(settings).items()}
     files |= compose_files(settings)
     files[METRIC_PAGE] = _metric_page()
+    files[COMMAND_PAGE] = cli_reference()
+    files[CONFIGURATION_PAGE] = configuration_reference()
     return files
 
 
