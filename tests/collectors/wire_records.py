@@ -68,6 +68,7 @@ def _started(draw: st.DrawFn) -> Pair:
         "gpu_uuids": tuple(draw(st.lists(NAMES, max_size=3))),
         "details": draw(st.booleans()),
         "processes": draw(st.integers(1, 8)),
+        "ranks": draw(st.integers(1, 8)),
     }
     kind = draw(NAMES)
     return Pair(

@@ -101,6 +101,7 @@ def boots(draw):
         gpu="X",
         gpu_count=1,
         processes=processes,
+        ranks=2,
     )
     streams = []
     for process in range(processes):

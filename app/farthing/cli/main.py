@@ -93,7 +93,8 @@ def replay(
     speed: Annotated[float, typer.Option(min=0.01, help="Times real time.")] = 1.0,
     lead: Annotated[float, typer.Option(min=0.0, help="Seconds of the recording to deliver at once.")] = 0.0,
     loop: Annotated[bool, typer.Option("--loop", help="Start again when it ends, as a new boot.")] = False,
-    port: Annotated[int | None, typer.Option(help="Where the recorded metrics are served.")] = None,
+    host: Annotated[str, typer.Option(help="Where the recorded metrics are served.")] = "127.0.0.1",
+    port: Annotated[int | None, typer.Option(help="Their port; default stack.replay_port.")] = None,
     to: Annotated[str | None, typer.Option(help="Intake's base URL; default: farthing serve of the settings.")] = None,
     engine_name: Annotated[str | None, typer.Option(help="Instance name; default: the recording's.")] = None,
 ) -> None:
@@ -111,7 +112,7 @@ def replay(
         raise typer.Exit(replay_offline(source, settings, ledger, output.value))
     if ledger is not None or output is not Output.table:
         raise typer.BadParameter("--ledger and --output go with --offline")
-    replay_live(source, settings, speed=speed, lead=lead, loop=loop, port=port, to=to, engine=engine_name)
+    replay_live(source, settings, speed=speed, lead=lead, loop=loop, host=host, port=port, to=to, engine=engine_name)
 
 
 @app.command()

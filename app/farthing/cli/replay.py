@@ -53,19 +53,21 @@ def replay_live(
     speed: float,
     lead: float,
     loop: bool,
+    host: str,
     port: int | None,
     to: str | None,
     engine: str | None,
 ) -> None:
     """Play a recording until it ends, or for ever with ``loop``."""
     recording = load_recording(source)
-    host = "127.0.0.1" if settings.serve.host in ("0.0.0.0", "::") else settings.serve.host  # noqa: S104 - compared, not bound
+    intake = "127.0.0.1" if settings.serve.host in ("0.0.0.0", "::") else settings.serve.host  # noqa: S104 - compared, not bound
     run_replay(
         recording,
         ReplayOptions(
             engine=engine or Path(recording.name).name,
-            intake_url=to or f"http://{host}:{settings.serve.port}",
+            intake_url=to or f"http://{intake}:{settings.serve.port}",
             token=read_secret("FARTHING_INTAKE_TOKEN", settings.serve.token_file),
+            host=host,
             port=port or settings.stack.replay_port,
             speed=speed,
             lead_seconds=lead,

@@ -79,7 +79,7 @@ class BootAccount:
     @property
     def bill_nano(self) -> int:
         """Allocation x price from the start to the end of the last closed window, without looking at windows."""
-        return self._bill(self.started.at_ns, self.stream.billed_ns)
+        return self.stream.billed_nano
 
     @property
     def energy_mj(self) -> int | None:

@@ -81,6 +81,7 @@ class WireStarted(_Wire, frozen=True, tag="started"):
     gpu_uuids: Annotated[tuple[Name, ...], Meta(max_length=MAX_GPUS)] = ()
     details: bool = False
     processes: Annotated[int, Meta(ge=1, le=65_536)] = 1
+    ranks: Annotated[int, Meta(ge=1, le=65_536)] = 1
 
 
 class WireLifecycle(_Wire, frozen=True, tag="lifecycle"):

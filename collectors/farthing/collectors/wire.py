@@ -159,6 +159,7 @@ def _record(wire: AnyWire) -> Record:
                 gpu_uuids=wire.gpu_uuids,
                 details=wire.details,
                 processes=wire.processes,
+                ranks=wire.ranks,
             )
 
 

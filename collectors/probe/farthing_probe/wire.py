@@ -90,6 +90,7 @@ def started(
     gpu_uuids: Sequence[str] = (),
     details: bool = False,
     processes: int = 1,
+    ranks: int = 1,
 ) -> Wire:
     """A ``started`` record; ``wall_ns`` is the UTC reading of the moment ``at_ns`` (nanoseconds since the epoch)."""
     return {
@@ -105,6 +106,7 @@ def started(
         "gpu_uuids": list(gpu_uuids),
         "details": details,
         "processes": processes,
+        "ranks": ranks,
     }
 
 

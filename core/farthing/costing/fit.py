@@ -11,6 +11,7 @@ Problems, 1974, ch. 23 (NNLS); the ridge is the usual augmentation of the design
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,33 +56,36 @@ GOOD_WAPE = 0.10
 _Z90 = 1.6449
 
 
-def solve(matrix: Floats, busy: Floats, prior: Floats) -> Floats:
-    """Coefficients (seconds per unit, shape (k,)) minimising |X b - y|^2 + ridge, with b >= 0.
+def solve(gram: Floats, moment: Floats, prior: Floats, ridge: float = RIDGE_SECONDS) -> Floats:
+    """Coefficients (target per unit, shape (k,)) minimising |X b - y|^2 + ridge^2 |b / prior - 1|^2, with b >= 0.
 
-    ``matrix`` is (n, k) features, ``busy`` (n,) seconds, ``prior`` (k,) positive defaults.
+    ``gram`` is X'X (k, k), ``moment`` X'y (k,), ``prior`` (k,) positive defaults, ``ridge`` in units of y.
     """
-    scaled, target = _augmented(matrix, busy, prior)
-    solution, _ = nnls(scaled, target, maxiter=50 * len(prior))
+    matrix, target = _scaled(gram, moment, prior, ridge)
+    lower = np.linalg.cholesky(matrix)
+    solution, _ = nnls(lower.T, np.linalg.solve(lower, target), maxiter=50 * len(prior))
     return np.asarray(solution * prior, np.float64)
 
 
-def optimality_gap(matrix: Floats, busy: Floats, prior: Floats, coefficients: Floats) -> float:
+def optimality_gap(
+    gram: Floats, moment: Floats, prior: Floats, coefficients: Floats, ridge: float = RIDGE_SECONDS
+) -> float:
     """How far coefficients are from the optimum: the largest violation of the KKT conditions, relative to |X'y|.
 
     0 (up to rounding) for what ``solve`` returns; zeroing or changing any coefficient that matters raises it.
     Source: Lawson and Hanson 1974, theorem 23.4.
     """
-    scaled, target = _augmented(matrix, busy, prior)
+    matrix, target = _scaled(gram, moment, prior, ridge)
     unit = coefficients / prior
-    gradient = scaled.T @ (scaled @ unit - target)
+    gradient = matrix @ unit - target
     violation = np.where(unit > 0, np.abs(gradient), np.maximum(-gradient, 0.0))
-    return float(violation.max() / max(float(np.abs(scaled.T @ target).max()), 1e-300))
+    return float(violation.max() / max(float(np.abs(target).max()), 1e-300))
 
 
-def _augmented(matrix: Floats, busy: Floats, prior: Floats) -> tuple[Floats, Floats]:
+def _scaled(gram: Floats, moment: Floats, prior: Floats, ridge: float) -> tuple[Floats, Floats]:
+    """Normal equations in units of the defaults, ridge included."""
     k = len(prior)
-    scaled = np.vstack([matrix * prior, RIDGE_SECONDS * np.eye(k)])
-    return scaled, np.concatenate([busy, np.full(k, RIDGE_SECONDS)])
+    return gram * np.outer(prior, prior) + ridge**2 * np.eye(k), moment * prior + ridge**2
 
 
 @dataclass(slots=True)
@@ -91,58 +95,81 @@ class _Errors:
 
 
 class FitHistory:
-    """A sliding horizon of windows and the fit they give; deterministic in the order of ``add``."""
+    """A sliding horizon of windows and the fit they give; deterministic in the order of ``add``.
 
-    def __init__(self, horizon: int, defaults: dict[str, float] | None = None) -> None:
-        self._prior = np.array([(defaults or DEFAULT_COEFFICIENTS)[name] for name in FEATURES])
+    The fit is of busy seconds by default; ``features``, ``defaults`` and ``ridge`` make it one of joules.
+    Sums of products slide along, so a window costs the same however long the horizon is.
+    """
+
+    def __init__(
+        self,
+        horizon: int,
+        *,
+        features: tuple[str, ...] = FEATURES,
+        defaults: dict[str, float] | None = None,
+        ridge: float = RIDGE_SECONDS,
+        name: str = "nnls",
+    ) -> None:
+        k = len(features)
+        self._features = features
+        self._prior = np.array([(defaults or DEFAULT_COEFFICIENTS)[feature] for feature in features])
+        self._ridge = ridge
+        self._name = name
+        self._rows: deque[tuple[Floats, float]] = deque()
         self._horizon = horizon
-        self._rows: list[list[float]] = []
-        self._busy: list[float] = []
+        self._gram, self._moment, self._square = np.zeros((k, k)), np.zeros(k), 0.0
         self._errors = _Errors()
         self._coefficients = self._prior.copy()
+        self._current: Fit | None = None
         self.windows = 0
 
-    def add(self, features: dict[str, float], busy_seconds: float) -> Fit:
-        """The fit that includes this window; windows without busy time leave it as it is.
+    def add(self, features: dict[str, float], target: float) -> Fit:
+        """The fit that includes this window; windows without features or target leave it as it is.
 
         The window's error is taken first, against the coefficients of the past: that is walking forward.
         """
-        row = [features.get(name, 0.0) for name in FEATURES]
-        if busy_seconds > 0 and any(row):
+        row = np.array([features.get(feature, 0.0) for feature in self._features])
+        if target > 0 and row.any():
             if self.windows >= MINIMUM_WINDOWS:
-                self._errors.absolute += abs(float(np.dot(row, self._coefficients)) - busy_seconds)
-                self._errors.actual += busy_seconds
-            self._rows.append(row)
-            self._busy.append(busy_seconds)
-            del self._rows[: -self._horizon]
-            del self._busy[: -self._horizon]
+                self._errors.absolute += abs(float(row @ self._coefficients) - target)
+                self._errors.actual += target
+            self._rows.append((row, target))
+            self._count(row, target, 1.0)
+            if len(self._rows) > self._horizon:
+                self._count(*self._rows.popleft(), -1.0)
             self.windows += 1
             if self.windows >= MINIMUM_WINDOWS:
-                self._coefficients = solve(*self.design(), self._prior)
+                self._coefficients = solve(self._gram, self._moment, self._prior, self._ridge)
+            self._current = None
         return self.current()
-
-    def design(self) -> tuple[Floats, Floats]:
-        """Features (n, k) and busy seconds (n,) of the windows in the horizon."""
-        return np.array(self._rows).reshape(-1, len(FEATURES)), np.array(self._busy)
 
     def gap(self, coefficients: dict[str, float]) -> float:
         """Optimality gap of coefficients on the windows in the horizon."""
-        return optimality_gap(*self.design(), self._prior, np.array([coefficients[name] for name in FEATURES]))
+        values = np.array([coefficients[feature] for feature in self._features])
+        return optimality_gap(self._gram, self._moment, self._prior, values, self._ridge)
 
     def current(self) -> Fit:
         """The fit as it stands."""
+        if self._current is None:
+            self._current = self._describe()
+        return self._current
+
+    def _count(self, row: Floats, target: float, sign: float) -> None:
+        self._gram += sign * np.outer(row, row)
+        self._moment += sign * target * row
+        self._square += sign * target * target
+
+    def _describe(self) -> Fit:
         wape = self._errors.absolute / self._errors.actual if self._errors.actual > 0 else None
         if self.windows < MINIMUM_WINDOWS:
             method = ASSUMED
         else:
             method = MODELLED if wape is not None and wape <= GOOD_WAPE else ESTIMATED
-        values = {name: float(value) for name, value in zip(FEATURES, self._coefficients, strict=True)}
-        text = ",".join(f"{name}={value:.12e}" for name, value in values.items())
-        version = f"nnls-{self.windows}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+        digest = hashlib.sha256(self._coefficients.tobytes()).hexdigest()[:12]
         return Fit(
-            version=version,
+            version=f"{self._name}-{self.windows}-{digest}",
             method=method,
-            coefficients=values,
+            coefficients=dict(zip(self._features, self._coefficients.tolist(), strict=True)),
             intervals=self._intervals(),
             walk_forward_wape=wape,
             windows=self.windows,
@@ -150,14 +177,13 @@ class FitHistory:
 
     def _intervals(self) -> dict[str, tuple[float, float]]:
         """90 % bounds from the regularised normal equations; wide where features are collinear."""
-        matrix, busy = self.design()
-        if len(busy) <= len(FEATURES):
-            return {name: (0.0, float("inf")) for name in FEATURES}
-        scaled, target = _augmented(matrix, busy, self._prior)
-        residual = target - scaled @ (self._coefficients / self._prior)
-        variance = float(residual @ residual) / max(1, len(busy) - len(FEATURES))
-        spread = _Z90 * np.sqrt(variance * np.diag(np.linalg.inv(scaled.T @ scaled))) * self._prior
-        return {
-            name: (max(0.0, float(value - half)), float(value + half))
-            for name, value, half in zip(FEATURES, self._coefficients, spread, strict=True)
-        }
+        count, k = len(self._rows), len(self._features)
+        if count <= k:
+            return dict.fromkeys(self._features, (0.0, float("inf")))
+        b = self._coefficients
+        squares = self._square - 2 * float(b @ self._moment) + float(b @ self._gram @ b)
+        variance = max(0.0, squares) / (count - k)
+        matrix, _ = _scaled(self._gram, self._moment, self._prior, self._ridge)
+        spread = _Z90 * np.sqrt(variance * np.diag(np.linalg.inv(matrix))) * self._prior
+        low, high = np.maximum(0.0, b - spread).tolist(), (b + spread).tolist()
+        return {feature: (low[i], high[i]) for i, feature in enumerate(self._features)}

@@ -11,12 +11,19 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from farthing.costing.energy import (
+    ENERGY_DEFAULTS,
+    ENERGY_FEATURES,
+    ENERGY_RIDGE_JOULES,
+    IDLE_SECONDS,
+    EnergyTrack,
+)
 from farthing.costing.fit import FitHistory
 from farthing.costing.marks import MarkTrack
-from farthing.costing.settle import settle
+from farthing.costing.settle import Energy, WindowTime, settle
 from farthing.costing.work import Work, measure, works_of
 from farthing.domain.clock import SECOND
-from farthing.domain.conventions import ASLEEP, DOWN, IDLE, PHASES, STARTING, UNKNOWN
+from farthing.domain.conventions import ASLEEP, DOWN, IDLE, STARTING, UNKNOWN
 from farthing.domain.model import Fit, SettledWindow
 from farthing.domain.records import Counters, GpuSamples, Lifecycle, Record, Started, StepBatch, Usage
 
@@ -50,8 +57,9 @@ class _Span:
 class _Index:
     """One engine index (data-parallel rank): its marks, its open windows."""
 
-    track: MarkTrack
     fits: FitHistory
+    joules: FitHistory
+    track: MarkTrack = field(default_factory=MarkTrack)
     cut_ns: int = 0
     """End of the last closed window."""
     cut_position: int = 0
@@ -65,7 +73,8 @@ class _Index:
 class CostStream:
     """Costs one boot; ``feed`` it records, ``finish`` it when no more can come.
 
-    ``bill(a, b)`` gives nano-dollars of monotonic [a, b) for one engine index and must telescope.
+    ``bill(a, b)`` gives nano-dollars of monotonic [a, b) for all engine indices together and must telescope;
+    data-parallel ranks share it equally.
     """
 
     def __init__(self, started: Started, bill: Bill, options: Options | None = None) -> None:
@@ -74,7 +83,10 @@ class CostStream:
         self.stopped_ns: int | None = None
         self._bill = bill
         self._states: list[tuple[int, str]] = [(started.at_ns, STARTING)]
-        self._indices: dict[int, _Index] = {}
+        self._indices = [self._new_index() for _ in range(started.ranks)]
+        self._energy = EnergyTrack()
+        self.strays = 0
+        """Records of an engine index that the boot did not announce: nobody can be billed for them."""
         self._until: dict[int, int] = {}
         self._open: dict[int, int] = {}
         self._finished = False
@@ -100,26 +112,31 @@ class CostStream:
     @property
     def settled_ns(self) -> int:
         """Before this moment nothing changes any more."""
-        return min((self._settled(index) for index in self._indices.values()), default=self.started.at_ns)
+        return min(index.closed[0].start if index.closed else index.cut_ns for index in self._indices)
 
     def feed(self, record: Record) -> list[SettledWindow]:
         """Take one record; returns the windows that it settles, in order."""
+        if isinstance(record, StepBatch | Usage) and record.engine_index >= len(self._indices):
+            self.strays += 1
+            return []
         if isinstance(record, StepBatch):
-            index = self._index(record.engine_index)
-            index.track.add(record.marks)
+            self._indices[record.engine_index].track.add(record.marks)
             process = record.key.process
             self._until[process] = max(self._until.get(process, 0), record.until_ns)
             self._open[process] = max(self._open.get(process, 0), record.open_ns)
             return self._advance()
         if isinstance(record, Usage):
-            self._index(record.engine_index).waiting.append(record)
+            self._indices[record.engine_index].waiting.append(record)
         elif isinstance(record, Lifecycle):
             self._states.append((record.at_ns, _STATES.get(record.event, IDLE)))
             self._states.sort(key=lambda state: state[0])
             if record.event == "stop":
                 self.stopped_ns = record.at_ns
                 return self._advance()
-        elif isinstance(record, GpuSamples | Counters | Started):
+        elif isinstance(record, GpuSamples):
+            self._energy.add(record)
+            return self._advance()
+        elif isinstance(record, Counters | Started):
             pass
         return []
 
@@ -133,61 +150,80 @@ class CostStream:
     def provisional(self) -> dict[str, int]:
         """Nano-dollars of closed windows that are not settled, by phase or account, at the current fit."""
         total: dict[str, int] = {}
-        for number in sorted(self._indices):
-            index = self._indices[number]
+        for number, index in enumerate(self._indices):
             fit = index.fits.current()
             for span in index.closed:
                 known = measure(index.track, [], span.lo, span.hi)
-                busy, idle = self._time(index, span)
-                result = settle(self._bill(span.start, span.end), idle, busy, known, fit=fit, model="")
+                time = self._time(index, span)
+                result = settle(self._share(self._billed, number, span), time, known, fit=fit, model="")
                 for posting in result.postings:
                     name = posting.phase or posting.account
                     total[name] = total.get(name, 0) + posting.nano
         return total
 
-    def fit(self, engine_index: int = 0) -> Fit | None:
-        """The fit as it stands, or None before the first mark."""
-        index = self._indices.get(engine_index)
-        return index.fits.current() if index else None
+    def fit(self, engine_index: int = 0) -> Fit:
+        """The fit of busy time as it stands."""
+        return self._indices[engine_index].fits.current()
 
     def fit_gap(self, coefficients: dict[str, float], engine_index: int = 0) -> float:
         """How far coefficients are from optimal on the windows of the horizon (see ``optimality_gap``)."""
         return self._indices[engine_index].fits.gap(coefficients)
 
     @property
-    def billed_ns(self) -> int:
-        """End of the last closed window: up to here every nanosecond is settled or work in progress."""
-        return min((index.cut_ns for index in self._indices.values()), default=self.started.at_ns)
+    def billed_nano(self) -> int:
+        """Nano-dollars up to the end of each index's last closed window: all of it is settled or in progress."""
+        origin = self.started.at_ns
+        spans = (_Span(origin, index.cut_ns, 0, 0) for index in self._indices)
+        return sum(self._share(self._billed, number, span) for number, span in enumerate(spans))
+
+    @property
+    def energy_mj(self) -> int | None:
+        """Millijoules by the devices' counters between the first sample and the last; None without samples."""
+        return self._energy.cumulative(self._energy.through_ns) if self._energy.known else None
 
     # ---- inside ------------------------------------------------------------------------------------
 
-    def _index(self, number: int) -> _Index:
-        if number not in self._indices:
-            self._indices[number] = _Index(MarkTrack(), FitHistory(self.options.horizon), cut_ns=self.started.at_ns)
-        return self._indices[number]
+    def _new_index(self) -> _Index:
+        horizon = self.options.horizon
+        joules = FitHistory(
+            horizon,
+            features=ENERGY_FEATURES,
+            defaults=ENERGY_DEFAULTS,
+            ridge=ENERGY_RIDGE_JOULES,
+            name="energy-nnls",
+        )
+        return _Index(FitHistory(horizon), joules, cut_ns=self.started.at_ns)
 
-    def _settled(self, index: _Index) -> int:
-        return index.closed[0].start if index.closed else index.cut_ns
+    def _share(self, cumulative: Callable[[int], int], number: int, span: _Span) -> int:
+        """An index's equal share of [start, end): integer, and adding up over indices and windows.
+
+        Source: Hermite's identity, the sum over i of floor((x + i) / n) is floor(x).
+        """
+        count = len(self._indices)
+        return (cumulative(span.end) + number) // count - (cumulative(span.start) + number) // count
+
+    def _billed(self, at_ns: int) -> int:
+        return self._bill(self.started.at_ns, at_ns)
 
     def _advance(self) -> list[SettledWindow]:
         final = self.ended
         watermark = self.watermark_ns
-        opened = watermark if final else min(self._open.values(), default=self.started.at_ns)
+        known = watermark if final else min(self._open.values(), default=self.started.at_ns)
+        if self._energy.known and not final:
+            known = min(known, self._energy.through_ns)
         settled: list[SettledWindow] = []
-        if final and not self._indices:
-            self._index(0)
-        for number in sorted(self._indices):
-            index = self._indices[number]
+        for number, index in enumerate(self._indices):
             index.track.advance(watermark)
             self._close(index, watermark, final=final)
             self._place(index)
             while index.closed:
                 span = index.closed[0]
-                if not final and opened < span.end and watermark < span.end + self.options.grace_ns:
+                if not final and known < span.end and watermark < span.end + self.options.grace_ns:
                     break
                 settled.append(self._settle(number, index, span))
                 index.closed.pop(0)
             self._forget(index)
+        self._energy.drop_before(self.settled_ns)
         return settled
 
     def _close(self, index: _Index, watermark: int, *, final: bool) -> None:
@@ -234,11 +270,17 @@ class CostStream:
         index.track.drop_before(min(lo, oldest))
 
     def _settle(self, number: int, index: _Index, span: _Span) -> SettledWindow:
-        busy, idle = self._time(index, span)
+        time = self._time(index, span)
         work = measure(index.track, index.works, span.lo, span.hi)
-        fit = index.fits.add(work.features, busy / SECOND)
-        bill = self._bill(span.start, span.end)
-        result = settle(bill, idle, busy, work, fit=fit, model=self.started.model or UNKNOWN)
+        fit = index.fits.add(work.features, time.busy_ns / SECOND)
+        bill = self._share(self._billed, number, span)
+        energy = None
+        if self._energy.known:
+            millijoules = self._share(self._energy.cumulative, number, span)
+            idle = sum(time.other_ns.values()) / SECOND
+            energy = Energy(millijoules, index.joules.add({**work.features, IDLE_SECONDS: idle}, millijoules / 1_000))
+        model = self.started.model or UNKNOWN
+        result = settle(bill, time, work, fit=fit, model=model, energy=energy)
         held = slice(span.lo - index.track.base, span.hi - index.track.base)
         columns = {name: values[held] for name, values in index.track.columns.items()}
         return SettledWindow(
@@ -247,8 +289,8 @@ class CostStream:
             start_ns=span.start,
             end_ns=span.end,
             bill_nano=bill,
-            busy_ns=busy,
-            phase_ns=result.phase_ns or dict.fromkeys(PHASES, 0),
+            busy_ns=time.busy_ns,
+            phase_ns=result.phase_ns,
             features=work.features,
             tokens={
                 "prompt_computed": int(columns["prompt_computed"].sum()),
@@ -260,9 +302,11 @@ class CostStream:
             requests=result.requests,
             fit_version=fit.version,
             fit=fit,
+            energy_mj=energy.millijoules if energy else None,
+            energy_fit=energy.fit if energy else None,
         )
 
-    def _time(self, index: _Index, span: _Span) -> tuple[int, dict[str, int]]:
+    def _time(self, index: _Index, span: _Span) -> WindowTime:
         """Busy nanoseconds of a window, and the others by the instance's state."""
         start, end = span.start, span.end
         track = index.track
@@ -280,7 +324,7 @@ class CostStream:
                 begin = next((s for s in scheduled if before < s < moment), moment)
             busy.append((max(begin, start), min(moment, end)))
         total = sum(max(0, b - a) for a, b in busy)
-        return total, self._other(start, end, busy)
+        return WindowTime(total, self._other(start, end, busy))
 
     def _other(self, start: int, end: int, busy: list[tuple[int, int]]) -> dict[str, int]:
         """Nanoseconds of [start, end) outside the busy intervals (ascending, disjoint), by state."""

@@ -46,6 +46,8 @@ class Posting:
     reason: str
     method: str
     nano: int
+    millijoules: int = 0
+    """Energy of the same line; 0 where no device was sampled (see the window's ``energy_mj``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,8 @@ class CostedRequest:
 
     key: RecordKey
     cost_nano: dict[str, int]
+    energy_mj: int = 0
+    """Millijoules of all phases together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +98,10 @@ class SettledWindow:
     fit_version: str
     fit: Fit | None = None
     """The fit of ``fit_version``; None for windows that were split by assumption alone."""
+    energy_mj: int | None = None
+    """Millijoules by the devices' counters; its postings' energies add up to it. None without samples."""
+    energy_fit: Fit | None = None
+    """The fit that split the energy, in joules per unit."""
 
 
 @dataclass(frozen=True, slots=True)

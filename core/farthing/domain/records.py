@@ -57,6 +57,8 @@ class Started:
     """The engine reports scheduler details per step (``--enable-logging-iteration-details``)."""
     processes: int = 1
     """API-server processes that report under this boot."""
+    ranks: int = 1
+    """Data-parallel engine indices, 0 to ranks - 1; they share the GPUs equally."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -277,16 +277,26 @@ class Ledger:
                 "end_ns": window.end_ns,
                 "bill_nano": window.bill_nano,
                 "busy_ns": window.busy_ns,
+                "energy_mj": window.energy_mj,
                 **{f"{phase}_ns": window.phase_ns.get(phase, 0) for phase in PHASES},
                 **{kind: window.tokens.get(kind, 0) for kind in _WINDOW_TOKENS},
                 "fit_version": window.fit_version,
                 "features": json.dumps(window.features, sort_keys=True),
             },
         )
-        if window.fit is not None:
-            fit = {"version": window.fit.version, "boot": window.boot, "engine_index": window.engine_index}
-            row = {**fit, "method": window.fit.method, "evidence": _fit_evidence(window.fit)}
-            connection.execute(self._insert_new(t.fits), [row])
+        fits = [
+            {
+                "version": fit.version,
+                "boot": window.boot,
+                "engine_index": window.engine_index,
+                "method": fit.method,
+                "evidence": _fit_evidence(fit),
+            }
+            for fit in (window.fit, window.energy_fit)
+            if fit is not None
+        ]
+        if fits:
+            connection.execute(self._insert_new(t.fits), fits)
         lines = [
             {
                 **where,
@@ -301,6 +311,7 @@ class Ledger:
                 "reason": posting.reason,
                 "method": posting.method,
                 "nano": posting.nano,
+                "millijoules": posting.millijoules,
                 "state": "settled",
                 "fit_version": window.fit_version,
                 "price_version": boot.price_version,
@@ -319,13 +330,19 @@ class Ledger:
                     q.process == sa.bindparam("b_process"),
                     q.sequence == sa.bindparam("b_sequence"),
                 )
-                .values({f"{phase}_nano": q[f"{phase}_nano"] + sa.bindparam(f"b_{phase}") for phase in PHASES}),
+                .values(
+                    {
+                        **{f"{phase}_nano": q[f"{phase}_nano"] + sa.bindparam(f"b_{phase}") for phase in PHASES},
+                        "energy_mj": q.energy_mj + sa.bindparam("b_energy"),
+                    }
+                ),
                 [
                     {
                         "b_boot": request.key.boot,
                         "b_process": request.key.process,
                         "b_sequence": request.key.sequence,
                         **{f"b_{phase}": request.cost_nano.get(phase, 0) for phase in PHASES},
+                        "b_energy": request.energy_mj,
                     }
                     for request in window.requests
                 ],

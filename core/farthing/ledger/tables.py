@@ -71,6 +71,7 @@ windows = Table(
     Column("wall_end_ns", BigInteger, nullable=False),
     Column("bill_nano", BigInteger, nullable=False),
     Column("busy_ns", BigInteger, nullable=False),
+    Column("energy_mj", BigInteger, nullable=True, comment="NULL: no device was sampled"),
     Column("prefill_ns", BigInteger, nullable=False),
     Column("decode_ns", BigInteger, nullable=False),
     Column("vision_ns", BigInteger, nullable=False),
@@ -101,6 +102,7 @@ journal = Table(
     Column("reason", String(32), nullable=False),
     Column("method", String(16), nullable=False),
     Column("nano", BigInteger, nullable=False),
+    Column("millijoules", BigInteger, nullable=False, server_default="0"),
     Column("state", String(16), nullable=False),
     Column("fit_version", String(64), nullable=False),
     Column("price_version", Text, nullable=False),
@@ -134,6 +136,7 @@ requests = Table(
     Column("prefill_nano", BigInteger, nullable=False, server_default="0"),
     Column("decode_nano", BigInteger, nullable=False, server_default="0"),
     Column("vision_nano", BigInteger, nullable=False, server_default="0"),
+    Column("energy_mj", BigInteger, nullable=False, server_default="0"),
     Index(None, "ended_wall_ns"),
     Index(None, "request_id"),
 )

@@ -64,6 +64,7 @@ def upgrade() -> None:
         sa.Column("reason", sa.String(length=32), nullable=False),
         sa.Column("method", sa.String(length=16), nullable=False),
         sa.Column("nano", sa.BigInteger(), nullable=False),
+        sa.Column("millijoules", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("state", sa.String(length=16), nullable=False),
         sa.Column("fit_version", sa.String(length=64), nullable=False),
         sa.Column("price_version", sa.Text(), nullable=False),
@@ -116,6 +117,7 @@ def upgrade() -> None:
         sa.Column("prefill_nano", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("decode_nano", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("vision_nano", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("energy_mj", sa.BigInteger(), server_default="0", nullable=False),
         sa.PrimaryKeyConstraint("boot", "process", "sequence"),
     )
     op.create_index(op.f("ix_requests_ended_wall_ns"), "requests", ["ended_wall_ns"], unique=False)
@@ -130,6 +132,7 @@ def upgrade() -> None:
         sa.Column("wall_end_ns", sa.BigInteger(), nullable=False),
         sa.Column("bill_nano", sa.BigInteger(), nullable=False),
         sa.Column("busy_ns", sa.BigInteger(), nullable=False),
+        sa.Column("energy_mj", sa.BigInteger(), nullable=True, comment="NULL: no device was sampled"),
         sa.Column("prefill_ns", sa.BigInteger(), nullable=False),
         sa.Column("decode_ns", sa.BigInteger(), nullable=False),
         sa.Column("vision_ns", sa.BigInteger(), nullable=False),
