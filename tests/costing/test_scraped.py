@@ -173,6 +173,13 @@ def test_an_output_token_weighs_as_the_roofline_of_its_batch_says():
         assert window.phase_ns == {"prefill": SECOND, "decode": SECOND}
 
 
+def test_an_end_at_which_nothing_ran_does_not_halve_the_batch():
+    """Four requests that ended within the interval ran as four."""
+    (window,) = settle(counters(0, running=4), counters(2, prompt=4 + OPS_PER_BYTE, output=4, running=0))
+    assert window.phase_ns == {"prefill": SECOND // 2, "decode": SECOND // 2}
+    assert window.features["running"] == 4
+
+
 def test_the_roofline_fit_states_the_same_ratio_in_seconds():
     """Seconds per step over seconds per token are the FLOP per byte of the device."""
     ratio = ROOFLINE_FIT.coefficients["steps"] / ROOFLINE_FIT.coefficients["prefill_tokens"]
@@ -298,6 +305,11 @@ def test_an_outage_settles_as_down_and_later_work_is_still_costed():
     assert windows[1].tokens == {"prompt_computed": 10, "engine_output": 90}
     assert windows[1].busy_ns == 10 * SECOND
     assert_identity(windows, 0, 310 * SECOND)
+
+
+def test_another_boots_end_does_not_end_this_one():
+    """A late record of a boot that is gone settles nothing."""
+    assert settle(counters(0), Lifecycle(RecordKey("old", 0, 9), 60 * SECOND, "stop")) == []
 
 
 def test_watching_begins_with_the_started_record():

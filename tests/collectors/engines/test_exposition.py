@@ -58,6 +58,7 @@ def test_openmetrics_is_read_with_its_own_parser():
         pytest.param(b"", "text/plain", "an empty body", id="empty"),
         pytest.param(b"  \n", "text/plain", "an empty body", id="blank"),
         pytest.param(b"404 page not found\n", "text/plain", "text that is no Prometheus exposition", id="prose"),
+        pytest.param(b'{, ="x"\n', "text/plain", "JSON", id="a label list that the parser indexes past"),
         pytest.param(b"# HELP a b\n", "text/plain", "an exposition without samples", id="comments only"),
         pytest.param(b"a 1\nb 5", "text/plain", "an exposition cut off within its last line", id="cut off"),
         pytest.param(b"a 1\n", OPENMETRICS, "Missing # EOF", id="OpenMetrics cut off"),

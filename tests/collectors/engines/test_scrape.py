@@ -126,6 +126,12 @@ def test_an_engine_without_a_start_time_is_known_by_when_it_was_first_seen():
     assert boots == [f"e/tiny/seen-{1_000 * SECOND}"] * 2 + [f"e/tiny/seen-{1_000 * SECOND}#1"]
 
 
+def test_another_model_is_another_boot_even_without_a_start_time():
+    """What is served tells two processes apart where nothing else does."""
+    outcomes = scrape(exposition(start=""), exposition(start="", output=400).replace('"tiny"', '"other"'))
+    assert outcomes[1].started.key.boot == f"e/other/seen-{1_002 * SECOND}"
+
+
 def test_two_engines_behind_one_address_are_told_from_a_restart():
     """A process that ended cannot answer again: the first switch is a restart, the way back an error."""
     one, other = exposition(), exposition(start="1.795449e+09")
@@ -211,6 +217,8 @@ def test_a_lasting_outage_is_recorded_as_down_but_not_its_last_minutes():
     assert len(downs) == 5
     assert {down.event for down in downs} == {"down"}
     assert downs[0].at_ns >= outcomes[1].at_ns
+    # the second boot begins when it answers; the wait for it belongs to the first
+    assert outcomes[-1].started.at_ns == outcomes[-1].counters.at_ns
     assert downs[-1].at_ns <= outcomes[-2].at_ns - DOWN_AFTER_NS
     coster = ScrapedCoster("", lambda start, end: end - start, "")
     windows = [window for outcome in outcomes for record in outcome.records for window in coster.feed(record)]
@@ -219,6 +227,14 @@ def test_a_lasting_outage_is_recorded_as_down_but_not_its_last_minutes():
         (posting,) = window.postings
         spans[posting.account] = spans.get(posting.account, 0) + posting.nano
     assert spans == {"down": 570 * SECOND, "starting": 40 * SECOND}
+
+
+def test_short_outages_do_not_add_up_to_a_lasting_one():
+    """An engine that answers in between was not down."""
+    short = [httpx.ConnectError("refused")] * 20
+    engine = Engine(exposition(), *short, exposition(), *short, exposition(), *short)
+    outcomes = engine.scrape(engine.scraper(), every_ns=10 * SECOND)
+    assert [outcome.down for outcome in outcomes if outcome.down] == []
 
 
 def test_a_server_that_drips_bytes_cannot_hold_a_scrape():

@@ -75,8 +75,8 @@ def parse_exposition(body: bytes, content_type: str, url: str) -> Exposition:
     parse = parse_openmetrics if openmetrics else parse_text
     try:
         samples = list(_samples(parse(text)))
-    # the parsers index into lines before they have checked them, so garbage raises more than ValueError
-    except (ValueError, IndexError, KeyError, TypeError, AttributeError) as error:
+    # the parsers index into lines before they have checked them, so garbage raises IndexError as well
+    except (ValueError, LookupError) as error:
         what = _kind_of(text) or f"text that is no Prometheus exposition ({_one_line(str(error))})"
         raise _refusal(url, what, body, content_type) from error
     if not samples:
