@@ -110,6 +110,10 @@ class Accountant:
 
     def _open(self, started: Started) -> None:
         boot, engine = started.key.boot, started.engine
+        scraped = boot.startswith(c.SCRAPED_BOOT)
+        if scraped and self._probed(engine):
+            # its probe reports: costing its counters too would bill the engine twice
+            return
         configured = next((e for e in self._settings.engines if e.name == engine), None)
         gpu = configured.gpu if configured and configured.gpu else started.gpu
         count = configured.gpu_count if configured and configured.gpu else started.gpu_count
@@ -120,14 +124,22 @@ class Accountant:
                 _log.error("engine %s is unpriced: %s; its records are kept", engine, error)
             self._unpriced[engine] = str(error)
             return
-        if boot.startswith(c.SCRAPED_BOOT):
+        self._unpriced.pop(engine, None)
+        if scraped:
             same = (a for a in self._accounts.values() if isinstance(a, ScrapedAccount) and a.engine == engine)
             self._accounts[boot] = next(same, None) or ScrapedAccount(started, tariff, engine)
             return
+        for earlier in self._probed(engine):
+            earlier.end()
         for account in self._accounts.values():
-            if isinstance(account, BootAccount) and account.engine == engine and not account.closed:
-                account.end()
+            if isinstance(account, ScrapedAccount) and account.engine == engine:
+                account.closed = True
         self._accounts[boot] = BootAccount(started, tariff, engine, self._options)
+
+    def _probed(self, engine: str) -> list[BootAccount]:
+        """Open accounts of an engine whose probe reports: one at most."""
+        accounts = (a for a in self._accounts.values() if isinstance(a, BootAccount))
+        return [account for account in accounts if account.engine == engine and not account.closed]
 
     def _post(self, account: Account) -> None:
         changed = False

@@ -45,9 +45,13 @@ class BootAccount:
         """Of usage records, for the checks."""
         self.marks: Counter[str] = Counter()
         self._energy: dict[int, tuple[int, int]] = {}
+        self._late = 0
 
     def feed(self, record: Record) -> None:
-        """Take the next record in canonical order."""
+        """Take the next record in canonical order; one that comes after the end changes nothing and is counted."""
+        if self.closed:
+            self._late += 1
+            return
         if isinstance(record, Usage):
             self._requests.append(request_row(record, self.engine, self._wall(record.ended_ns)))
             _count_usage(self.records, record)
@@ -120,8 +124,13 @@ class BootAccount:
         """The fit as it stands."""
         return self.stream.fit()
 
-    def evidence(self, lines: Mapping[str, int], counters: dict[str, int] | None = None) -> Evidence:
-        """What the checks compare; ``lines`` are this boot's settled nano-dollars by account, from the ledger."""
+    def evidence(
+        self, lines: Mapping[str, int], counters: dict[str, int] | None = None, *, missing: int = 0
+    ) -> Evidence:
+        """What the checks compare; ``lines`` are this boot's settled nano-dollars by account, from the ledger.
+
+        ``missing`` is how many of its records never arrived.
+        """
         fit = self.stream.fit()
         busy = sum(lines.get(account, 0) for account in (c.CHARGED, c.ABORTED, c.UNATTRIBUTED))
         return Evidence(
@@ -131,6 +140,9 @@ class BootAccount:
             unattributed_nano=lines.get(c.UNATTRIBUTED, 0),
             fit_gap=self.stream.fit_gap(fit.coefficients) if fit and fit.method != c.ASSUMED else None,
             fit_error=fit.walk_forward_wape if fit else None,
+            missing=missing,
+            late=self._late,
+            strays=self.stream.strays,
             one_sided=self.records["one_sided"],
             records=dict(self.records) if self.closed else None,
             marks=dict(self.marks) if self.closed else None,

@@ -1,11 +1,11 @@
-"""The canonical order of a boot's records: equal records come out in equal order, however they arrived."""
+"""The canonical order of a boot's records: equal arrivals come out in equal order, however they were read."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from farthing.collectors.wire import decode_line
-from farthing.domain.records import RawRecord, Record, Started
+from farthing.domain.records import Lifecycle, RawRecord, Record, Started
 
 __all__ = ["BootOrder"]
 
@@ -14,14 +14,19 @@ class BootOrder:
     """Orders one boot's records by sequence within a process and by event time between processes.
 
     A sequence that never arrives (its sender dropped and counted it) is passed over once the same process has
-    sent something a grace period later.
+    sent something a grace period later, or its last record. Take what is ``ready`` after every record: then the
+    order depends on the order of arrival alone, not on how many records were read at once.
     """
 
     def __init__(self, grace_ns: int) -> None:
         self._grace_ns = grace_ns
         self._held: dict[int, dict[int, RawRecord]] = {}
         self._next: dict[int, int] = {}
-        self._last_event: dict[int, int] = {}
+        self._oldest: dict[int, int] = {}
+        """By process: event time of the last record that came out, else of the earliest that is held."""
+        self._newest: dict[int, int] = {}
+        self._stopped: set[int] = set()
+        """Processes whose last record has arrived."""
         self._processes = 1
         self.missing = 0
         """Sequences that were passed over."""
@@ -29,36 +34,55 @@ class BootOrder:
     def add(self, raw: RawRecord) -> None:
         """Take a record in any order; one that was passed over already is late and ignored."""
         process = raw.key.process
-        if raw.key.sequence >= self._next.get(process, 0):
-            self._held.setdefault(process, {})[raw.key.sequence] = raw
+        if raw.key.sequence < self._next.get(process, 0):
+            return
+        self._held.setdefault(process, {})[raw.key.sequence] = raw
+        self._newest[process] = max(self._newest.get(process, raw.event_ns), raw.event_ns)
+        if process not in self._next:
+            self._oldest[process] = min(self._oldest.get(process, raw.event_ns), raw.event_ns)
+        if _is_stop(raw):
+            self._stopped.add(process)
 
-    def ready(self) -> Iterator[Record]:
-        """Records whose turn has come; take them all before adding more."""
+    def ready(self, *, final: bool = False) -> Iterator[Record]:
+        """Records whose turn has come; take them all before adding more. ``final``: nothing more can arrive."""
         while True:
-            heads = [head for process in range(self._processes) if (head := self._head(process)) is not None]
-            if len(heads) < self._processes:
+            heads = []
+            for process in range(self._processes):
+                head = self._head(process, final=final)
+                if head is not None:
+                    heads.append(head)
+                elif not final and (process not in self._stopped or self._held.get(process)):
+                    return
+            if not heads:
                 return
             raw = min(heads, key=lambda head: (head.event_ns, head.key.process))
             process = raw.key.process
             del self._held[process][raw.key.sequence]
             self._next[process] = raw.key.sequence + 1
-            self._last_event[process] = max(self._last_event.get(process, raw.event_ns), raw.event_ns)
+            self._oldest[process] = max(self._oldest[process], raw.event_ns)
             record = decode_line(raw.line)
             if isinstance(record, Started):
                 self._processes = max(self._processes, record.processes)
             yield record
 
-    def _head(self, process: int) -> RawRecord | None:
+    def _head(self, process: int, *, final: bool) -> RawRecord | None:
         held = self._held.get(process)
         if not held:
             return None
         expected = self._next.get(process, 0)
         if expected in held:
             return held[expected]
-        newest = max(raw.event_ns for raw in held.values())
-        if process not in self._last_event or newest - self._last_event[process] <= self._grace_ns:
+        waited = self._newest[process] - self._oldest[process]
+        if not final and process not in self._stopped and waited <= self._grace_ns:
             return None
         first = min(held)
         self.missing += first - expected
         self._next[process] = first
         return held[first]
+
+
+def _is_stop(raw: RawRecord) -> bool:
+    if raw.kind != "lifecycle":
+        return False
+    record = decode_line(raw.line)
+    return isinstance(record, Lifecycle) and record.event == "stop"

@@ -23,13 +23,14 @@ _WALL = Anchor(0, 0)
 class ScrapedAccount:
     """Feeds one engine's scrapes through costing; its records' times are UTC nanoseconds."""
 
-    closed = False
     energy_mj: int | None = None
 
     def __init__(self, started: Started, tariff: Tariff, engine: str) -> None:
         self.started = started
         self.tariff = tariff
         self.engine = engine
+        self.closed = False
+        """The engine's probe reports now: scrapes are not costed any more."""
         self.state = "ready"
         self.running: int | None = None
         self.waiting: int | None = None
@@ -40,7 +41,7 @@ class ScrapedAccount:
 
     def feed(self, record: Record) -> None:
         """Take the next record in the order of its time."""
-        if not isinstance(record, Started | Lifecycle | Counters):
+        if self.closed or not isinstance(record, Started | Lifecycle | Counters):
             return
         if isinstance(record, Started):
             self._boots[record.key.boot] = record
@@ -83,7 +84,9 @@ class ScrapedAccount:
         """The assumed split."""
         return ROOFLINE_FIT
 
-    def evidence(self, lines: Mapping[str, int], counters: dict[str, int] | None = None) -> Evidence:
+    def evidence(
+        self, lines: Mapping[str, int], counters: dict[str, int] | None = None, *, missing: int = 0
+    ) -> Evidence:
         """What the checks compare; ``lines`` are settled nano-dollars by account, from the ledger."""
         busy = sum(lines.get(account, 0) for account in (c.CHARGED, c.UNATTRIBUTED))
         return Evidence(
@@ -91,6 +94,7 @@ class ScrapedAccount:
             lines_nano=tuple(lines.values()),
             busy_nano=busy,
             unattributed_nano=lines.get(c.UNATTRIBUTED, 0),
+            missing=missing,
             counters=counters,
         )
 

@@ -29,6 +29,12 @@ class Evidence:
     unattributed_nano: int
     fit_gap: float | None = None
     fit_error: float | None = None
+    missing: int = 0
+    """Records that never arrived, by the gaps in their sequences."""
+    late: int = 0
+    """Records that arrived after their boot was closed."""
+    strays: int = 0
+    """Records of a rank that the boot did not announce."""
     one_sided: int = 0
     """Finished requests that only the engine or only the HTTP side saw."""
     records: dict[str, int] | None = None
@@ -43,7 +49,10 @@ def reconcile(evidence: Evidence) -> tuple[Check, ...]:
     """Every check that the evidence allows, in the order of ``conventions.CHECKS``."""
     e = evidence
     total = sum(e.lines_nano)
+    lost = e.missing + e.late + e.strays
+    detail = f"{e.missing} records never arrived, {e.late} came too late, {e.strays} are of unannounced ranks"
     checks = [
+        Check(c.CHECK_ARRIVED, lost == 0, detail),
         Check(c.CHECK_RESIDUAL, e.bill_nano == total, f"bill {e.bill_nano} - lines {total} = {e.bill_nano - total}"),
         Check(c.CHECK_NOT_NEGATIVE, min(e.lines_nano, default=0) >= 0, f"smallest line {min(e.lines_nano, default=0)}"),
     ]

@@ -172,8 +172,10 @@ CHECK_REQUESTS: Final = "requests_equal_engine_counters"
 CHECK_PROMPT: Final = "prompt_tokens_reconcile"
 CHECK_OUTPUT: Final = "output_tokens_reconcile"
 CHECK_PRICED: Final = "engine_has_a_price"
+CHECK_ARRIVED: Final = "every_record_arrived"
 CHECKS: Final = (
     CHECK_PRICED,
+    CHECK_ARRIVED,
     CHECK_RESIDUAL,
     CHECK_NOT_NEGATIVE,
     CHECK_UNATTRIBUTED,

@@ -151,7 +151,8 @@ class EngineView:
     """kind -> tokens of settled work."""
     energy_millijoules: int | None
     unit_cost_nano_per_million: dict[str, int | None]
-    """phase -> settled charged nano-dollars per million tokens of its kind; None when there are no tokens."""
+    """phase -> settled nano-dollars (charged and aborted) per million tokens that the engine processed in it:
+    computed prompt tokens, output tokens, encoder tokens; None when there are no tokens."""
     fit: Fit | None
     gauges: EngineGauges
     watermark_lag_ns: int | None
