@@ -110,8 +110,8 @@ METRICS: Final = (
         "gauge",
         "USD per million tokens",
         (*ENGINE, names.LABEL_PHASE),
-        "Settled cost (charged and aborted) per million tokens that the engine processed in the phase (computed prompt, "
-        "output, encoder tokens) since the ledger began; for today's unit cost "
+        "Settled cost, charged and aborted, per million tokens that the engine processed in the phase (computed "
+        "prompt, output, encoder tokens) since the ledger began; for today's unit cost "
         "divide rates of farthing_cost_usd_total and farthing_tokens_total.",
     ),
     Metric(
