@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -64,19 +64,23 @@ def cost_recording(recording: Recording, settings: Settings, prices: PriceBook) 
     order = BootOrder(options.grace_ns)
     for record in raw:
         order.add(record)
-    for ordered in order.ready():
+    for ordered in order.ready(final=True):
         account.feed(ordered)
+    account.end()
     (entry,) = account.drain()
     lines: Counter[str] = Counter()
     for posting in _postings(entry):
         lines[posting.account] += posting.nano
+    # of the recording's span, not of what the account has billed: a tail that got lost must show as a residual
+    bill_nano = account.tariff.bill(recording.start_ns, recording.end_ns)
+    evidence = account.evidence(lines, _counters(recording), missing=order.missing)
     return OfflineRun(
         recording=recording,
         account=account,
         entry=entry,
         raw=raw,
-        bill_nano=account.tariff.bill(recording.start_ns, recording.end_ns),
-        checks=reconcile(account.evidence(lines, _counters(recording))),
+        bill_nano=bill_nano,
+        checks=reconcile(replace(evidence, bill_nano=bill_nano)),
     )
 
 

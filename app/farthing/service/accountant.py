@@ -75,15 +75,14 @@ class Accountant:
         read = 0
         with self._lock:
             while rows := self.ledger.records_after(self._last_id):
-                touched: dict[str, None] = {}
                 for row_id, raw in rows:
                     self._last_id = row_id
-                    self._orders.setdefault(raw.key.boot, BootOrder(self._options.grace_ns)).add(raw)
-                    touched[raw.key.boot] = None
-                read += len(rows)
-                for boot in touched:
-                    for record in self._orders[boot].ready():
+                    order = self._orders.setdefault(raw.key.boot, BootOrder(self._options.grace_ns))
+                    order.add(raw)
+                    # one at a time: the books must depend on the order of arrival alone, not on where a read ends
+                    for record in order.ready():
                         self._feed(record)
+                read += len(rows)
                 for account in list(dict.fromkeys(self._accounts.values())):
                     self._post(account)
         return read
@@ -96,7 +95,7 @@ class Accountant:
         """The checks of a boot's account against the ledger, and against the engine's own counters if given."""
         with self._lock:
             account = self._accounts[boot]
-            return reconcile(account.evidence(self._lines(account), counters))
+            return reconcile(account.evidence(self._lines(account), counters, missing=self._missing(account)))
 
     def _feed(self, record: Record) -> None:
         boot = record.key.boot
@@ -130,6 +129,8 @@ class Accountant:
             self._accounts[boot] = next(same, None) or ScrapedAccount(started, tariff, engine)
             return
         for earlier in self._probed(engine):
+            for record in self._orders[earlier.started.key.boot].ready(final=True):
+                earlier.feed(record)
             earlier.end()
         for account in self._accounts.values():
             if isinstance(account, ScrapedAccount) and account.engine == engine:
@@ -151,10 +152,14 @@ class Accountant:
             self._totals.add(entry.boot.engine, posted.windows, posted.requests)
             changed = True
         if changed:
-            self._checks[account.engine] = reconcile(account.evidence(self._lines(account)))
+            evidence = account.evidence(self._lines(account), missing=self._missing(account))
+            self._checks[account.engine] = reconcile(evidence)
 
     def _lines(self, account: Account) -> dict[str, int]:
         return self._totals.boot_lines(self._boots_of(account))
+
+    def _missing(self, account: Account) -> int:
+        return sum(self._orders[boot].missing for boot in self._boots_of(account))
 
     def _boots_of(self, account: Account) -> list[str]:
         return [boot for boot, other in self._accounts.items() if other is account]
