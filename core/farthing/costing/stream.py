@@ -132,6 +132,10 @@ class CostStream:
             self._states.sort(key=lambda state: state[0])
             if record.event == "stop":
                 self.stopped_ns = record.at_ns
+                # its process has nothing more to report, even where its last batch of steps got lost
+                process = record.key.process
+                self._until[process] = max(self._until.get(process, 0), record.at_ns)
+                self._open[process] = max(self._open.get(process, 0), record.at_ns)
                 return self._advance()
         elif isinstance(record, GpuSamples):
             self._energy.add(record)
@@ -240,7 +244,8 @@ class CostStream:
                 if position >= track.end:
                     break
                 cut = int(track.columns["at_ns"][position - track.base])
-                position += 1
+                # marks of one moment belong together
+                position = track.position_after(cut)
             self._cut(index, cut, position)
         if final and index.cut_ns < watermark:
             self._cut(index, watermark, track.end)
