@@ -50,6 +50,9 @@ def run_check(settings: Settings, output: str) -> int:
             findings.append(Finding(f"engine {engine.name}", "failed", str(error)))
             exit_code = exit_code or error.exit_code
     _print(findings, output)
+    for finding in findings:
+        if finding.level == "failed":
+            typer.echo(f"farthing: {finding.subject}: {finding.detail}", err=True)
     return exit_code
 
 
@@ -77,7 +80,7 @@ def _prices(settings: Settings) -> tuple[str, str]:
 def _service(settings: Settings) -> tuple[str, str]:
     url = f"http://{settings.serve.host}:{settings.serve.port}/readyz"
     try:
-        answer = httpx.get(url, timeout=TIMEOUT_SECONDS)
+        answer = httpx.get(url, timeout=TIMEOUT_SECONDS, trust_env=False)
     except httpx.HTTPError as error:
         return "degraded", f"farthing serve does not answer at {url} ({error}); start it with farthing serve"
     return ("ok", url) if answer.is_success else ("degraded", f"{url}: {answer.text.strip()}")

@@ -13,12 +13,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib.metadata import version
 
-from farthing.books.prices import PriceBook
-from farthing.costing.checks import reconcile
+import sqlalchemy as sa
+
+from farthing.books.prices import PriceBook, Tariff
+from farthing.costing.checks import Evidence, reconcile
 from farthing.domain import conventions as c
 from farthing.domain.errors import PriceError
 from farthing.domain.model import Check, EngineGauges, EngineView, IntakeView, Snapshot
 from farthing.domain.records import Record, Started, Usage
+from farthing.ledger import tables as t
 from farthing.ledger.repository import Boot, Ledger
 from farthing.service.boot_account import BootAccount, costing_options
 from farthing.service.latency import Latencies
@@ -67,6 +70,11 @@ class Accountant:
         self._totals = Totals.load(ledger)
         self._boots: dict[str, Boot] = {boot.boot: boot for boot in ledger.boots()}
         self._checks: dict[str, tuple[Check, ...]] = {}
+        self._probed_since = _probed_since(ledger)
+        self._begun: set[str] = set()
+        """Boots whose start has arrived."""
+        self._orphans: Counter[str] = Counter()
+        """Records by boot that came out of order without a start: nobody can say what they cost."""
 
     # ---- writing -------------------------------------------------------------------------------
 
@@ -99,10 +107,16 @@ class Accountant:
 
     def _feed(self, record: Record) -> None:
         boot = record.key.boot
-        if isinstance(record, Started) and boot not in self._accounts:
-            self._open(record)
+        if isinstance(record, Started):
+            self._begun.add(boot)
+            if boot not in self._accounts:
+                self._open(record)
+        elif boot not in self._begun:
+            self._orphans[boot] += 1
         account = self._accounts.get(boot)
-        if account is not None:
+        if isinstance(account, ScrapedAccount) and self._probed(account.engine):
+            account.closed = True
+        elif account is not None:
             account.feed(record)
             if isinstance(record, Usage):
                 self._latencies.observe(record, account.started.anchor)
@@ -111,7 +125,6 @@ class Accountant:
         boot, engine = started.key.boot, started.engine
         scraped = boot.startswith(c.SCRAPED_BOOT)
         if scraped and self._probed(engine):
-            # its probe reports: costing its counters too would bill the engine twice
             return
         configured = next((e for e in self._settings.engines if e.name == engine), None)
         gpu = configured.gpu if configured and configured.gpu else started.gpu
@@ -128,16 +141,25 @@ class Accountant:
             same = (a for a in self._accounts.values() if isinstance(a, ScrapedAccount) and a.engine == engine)
             self._accounts[boot] = next(same, None) or ScrapedAccount(started, tariff, engine)
             return
-        for earlier in self._probed(engine):
+        for earlier in self._open_accounts(engine):
             for record in self._orders[earlier.started.key.boot].ready(final=True):
                 earlier.feed(record)
             earlier.end()
         for account in self._accounts.values():
             if isinstance(account, ScrapedAccount) and account.engine == engine:
                 account.closed = True
+        self._probed_since.setdefault(engine, self._last_id)
         self._accounts[boot] = BootAccount(started, tariff, engine, self._options)
 
-    def _probed(self, engine: str) -> list[BootAccount]:
+    def _probed(self, engine: str) -> bool:
+        """Whether the engine's probe had reported before the record at hand arrived.
+
+        From then on its counters are not costed, or it would be billed twice. The order of arrival decides, which
+        a restart does not change; whether the probe's boot is still open would.
+        """
+        return self._last_id > self._probed_since.get(engine, self._last_id)
+
+    def _open_accounts(self, engine: str) -> list[BootAccount]:
         """Open accounts of an engine whose probe reports: one at most."""
         accounts = (a for a in self._accounts.values() if isinstance(a, BootAccount))
         return [account for account in accounts if account.engine == engine and not account.closed]
@@ -172,7 +194,7 @@ class Accountant:
             now = self._clock_ns()
             gauges = self._gauges()
             configured = [engine.name for engine in self._settings.engines]
-            names = dict.fromkeys([*configured, *(boot.engine for boot in self._boots.values())])
+            names = dict.fromkeys([*configured, *(boot.engine for boot in self._boots.values()), *self._orphans])
             return Snapshot(
                 taken_ns=now,
                 currency=self._settings.currency,
@@ -200,14 +222,58 @@ class Accountant:
         wip: Counter[str] = Counter()
         for account in accounts:
             wip.update(account.wip())
-        checks = self._checks.get(engine, ())
-        if engine in self._unpriced:
-            checks = (*checks, Check(c.CHECK_PRICED, False, self._unpriced[engine]))
+        boots = tuple(boot for boot in self._boots.values() if boot.engine == engine)
+        if not accounts and any(boot.closed_ns is None for boot in boots):
+            # a restarted service has not read its records again yet: what is billed and not settled has no phase
+            wip[c.UNKNOWN] = sum(boot.bill_nano for boot in boots) - self._totals.windows[engine]["bill_nano"]
         return EngineBooks(
             name=engine,
             configured=next((e for e in self._settings.engines if e.name == engine), None),
-            boots=tuple(boot for boot in self._boots.values() if boot.engine == engine),
+            boots=boots,
             account=accounts[-1] if accounts else None,
+            tariff=self._tariff(accounts, boots),
             wip_nano=dict(wip),
-            checks=checks,
+            checks=self._all_checks(engine, boots, wip),
         )
+
+    def _tariff(self, accounts: list[Account], boots: tuple[Boot, ...]) -> Tariff | None:
+        if accounts:
+            return accounts[-1].tariff
+        try:
+            return self._prices.tariff(boots[-1].gpu, boots[-1].gpu_count) if boots else None
+        except PriceError:
+            return None
+
+    def _all_checks(self, engine: str, boots: tuple[Boot, ...], wip: Mapping[str, int]) -> tuple[Check, ...]:
+        """The checks of the latest account, and whatever is wrong with the money of all boots together."""
+        latest = {check.name: check for check in self._checks.get(engine, ())}
+        if boots:
+            lines: Counter[str] = Counter()
+            for (account, _, _), nano in self._totals.accounts[engine].items():
+                lines[account] += nano
+            evidence = Evidence(
+                bill_nano=sum(boot.bill_nano for boot in boots),
+                lines_nano=(*lines.values(), *wip.values()),
+                busy_nano=lines[c.CHARGED] + lines[c.ABORTED] + lines[c.UNATTRIBUTED],
+                unattributed_nano=lines[c.UNATTRIBUTED],
+                one_sided=0 if latest else self._totals.one_sided[engine],
+            )
+            latest |= {check.name: check for check in reconcile(evidence) if not (check.ok and check.name in latest)}
+        if engine in self._unpriced:
+            latest[c.CHECK_PRICED] = Check(c.CHECK_PRICED, False, self._unpriced[engine])
+        if self._orphans[engine]:
+            detail = f"{self._orphans[engine]} records of this boot arrived without its start: it cannot be billed"
+            latest[c.CHECK_ARRIVED] = Check(c.CHECK_ARRIVED, False, detail)
+        return tuple(latest.values())
+
+
+def _probed_since(ledger: Ledger) -> dict[str, int]:
+    """engine -> where in the order of arrival its probe reported for the first time."""
+    r, b = t.records.c, t.boots.c
+    query = (
+        sa.select(b.engine, sa.func.min(r.id))
+        .join(t.records, r.boot == b.boot)
+        .where(r.kind == "started", ~b.boot.startswith(c.SCRAPED_BOOT, autoescape=True))
+        .group_by(b.engine)
+    )
+    return {engine: int(first) for engine, first in ledger.select(query)}

@@ -25,6 +25,8 @@ GROUPS: tuple[Group, ...] = ("tenant", "model", "engine", "phase", "day")
 _DURATION = re.compile(r"^(\d+)([smhdw])$")
 _UNIT = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _DAY_NS = 86_400 * SECOND
+_BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
+"""No ledger reaches further back."""
 
 
 def parse_since(text: str, now: datetime) -> datetime:
@@ -35,9 +37,12 @@ def parse_since(text: str, now: datetime) -> datetime:
     """
     found = _DURATION.match(text)
     if found:
-        return now - timedelta(**{_UNIT[found.group(2)]: int(found.group(1))})
+        try:
+            return max(_BEGINNING, now - timedelta(**{_UNIT[found.group(2)]: int(found.group(1))}))
+        except OverflowError:
+            return _BEGINNING
     midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
-    named = {"today": midnight, "month": midnight.replace(day=1), "all": datetime(1970, 1, 1, tzinfo=UTC)}
+    named = {"today": midnight, "month": midnight.replace(day=1), "all": _BEGINNING}
     if text in named:
         return named[text]
     try:
@@ -46,7 +51,7 @@ def parse_since(text: str, now: datetime) -> datetime:
         raise ConfigError(
             f"--since {text!r}: give a duration (24h, 7d), today, month, all, or a date such as 2026-11-01"
         ) from error
-    return moment.replace(tzinfo=moment.tzinfo or UTC)
+    return max(_BEGINNING, moment.replace(tzinfo=moment.tzinfo or UTC))
 
 
 def report(ledger: Ledger, since: datetime, by: Group, currency: str) -> ReportTable:

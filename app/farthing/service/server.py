@@ -137,9 +137,10 @@ def bind(host: str, port: int, setting: str) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
         listener.listen(128)
-    except OSError as error:
+    except (OSError, OverflowError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "a port is 0 to 65535"
         raise PortBusyError(
-            f"{host}:{port} cannot be listened on ({error.strerror}); stop what uses it or set {setting}"
+            f"{host}:{port} cannot be listened on ({reason}); stop what uses it or set {setting}"
         ) from error
     return listener
 

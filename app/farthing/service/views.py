@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from farthing.books.prices import Tariff
 from farthing.domain import conventions as c
 from farthing.domain.model import Check, Engine, EngineGauges, EngineView, TenantView
 from farthing.ledger.repository import Boot
@@ -29,6 +30,8 @@ class EngineBooks:
     boots: tuple[Boot, ...]
     account: BootAccount | ScrapedAccount | None
     """Of its latest boot; None when that was closed by an earlier process, or nothing came yet."""
+    tariff: Tariff | None
+    """What its GPUs cost; None when no price applies, or nothing came yet."""
     wip_nano: dict[str, int]
     checks: tuple[Check, ...]
 
@@ -56,8 +59,8 @@ def engine_view(books: EngineBooks, totals: Totals, gauges: EngineGauges, now_ns
         )
     return EngineView(
         engine=engine,
-        state=_state(account, gauges),
-        price_nano_per_hour=account.tariff.nano_per_hour(now_ns) if account else None,
+        state=_state(account, latest, gauges),
+        price_nano_per_hour=books.tariff.nano_per_hour(now_ns) if books.tariff else None,
         bill_nano=bill,
         accounts_nano=accounts,
         unattributed_nano=dict(totals.unattributed[books.name]),
@@ -106,9 +109,9 @@ def tenant_views(totals: Totals) -> tuple[TenantView, ...]:
     )
 
 
-def _state(account: BootAccount | ScrapedAccount | None, gauges: EngineGauges) -> str:
+def _state(account: BootAccount | ScrapedAccount | None, latest: Boot | None, gauges: EngineGauges) -> str:
     if account is None:
-        return c.UNKNOWN
+        return "down" if latest and latest.closed_ns is not None else c.UNKNOWN
     known = _STATES.get(account.state)
     if known:
         return known
