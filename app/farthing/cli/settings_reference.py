@@ -80,7 +80,7 @@ of the same GPU. A GPU without a price is an error that `farthing check` shows; 
 |---|---|---|---|
 """
 
-_MEANINGS: Final = {
+MEANINGS: Final = {
     "currency": "ISO 4217 code under which amounts are shown. One ledger has one currency: nothing is converted.",
     "ledger": "SQLAlchemy URL of the ledger: SQLite, or `postgresql://…` with the extra `farthing[postgres]`. "
     "Where it is not set but `stack.state_dir` is, the ledger lies in that folder.",
@@ -169,7 +169,7 @@ def _keys(model: type[BaseModel], prefix: str) -> Iterator[Setting]:
     for name, field in model.model_fields.items():
         section, many = _nested(field)
         key = prefix + (field.alias or name)
-        meaning = documented.get(name) or _MEANINGS.get(key, "")
+        meaning = documented.get(name) or MEANINGS.get(key, "")
         if section is None:
             yield Setting(key, _type(field), _default(field), meaning)
         elif many:
