@@ -3,7 +3,7 @@
 #
 #   tools/bootstrap.sh python   uv and the Python environment
 #   tools/bootstrap.sh run      what `make up` needs as well: Prometheus and Alertmanager, unless Docker runs them
-#   tools/bootstrap.sh dev      what `make test` needs as well: Chromium
+#   tools/bootstrap.sh dev      what `make test` needs as well: Chromium, Docker Compose (to check its file)
 #
 # Packages need root; without it the script names them and exits with 1. Whatever is there stays as it is.
 set -euo pipefail
@@ -18,7 +18,7 @@ readonly SYNC_STAMP=.venv/.synced
 
 # Debian packages, each with the commands of which one is enough.
 readonly STACK_PACKAGES=('prometheus:prometheus' 'prometheus-alertmanager:prometheus-alertmanager alertmanager')
-readonly TEST_PACKAGES=('chromium:chromium chromium-browser google-chrome')
+readonly TEST_PACKAGES=('chromium:chromium chromium-browser google-chrome' 'docker-compose:docker-compose')
 
 # The Python that is found is the one used: none is ever fetched.
 export UV_PYTHON_DOWNLOADS=never

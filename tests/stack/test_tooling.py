@@ -49,7 +49,7 @@ def test_bootstrap_without_root_says_exactly_what_to_install(tmp_path):
     assert done.returncode == 1
     assert done.stderr == (
         "bootstrap: these packages are missing; as root: "
-        "apt-get install --no-install-recommends prometheus-alertmanager chromium\n"
+        "apt-get install --no-install-recommends prometheus-alertmanager chromium docker-compose\n"
     )
     assert not (tmp_path / ".venv").exists()
 
