@@ -60,7 +60,7 @@ class Frontend:
     usages: list[tuple[Request, Usage]] = field(default_factory=list)
     open: dict[str, Request] = field(default_factory=dict)
     counters: Counter[str] = field(default_factory=Counter)
-    """What the engine's own exposition would add up to."""
+    """What the engine's own exposition adds up to: engine_output, prompt_computed, prompt_cached, first_tokens."""
     _free_at: list[int] = field(default_factory=list)
     _seen_running: dict[tuple[int, int], int] = field(default_factory=dict)
     _drawn: list[tuple[float, float]] = field(default_factory=list)
@@ -91,7 +91,7 @@ class Frontend:
             mark.prefill_requests = mark.prefill_tokens = mark.decode_requests = mark.decode_tokens = 0
             mark.encoder_inputs = mark.encoder_tokens = 0
         self.marks.setdefault(key, []).append(mark)
-        self.counters["generated"] += mark.generated
+        self.counters["engine_output"] += mark.generated
         self.counters["prompt_computed"] += mark.prompt_computed
         self.counters["prompt_cached"] += mark.prompt_cached
 

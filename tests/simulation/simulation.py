@@ -71,7 +71,7 @@ class BootTruth:
     steps: tuple[tuple[StepRow, ...], ...]
     """By rank, in order."""
     counters: dict[str, int]
-    """The engine's own totals: generated, prompt_computed, prompt_cached, first_tokens."""
+    """The engine's own totals: engine_output, prompt_computed, prompt_cached, first_tokens."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,7 +67,6 @@ class DecodeSlots:
         """A sequence decodes no more; its columns go back into it."""
         slot = sequence.slot
         sequence.computed = int(self.context[slot])
-        sequence.high = max(sequence.high, sequence.computed)
         sequence.room = int(self.room[slot])
         sequence.generated = int(self.generated[slot])
         sequence.decode_ns += float(self.work_ns[slot])

@@ -164,7 +164,7 @@ def test_recomputed_tokens_count_as_generation_in_the_marks():
     """vLLM calls a resumed sequence's chunk generation: decode tokens exceed what decodes by that."""
     simulation = preset("kv_pressure")
     decoded = sum(sum(record.marks.decode_tokens) for record in simulation.records if isinstance(record, StepBatch))
-    emitted = simulation.counters["generated"] - simulation.counters["first_tokens"]
+    emitted = simulation.counters["engine_output"] - simulation.counters["first_tokens"]
     assert decoded > 1.2 * emitted
 
 
@@ -197,6 +197,15 @@ def test_a_crash_is_reported_by_the_servers_that_outlive_it():
     assert events[-2:] == ["down", "stop"]
     assert isinstance(told[-1], Lifecycle)
     assert {usage.status for usage in told if isinstance(usage, Usage) and usage.outcome == FAILED} == {500}
+
+
+@pytest.mark.parametrize(("stops", "number"), [("last", 1), ("each", 2)])
+def test_a_boot_stops_once_or_once_per_process(stops, number):
+    """``stop`` is the last record of the boot, or of each of its processes."""
+    config = replace(TEXT.scaled(0.1), servers=2, observation=Observation(stops=stops))
+    records = simulate(config).records
+    assert sum(isinstance(record, Lifecycle) and record.event == "stop" for record in records) == number
+    assert all(isinstance(record, Lifecycle) for record in records[-number:])
 
 
 def test_rejected_requests_cost_nothing():

@@ -6,12 +6,35 @@ import pytest
 from tests.simulation import Lengths, Limits, Phase, Prefix, SimConfig, TenantLoad, simulate
 from tests.simulation.cached import preset
 from tests.simulation.presets import PRESETS
+from tests.simulation.requests import Request, Sequence, Spec
 from tests.simulation.run import run
+from tests.simulation.scheduler import Scheduler
 
 from farthing.domain.conventions import FINISHED
 from farthing.domain.records import StepBatch
 
 EVERY = sorted(PRESETS)
+
+
+def sequence_of(name, prompt):
+    """A sequence of a request with this prompt and ten tokens of output."""
+    spec = Spec(
+        request_id=name,
+        tenant="one",
+        tier="",
+        model="",
+        prompt_tokens=prompt,
+        segments=(),
+        images=(),
+        outputs=(10,),
+        stops=(False,),
+        patience_ns=None,
+        abort_after=None,
+        streamed=True,
+        told=True,
+        rejected=False,
+    )
+    return Sequence(Request(spec, process=0, rank=0, arrived_ns=0, queued_ns=0), 0)
 
 
 def mark_totals(simulation):
@@ -81,7 +104,7 @@ def test_tokens_of_steps_are_tokens_of_requests(name):
     assert marks["decode_tokens"] == sum(request.decode_tokens for request in requests)
     assert marks["encoder_tokens"] == sum(request.encoder_tokens for request in requests)
     assert marks["generated"] == sum(sum(request.output_tokens) for request in requests)
-    assert marks["generated"] == simulation.counters["generated"]
+    assert marks["generated"] == simulation.counters["engine_output"]
     assert marks["computed"] == simulation.counters["prompt_computed"]
     assert marks["cached"] == simulation.counters["prompt_cached"]
 
@@ -106,6 +129,27 @@ def test_pressure_preempts_and_nobody_starves():
     assert {request.outcome for request in simulation.requests} == {FINISHED}
     peak = max(row.kv_blocks for row in simulation.boots[0].steps[0])
     assert peak > 0.95 * simulation.config.limits.kv_blocks
+
+
+def test_the_latest_admitted_gives_way_and_is_first_to_come_back():
+    """A preempted sequence loses everything, and waits before those that were never admitted."""
+    scheduler = Scheduler(Limits(kv_blocks=4, block_tokens=16, step_tokens=64, sequences=8))
+    old, young, new = (sequence_of(f"r{i}", prompt=32) for i in range(3))
+    for sequence in (old, young):
+        scheduler.enqueue(sequence)
+    plan = scheduler.plan(0)
+    assert plan is not None
+    for chunk in plan.chunks:
+        scheduler.computed(chunk)
+        chunk.sequence.generated += 1
+        scheduler.promote(chunk.sequence, chunk.sequence.limit)
+    scheduler.enqueue(new)
+    plan = scheduler.plan(1)
+    # both need a third block for their next token; there are four in all
+    assert plan is not None
+    assert scheduler.running == [old]
+    assert list(scheduler.waiting) == [young, new]
+    assert (young.preemptions, young.computed, young.high) == (1, 0, 32)
 
 
 def test_a_shared_prefix_is_computed_by_its_first_filler():

@@ -99,7 +99,7 @@ def test_a_stop_token_costs_one_step_more_when_scheduling_runs_ahead():
     overrun = law.step_ns + law.decode_token_ns + law.attended_token_ns * 104
     assert ahead.busy_ns - behind.busy_ns == pytest.approx(overrun, abs=5)
     assert ahead.requests[0].decode_tokens == behind.requests[0].decode_tokens + 1
-    assert ahead.counters["generated"] == behind.counters["generated"] == 4
+    assert ahead.counters["engine_output"] == behind.counters["engine_output"] == 4
 
 
 def test_equals_pay_equal_and_the_longer_prompt_pays_more():
