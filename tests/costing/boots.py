@@ -119,8 +119,9 @@ def boots(draw):
                 events.append((at, 0, Lifecycle(RecordKey("boot", 0, 0), at, event)))
         events.sort(key=lambda event: (event[0], event[1]))
         records: list[Record] = [record for _, _, record in events]
+        records.append(Lifecycle(RecordKey("boot", process, 0), end, "stop"))
         if process == 0:
-            records = [started, *records, Lifecycle(RecordKey("boot", 0, 0), end, "stop")]
+            records.insert(0, started)
         streams.append([_numbered(record, process, number) for number, record in enumerate(records)])
     return started, streams, end
 

@@ -191,10 +191,10 @@ class Observation:
     """Median time from a request's arrival to the engine's queue."""
     frontend_token_ns: float = 1_000.0
     frontend_image_ns: float = 25e6
-    blind_running: Literal["carried", "zero"] = "carried"
-    """``running`` in a mark of a process that got outputs without the scheduler's statistics: the last value that
-    the process saw, or zero. (The record has no word for unknown.)"""
-    stops: Literal["last", "each"] = "last"
+    blind_running: Literal["unknown", "carried", "zero"] = "unknown"
+    """``running`` in a mark of a process that got outputs without the scheduler's statistics: -1 as the record says
+    it, or what a probe that knows no better might say: the last value that the process saw, or zero."""
+    stops: Literal["last", "each"] = "each"
     """Who sends ``stop``: process 0, after everything else of the boot, or each process as its own last record."""
 
 

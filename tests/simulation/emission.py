@@ -96,6 +96,7 @@ def _items(config: SimConfig, boot: Boot, process: int) -> Iterator[_Item]:
         gpu_count=config.ranks,
         details=config.observation.details,
         processes=config.servers,
+        ranks=config.ranks,
     )
     yield boot.start_ns, _FIRST, 0, started, None
     if process == 0:

@@ -83,8 +83,9 @@ class Frontend:
         """Keep what a stat logger is given; ``blind``: without the scheduler's statistics."""
         key = process, rank
         if blind:
-            carried = self.observation.blind_running == "carried"
-            mark.running = self._seen_running.get(key, 0) if carried else 0
+            said = {"unknown": -1, "carried": self._seen_running.get(key, 0), "zero": 0}
+            mark.running = said[self.observation.blind_running]
+            mark.waiting = -1 if mark.running < 0 else mark.waiting
         else:
             self._seen_running[key] = mark.running
         if not self.observation.details:

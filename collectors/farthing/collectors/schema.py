@@ -53,9 +53,12 @@ Name128 = Annotated[str, Meta(min_length=1, max_length=128, pattern=_PRINTABLE)]
 Name256 = Annotated[str, Meta(min_length=1, max_length=256, pattern=_PRINTABLE)]
 Time = Annotated[int, Meta(ge=0, le=2**62)]
 Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+State = Annotated[int, Meta(ge=-1, le=2**31 - 1)]
+"""A state of the scheduler; -1: this call brought no scheduler statistics."""
 Total = Annotated[int, Meta(ge=0, le=2**62)]
 Difference = Annotated[int, Meta(ge=-(2**62), le=2**62)]
 Column = Annotated[tuple[Count, ...], Meta(max_length=MAX_MARKS)]
+StateColumn = Annotated[tuple[State, ...], Meta(max_length=MAX_MARKS)]
 Totals = Annotated[tuple[Total, ...], Meta(max_length=MAX_MARKS)]
 
 
@@ -91,8 +94,8 @@ class WireLifecycle(_Wire, frozen=True, tag="lifecycle"):
 
 class WireMarks(msgspec.Struct, frozen=True, omit_defaults=True):
     at_ns: Annotated[tuple[Difference, ...], Meta(max_length=MAX_MARKS)]
-    running: Column | None = None
-    waiting: Column | None = None
+    running: StateColumn | None = None
+    waiting: StateColumn | None = None
     prefill_requests: Column | None = None
     prefill_tokens: Column | None = None
     decode_requests: Column | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 from farthing.domain import conventions as c
@@ -29,12 +30,8 @@ class Evidence:
     unattributed_nano: int
     fit_gap: float | None = None
     fit_error: float | None = None
-    missing: int = 0
-    """Records that never arrived, by the gaps in their sequences."""
-    late: int = 0
-    """Records that arrived after their boot was closed."""
-    strays: int = 0
-    """Records of a rank that the boot did not announce."""
+    lost: int = 0
+    """Records that never arrived, came after their boot was closed, or are of a rank that it did not announce."""
     one_sided: int = 0
     """Finished requests that only the engine or only the HTTP side saw."""
     records: dict[str, int] | None = None
@@ -49,10 +46,8 @@ def reconcile(evidence: Evidence) -> tuple[Check, ...]:
     """Every check that the evidence allows, in the order of ``conventions.CHECKS``."""
     e = evidence
     total = sum(e.lines_nano)
-    lost = e.missing + e.late + e.strays
-    detail = f"{e.missing} records never arrived, {e.late} came too late, {e.strays} are of unannounced ranks"
     checks = [
-        Check(c.CHECK_ARRIVED, lost == 0, detail),
+        Check(c.CHECK_ARRIVED, e.lost == 0, f"{e.lost} records never arrived, or too late to be costed"),
         Check(c.CHECK_RESIDUAL, e.bill_nano == total, f"bill {e.bill_nano} - lines {total} = {e.bill_nano - total}"),
         Check(c.CHECK_NOT_NEGATIVE, min(e.lines_nano, default=0) >= 0, f"smallest line {min(e.lines_nano, default=0)}"),
     ]
@@ -67,11 +62,11 @@ def reconcile(evidence: Evidence) -> tuple[Check, ...]:
         checks.append(Check(c.CHECK_FIT_ERROR, e.fit_error <= FIT_ERROR_LIMIT, detail))
     checks.append(Check(c.CHECK_ONE_SIDED, e.one_sided == 0, f"{e.one_sided} requests seen by one side only"))
     if e.records is not None and e.marks is not None:
-        checks += _tokens(e.records, e.marks, e.counters or {})
+        checks += _tokens(Counter(e.records), Counter(e.marks), e.counters or {})
     return tuple(checks)
 
 
-def _tokens(records: dict[str, int], marks: dict[str, int], counters: dict[str, int]) -> list[Check]:
+def _tokens(records: Counter[str], marks: Counter[str], counters: dict[str, int]) -> list[Check]:
     checks = []
     if "first_tokens" in counters:
         seen, expected = records["sequences"], counters["first_tokens"]

@@ -34,9 +34,11 @@ COLUMNS = (
 class MarkTrack:
     """The marks of one engine index, merged over API-server processes in time order.
 
-    ``decode_steps[i]`` is how many marks up to and including i decoded anything, and ``decode_fixed[i]`` the
+    ``decode_steps[i]`` is how many marks up to and including i decoded for anyone, and ``decode_fixed[i]`` the
     sum over them of 1 / (requests in the step): the share of a step's fixed part that one request carries.
-    Both are cumulative since the boot, so differences give any range in constant time.
+    ``decode_scheduled[i]`` sums decode tokens / decoding requests: the tokens that one request was scheduled for.
+    All are cumulative since the boot, so differences give any range in constant time. A mark without scheduler
+    statistics (``running`` -1) takes over the state of the mark before it.
     """
 
     def __init__(self) -> None:
@@ -45,9 +47,12 @@ class MarkTrack:
         self.columns: dict[str, Ints] = {name: np.empty(0, np.int64) for name in COLUMNS}
         self.decode_steps: Ints = np.empty(0, np.int64)
         self.decode_fixed: npt.NDArray[np.float64] = np.empty(0, np.float64)
+        self.decode_scheduled: npt.NDArray[np.float64] = np.empty(0, np.float64)
         self._held: list[dict[str, Ints]] = []
+        self._running = 0
         self._steps_before = 0
         self._fixed_before = 0.0
+        self._scheduled_before = 0.0
 
     def __len__(self) -> int:
         return len(self.columns["at_ns"])
@@ -77,15 +82,28 @@ class MarkTrack:
             self._append({name: values[:count] for name, values in merged.items()})
 
     def _append(self, merged: dict[str, Ints]) -> None:
-        requests = merged["prefill_requests"] + merged["decode_requests"]
-        decodes = merged["decode_tokens"] > 0
+        merged["running"] = self._known(merged["running"])
+        decoding = merged["decode_requests"]
+        requests = np.maximum(merged["prefill_requests"] + decoding, 1)
+        decodes = decoding > 0
         steps = self._steps_before + np.cumsum(decodes)
-        fixed = self._fixed_before + np.cumsum(np.where(decodes, 1.0 / np.maximum(requests, 1), 0.0))
+        fixed = self._fixed_before + np.cumsum(np.where(decodes, 1.0 / requests, 0.0))
+        scheduled = self._scheduled_before + np.cumsum(merged["decode_tokens"] / np.maximum(decoding, 1) * decodes)
         self._steps_before, self._fixed_before = int(steps[-1]), float(fixed[-1])
+        self._scheduled_before = float(scheduled[-1])
         for name in COLUMNS:
             self.columns[name] = np.concatenate([self.columns[name], merged[name]])
         self.decode_steps = np.concatenate([self.decode_steps, steps])
         self.decode_fixed = np.concatenate([self.decode_fixed, fixed])
+        self.decode_scheduled = np.concatenate([self.decode_scheduled, scheduled])
+
+    def _known(self, running: Ints) -> Ints:
+        """``running`` with unknown values replaced by the last known one."""
+        known = np.concatenate([[self._running], running])
+        last = np.maximum.accumulate(np.where(known >= 0, np.arange(len(known)), 0))
+        filled: Ints = known[last]
+        self._running = int(filled[-1])
+        return filled[1:]
 
     def drop_before(self, position: int) -> None:
         """Forget marks before a position, keeping one so that intervals and sums still have a start."""
@@ -95,6 +113,7 @@ class MarkTrack:
                 self.columns[name] = self.columns[name][count:]
             self.decode_steps = self.decode_steps[count:]
             self.decode_fixed = self.decode_fixed[count:]
+            self.decode_scheduled = self.decode_scheduled[count:]
             self.base += count
 
     def position_after(self, at_ns: int) -> int:
@@ -118,3 +137,8 @@ class MarkTrack:
         """Sum of 1 / requests over the decoding steps up to and including a position."""
         i = position - self.base
         return float(self.decode_fixed[i]) if i >= 0 else 0.0
+
+    def decode_scheduled_through(self, position: int) -> float:
+        """Decode tokens scheduled for a request that took part in every decoding step up to a position."""
+        i = position - self.base
+        return float(self.decode_scheduled[i]) if i >= 0 else 0.0

@@ -164,8 +164,8 @@ def _phase(
     """A phase's amount over its claimants, and over what nobody claims (key None); zero shares are left out."""
     keys = sorted(key for key, by_phase in claims.items() if by_phase[phase] > 0)
     weights = [round(claims[key][phase] * _WEIGHT) for key in keys]
-    tokens, unclaimed = work.tokens[phase], work.unclaimed[phase]
-    claimed = max(0.0, tokens - unclaimed)
+    unclaimed = work.unclaimed[phase]
+    claimed = max(0.0, work.units[phase] - unclaimed)
     if not sum(weights) or claimed <= 0:
         return [(None, None, amount)] if amount else []
     lost = round(sum(weights) * unclaimed / claimed)

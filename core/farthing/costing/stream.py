@@ -31,7 +31,7 @@ __all__ = ["CostStream", "Options"]
 
 Bill = Callable[[int, int], int]
 
-_STATES = {"ready": IDLE, "awake": IDLE, "asleep": ASLEEP, "down": DOWN, "draining": IDLE, "stop": DOWN}
+_STATES = {"ready": IDLE, "awake": IDLE, "asleep": ASLEEP, "down": DOWN, "draining": IDLE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,33 +81,32 @@ class CostStream:
         self.started = started
         self.options = options or Options()
         self.stopped_ns: int | None = None
+        """The latest stop of any process."""
+        self._stopped: set[int] = set()
         self._bill = bill
         self._states: list[tuple[int, str]] = [(started.at_ns, STARTING)]
         self._indices = [self._new_index() for _ in range(started.ranks)]
         self._energy = EnergyTrack()
         self.strays = 0
         """Records of an engine index that the boot did not announce: nobody can be billed for them."""
-        self._until: dict[int, int] = {}
+        self._until: dict[tuple[int, int], int] = {}
+        """By process and engine index: every process reports every index."""
         self._open: dict[int, int] = {}
         self._finished = False
 
     @property
     def watermark_ns(self) -> int:
-        """Up to where every process has reported its steps; the boot's end once all of them reached it."""
+        """Up to where every process has reported the steps of every index; the boot's end once it has ended."""
         if self.ended:
             return self.stopped_ns or self.started.at_ns
-        if len(self._until) < self.started.processes:
+        if len(self._until) < self.started.processes * self.started.ranks:
             return self.started.at_ns
         return min(self._until.values())
 
     @property
     def ended(self) -> bool:
-        """The boot has stopped, and no process can report anything more of it."""
-        if self._finished:
-            return True
-        if self.stopped_ns is None or len(self._until) < self.started.processes:
-            return False
-        return min(self._until.values()) >= self.stopped_ns
+        """Every process has sent its stop, which is its last record: nothing more of this boot can come."""
+        return self._finished or len(self._stopped) >= self.started.processes
 
     @property
     def settled_ns(self) -> int:
@@ -122,7 +121,8 @@ class CostStream:
         if isinstance(record, StepBatch):
             self._indices[record.engine_index].track.add(record.marks)
             process = record.key.process
-            self._until[process] = max(self._until.get(process, 0), record.until_ns)
+            until = process, record.engine_index
+            self._until[until] = max(self._until.get(until, 0), record.until_ns)
             self._open[process] = max(self._open.get(process, 0), record.open_ns)
             return self._advance()
         if isinstance(record, Usage):

@@ -42,7 +42,7 @@ class Work:
     context: int
     """Tokens before the next prompt token: cached ones and those poured so far."""
     rate: float
-    """Output tokens per decoding step (1 without speculation)."""
+    """Output tokens per decoding step: 1, more with speculation, less when it was preempted."""
     has_output: bool
 
 
@@ -78,9 +78,11 @@ class WindowWork:
     features: dict[str, float]
     shares: dict[str, float]
     """Steps by phase: a mixed step counts by its requests."""
-    tokens: dict[str, int]
-    """Tokens that the engine scheduled, by phase."""
+    units: dict[str, int]
+    """What the engine did, by phase: prompt tokens prefilled, request-steps decoded, tokens encoded. Speculation
+    schedules several tokens a step, so decoding is counted by who took part."""
     unclaimed: dict[str, float]
+    """Units that no request claims."""
     claims: dict[RecordKey, Claim] = field(default_factory=dict)
 
     def seconds(self, b: dict[str, float]) -> dict[str, float]:
@@ -169,9 +171,9 @@ def measure(track: MarkTrack, works: Iterable[Work], lo: int, hi: int) -> Window
             f.ENCODER_TOKENS: float(c["encoder_tokens"].sum()),
         },
         shares={PREFILL: prefill_share, DECODE: steps - prefill_share},
-        tokens={
+        units={
             PREFILL: int(c["prefill_tokens"].sum()),
-            DECODE: int(c["decode_tokens"].sum()),
+            DECODE: int(decodes.sum()),
             VISION: int(c["encoder_tokens"].sum()),
         },
         unclaimed={},
@@ -181,7 +183,7 @@ def measure(track: MarkTrack, works: Iterable[Work], lo: int, hi: int) -> Window
     claimed = 0.0
     for work in active:
         claimed += _decode(track, work, lo, hi, result)
-    result.unclaimed[DECODE] = max(0.0, result.tokens[DECODE] - claimed)
+    result.unclaimed[DECODE] = max(0.0, result.units[DECODE] - claimed)
     return result
 
 
@@ -201,14 +203,15 @@ def _decode(track: MarkTrack, work: Work, lo: int, hi: int, result: WindowWork) 
     if not steps or not work.rate:
         return 0.0
     claim = _claim(result, work)
-    tokens = steps * work.rate
+    # a sequence that was preempted sat out some of the steps; which ones, nobody tells
+    part = min(1.0, work.rate)
     # a step attends the prompt, the first token and what was decoded before it: an arithmetic series
-    attended = steps * (work.context + 1 + before * work.rate) + work.rate * steps * (steps - 1) / 2
-    claim.decode_tokens += tokens
+    attended = part * (steps * (work.context + 1 + before * work.rate) + work.rate * steps * (steps - 1) / 2)
+    claim.decode_tokens += part * (track.decode_scheduled_through(end) - track.decode_scheduled_through(begin))
     claim.attended += attended
-    claim.decode_fixed += track.decode_fixed_through(end) - track.decode_fixed_through(begin)
+    claim.decode_fixed += part * (track.decode_fixed_through(end) - track.decode_fixed_through(begin))
     result.features[f.ATTENDED] += attended
-    return tokens
+    return part * steps
 
 
 def _pour(track: MarkTrack, works: list[Work], lo: int, hi: int, result: WindowWork) -> dict[str, float]:

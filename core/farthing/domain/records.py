@@ -63,7 +63,7 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Lifecycle:
-    """A change of the instance's state: ready, asleep, awake, draining, down, or stop (the boot's last record)."""
+    """A change of the instance's state: ready, asleep, awake, draining, down; or stop, each process's last record."""
 
     key: RecordKey
     at_ns: int
@@ -75,7 +75,9 @@ class StepMarks:
     """Columns over the calls of a stat logger's ``record()``; all tuples have one length.
 
     A mark is an engine step when ``prefill_requests + decode_requests > 0``; the others only report state.
-    ``at_ns`` is when the step's outputs arrived; ``running`` is what remains scheduled after it.
+    ``at_ns`` is when the step's outputs arrived; ``running`` is what remains scheduled after it. With several
+    API servers the scheduler's statistics reach one of them per step: a call without them has ``running`` and
+    ``waiting`` -1 (unknown) and no scheduled work, but may bring outputs.
     """
 
     at_ns: tuple[int, ...]
