@@ -1,0 +1,220 @@
+"""How right the costs are, on the packaged recordings: the tables of docs/accuracy.md.
+
+Run from the repository's root: ``python -m benchmarks.accuracy`` (about a minute), or name sections:
+``python -m benchmarks.accuracy requests peers``.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from unittest import mock
+
+from benchmarks import fit_studies, peer_formulas
+from tests.costing import oracle
+from tests.costing.oracle_schedule import Schedule, replay
+
+from farthing.books.prices import DEFAULT_PRICES, PriceBook
+from farthing.costing import fit
+from farthing.costing.settle import settle
+from farthing.domain import conventions as c
+from farthing.domain.clock import HOUR
+from farthing.replay.offline import OfflineRun, cost_recording
+from farthing.replay.recording import Recording, load_recording, packaged_names
+from farthing.settings import Settings
+
+_NANO_PER_HOUR = HOUR
+"""A price at which a nano-dollar is a nanosecond, for splits that are given in seconds."""
+READINGS: Mapping[str, oracle.Grouping] = {
+    "raw marks": oracle.by_step,
+    "launches": oracle.by_launch,
+    "0.5 s": oracle.by_seconds(0.5),
+    "5 s": oracle.by_seconds(5.0),
+}
+
+
+def requests(recording: Recording, schedule: Schedule) -> None:
+    """Charges per request against the oracle, in every reading of the marks."""
+    run = _costed(recording)
+    law = oracle.fit_steps(schedule)
+    charges = _charges(run)
+    price = run.account.tariff.nano_per_hour(recording.start_ns)
+    print(f"busy {schedule.busy_s:.2f} s; the oracle's law: {_numbers(law)}")
+    print(f"the same fitted to single steps by raw marks: {_numbers(oracle.fit_steps(schedule, oracle.by_step))}")
+    lines = []
+    for name, grouping in READINGS.items():
+        seconds = oracle.split(schedule, law, grouping)
+        found = oracle.compare(schedule, seconds, charges, price)
+        shares = oracle.shares_by_phase(seconds)
+        lines.append(
+            [
+                name,
+                _percent(found.error),
+                _percent(found.phase_error),
+                *(f"{found.by_length.get(length, float('nan')):.3f}" for length in oracle.LENGTHS),
+                *(_percent(shares[phase]) for phase in c.PHASES),
+            ]
+        )
+    _table(["reading of marks", "error", "by phase too", *oracle.LENGTHS, *(f"oracle {p}" for p in c.PHASES)], lines)
+    seconds = oracle.split(schedule, law)
+    found = oracle.compare(schedule, seconds, charges, price)
+    print("by load phase: charged / oracle (and weighted error)")
+    _table(
+        ["load", "ratio", "error"],
+        [[name, f"{r:.3f}", _percent(found.error_by_load_phase[name])] for name, r in found.by_load_phase.items()],
+    )
+    print("by tenant:", _ratios(found.by_tenant), "| by cost phase:", _ratios(found.by_cost_phase))
+    raw = oracle.split(schedule, law, oracle.by_step)
+    print(f"raw marks differ from launches by {_percent(oracle.difference(raw, seconds))} with the same law")
+
+
+def causes(recording: Recording, schedule: Schedule) -> None:
+    """Where the error comes from: the same settlement with other coefficients."""
+    law = oracle.fit_steps(schedule)
+    seconds = oracle.split(schedule, law)
+    final = _costed(recording).account.fit()
+    if final is None:
+        raise ValueError(f"{recording.name}: no fit")
+    variants = {
+        "as it is: each window by the fit of its past": None,
+        "every window by the recording's last fit": final.coefficients,
+        "every window by the oracle's law": {**fit.DEFAULT_COEFFICIENTS, **law},
+    }
+    lines = []
+    for name, coefficients in variants.items():
+        if coefficients is None:
+            run = _costed(recording)
+        else:
+            given = replace(final, coefficients=coefficients)
+            with mock.patch("farthing.costing.stream.settle", lambda *a, fit, _g=given, **k: settle(*a, fit=_g, **k)):
+                run = _costed(recording)
+        found = oracle.compare(schedule, seconds, _charges(run), run.account.tariff.nano_per_hour(recording.start_ns))
+        lines.append([name, _percent(found.error), _percent(found.phase_error), _ratios(found.by_length)])
+    _table(["settlement", "error", "by phase too", "by length"], lines)
+
+
+def walk(recording: Recording, _: Schedule) -> None:
+    """Walk-forward error by window offset."""
+    errors = fit_studies.walk_forward(recording)
+    offsets = [f"{seconds} s" for seconds in range(len(errors))]
+    _table([*offsets, "mean"], [[*map(_percent, errors), _percent(sum(errors) / len(errors))]])
+
+
+def rows(recording: Recording, schedule: Schedule) -> None:
+    """The same fit on shorter rows, and with a weaker ridge: what would predict windows better."""
+    found = []
+    for row_s in (0.25, 0.5, 1.0, 2.5, 5.0):
+        for ridge_s in (fit.RIDGE_SECONDS, 0.02):
+            error, law = fit_studies.rows_of(recording, schedule, row_s, ridge_s)
+            found.append([f"{row_s:g} s", f"{ridge_s:g} s", _percent(error), _numbers(law)])
+    _table(["rows of", "ridge", "walk-forward on 5 s windows", "last fit"], found)
+
+
+def unseen(recording: Recording, schedule: Schedule) -> None:
+    """Every load phase left out of the fit and then predicted."""
+    _table(
+        ["left out", "windows", "predicted / measured", "lowest", "highest", "features chosen without it"],
+        [
+            [
+                row.load,
+                str(row.windows),
+                f"{row.ratio:.3f}",
+                f"{row.lowest:.3f}",
+                f"{row.highest:.3f}",
+                f"{row.chosen:.3f}",
+            ]
+            for row in fit_studies.left_out(recording, schedule)
+        ],
+    )
+
+
+def shares(recording: Recording, schedule: Schedule) -> None:
+    """Phase shares by feature set, with 90 % bounds."""
+    found = fit_studies.phase_shares(recording, schedule)
+    names = [*c.PHASES, "prefill + vision"]
+    _table(
+        ["features", "walk-forward", *names],
+        [
+            [row.features, _percent(row.error), *("{:.1%} ({:.1%}-{:.1%})".format(*row.shares[name]) for name in names)]
+            for row in found
+        ],
+    )
+
+
+def peers(recording: Recording, schedule: Schedule) -> None:
+    """Other formulas on the same recording."""
+    seconds = oracle.split(schedule, oracle.fit_steps(schedule))
+    truth = oracle.shares_by_phase(seconds)
+    run = _costed(recording)
+    ours = oracle.compare(schedule, seconds, _charges(run), run.account.tariff.nano_per_hour(recording.start_ns))
+    busy = sum(window.busy_ns for window in run.entry.windows)
+    prompts = sum(w.phase_ns.get(p, 0) for w in run.entry.windows for p in (c.PREFILL, c.VISION)) / busy
+    lines = [
+        ["per-step oracle", _percent(truth[c.PREFILL] + truth[c.VISION]), "-", "-"],
+        ["Farthing", _percent(prompts), _percent(ours.error), _ratios(ours.by_length)],
+    ]
+    for split in peer_formulas.peer_splits(recording):
+        paid = peer_formulas.charges(split, schedule)
+        nano = {i: {phase: round(value * 1e9) for phase, value in phases.items()} for i, phases in paid.items()}
+        found = oracle.compare(schedule, seconds, nano, _NANO_PER_HOUR)
+        lines.append([split.name, _percent(split.prompt_share), _percent(found.error), _ratios(found.by_length)])
+    _table(["method", "prompts' share", "error per request", "by length"], lines)
+
+
+SECTIONS: Mapping[str, Callable[[Recording, Schedule], None]] = {
+    "requests": requests,
+    "causes": causes,
+    "walk": walk,
+    "rows": rows,
+    "unseen": unseen,
+    "shares": shares,
+    "peers": peers,
+}
+
+
+def _costed(recording: Recording) -> OfflineRun:
+    return cost_recording(recording, Settings(), PriceBook(DEFAULT_PRICES))
+
+
+def _charges(run: OfflineRun) -> dict[str, dict[str, int]]:
+    return oracle.charges_of(run.entry.windows, {row.key.sequence: row.request_id for row in run.entry.requests})
+
+
+def _percent(value: float) -> str:
+    return f"{value:.2%}"
+
+
+def _ratios(values: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.3f}" for name, value in sorted(values.items()))
+
+
+def _numbers(values: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.3g}" for name, value in values.items())
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a Markdown table."""
+    print("| " + " | ".join(head) + " |")
+    print("|" + " --- |" * len(head))
+    for row in rows:
+        print("| " + " | ".join(row) + " |")
+    print()
+
+
+def main() -> None:
+    """Print the sections asked for, of every packaged recording."""
+    parser = argparse.ArgumentParser(description="Accuracy of the costs on the packaged recordings.")
+    parser.add_argument("sections", nargs="*", choices=[[], *SECTIONS], default=[], help="default: all")
+    parser.add_argument("--recording", action="append", choices=packaged_names(), help="default: all")
+    chosen = parser.parse_args()
+    for name in chosen.recording or packaged_names():
+        recording = load_recording(name)
+        schedule = replay(recording)
+        for section in chosen.sections or SECTIONS:
+            print(f"## {name}: {section}\n")
+            SECTIONS[section](recording, schedule)
+
+
+if __name__ == "__main__":
+    main()
