@@ -66,6 +66,7 @@ def cost_recording(recording: Recording, settings: Settings, prices: PriceBook) 
         order.add(record)
     for ordered in order.ready(final=True):
         account.feed(ordered)
+    account.missing = order.missing
     account.end()
     (entry,) = account.drain()
     lines: Counter[str] = Counter()
@@ -73,7 +74,7 @@ def cost_recording(recording: Recording, settings: Settings, prices: PriceBook) 
         lines[posting.account] += posting.nano
     # of the recording's span, not of what the account has billed: a tail that got lost must show as a residual
     bill_nano = account.tariff.bill(recording.start_ns, recording.end_ns)
-    evidence = account.evidence(lines, _counters(recording), missing=order.missing)
+    evidence = account.evidence(lines, _counters(recording))
     return OfflineRun(
         recording=recording,
         account=account,

@@ -63,6 +63,8 @@ class Accountant:
         self._options = costing_options(settings)
         self._lock = threading.RLock()
         self._last_id = 0
+        self._done_id = ledger.last_id()
+        """Records of closed boots that arrived later than this are late; the earlier ones are costed."""
         self._orders: dict[str, BootOrder] = {}
         self._accounts: dict[str, Account] = {}
         self._unpriced: dict[str, str] = {}
@@ -82,9 +84,11 @@ class Accountant:
         """Cost every record that has arrived; returns how many were read."""
         read = 0
         with self._lock:
-            while rows := self.ledger.records_after(self._last_id):
+            while rows := self.ledger.records_after(self._last_id, done_id=self._done_id):
                 for row_id, raw in rows:
                     self._last_id = row_id
+                    if self._is_late(raw.key.boot):
+                        continue
                     order = self._orders.setdefault(raw.key.boot, BootOrder(self._options.grace_ns))
                     order.add(raw)
                     # one at a time: the books must depend on the order of arrival alone, not on where a read ends
@@ -103,7 +107,16 @@ class Accountant:
         """The checks of a boot's account against the ledger, and against the engine's own counters if given."""
         with self._lock:
             account = self._accounts[boot]
-            return reconcile(account.evidence(self._lines(account), counters, missing=self._missing(account)))
+            return reconcile(account.evidence(self._lines(account), counters))
+
+    def _is_late(self, boot: str) -> bool:
+        """Whether the boot was closed before this process began; its record is counted and changes nothing."""
+        known = self._boots.get(boot)
+        if known is None or known.closed_ns is None or boot in self._accounts:
+            return False
+        self._boots[boot] = replace(known, lost=known.lost + 1)
+        self.ledger.post(self._boots[boot], [], [])
+        return True
 
     def _feed(self, record: Record) -> None:
         boot = record.key.boot
@@ -166,6 +179,8 @@ class Accountant:
 
     def _post(self, account: Account) -> None:
         changed = False
+        if isinstance(account, BootAccount):
+            account.missing = self._orders[account.started.key.boot].missing
         for entry in account.drain():
             if not entry.requests and not entry.windows and self._boots.get(entry.boot.boot) == entry.boot:
                 continue
@@ -174,14 +189,10 @@ class Accountant:
             self._totals.add(entry.boot.engine, posted.windows, posted.requests)
             changed = True
         if changed:
-            evidence = account.evidence(self._lines(account), missing=self._missing(account))
-            self._checks[account.engine] = reconcile(evidence)
+            self._checks[account.engine] = reconcile(account.evidence(self._lines(account)))
 
     def _lines(self, account: Account) -> dict[str, int]:
         return self._totals.boot_lines(self._boots_of(account))
-
-    def _missing(self, account: Account) -> int:
-        return sum(self._orders[boot].missing for boot in self._boots_of(account))
 
     def _boots_of(self, account: Account) -> list[str]:
         return [boot for boot, other in self._accounts.items() if other is account]
@@ -194,7 +205,8 @@ class Accountant:
             now = self._clock_ns()
             gauges = self._gauges()
             configured = [engine.name for engine in self._settings.engines]
-            names = dict.fromkeys([*configured, *(boot.engine for boot in self._boots.values()), *self._orphans])
+            booked = (boot.engine for boot in self._boots.values())
+            names = dict.fromkeys([*configured, *booked, *self._unpriced, *self._orphans])
             return Snapshot(
                 taken_ns=now,
                 currency=self._settings.currency,
@@ -256,6 +268,7 @@ class Accountant:
                 lines_nano=(*lines.values(), *wip.values()),
                 busy_nano=lines[c.CHARGED] + lines[c.ABORTED] + lines[c.UNATTRIBUTED],
                 unattributed_nano=lines[c.UNATTRIBUTED],
+                lost=sum(boot.lost for boot in boots),
                 one_sided=0 if latest else self._totals.one_sided[engine],
             )
             latest |= {check.name: check for check in reconcile(evidence) if not (check.ok and check.name in latest)}

@@ -46,6 +46,8 @@ class BootAccount:
         self.marks: Counter[str] = Counter()
         self._energy: dict[int, tuple[int, int]] = {}
         self._late = 0
+        self.missing = 0
+        """Records that never arrived, as whoever orders them counts."""
 
     def feed(self, record: Record) -> None:
         """Take the next record in canonical order; one that comes after the end changes nothing and is counted."""
@@ -112,6 +114,7 @@ class BootAccount:
             started_ns=self._wall(self.started.at_ns),
             closed_ns=self._wall(ended) if ended is not None else None,
             bill_nano=self.bill_nano,
+            lost=self._lost,
             energy_first_mj=sum(first for first, _ in self._energy.values()) if self._energy else None,
             energy_last_mj=sum(last for _, last in self._energy.values()) if self._energy else None,
         )
@@ -124,13 +127,8 @@ class BootAccount:
         """The fit as it stands."""
         return self.stream.fit()
 
-    def evidence(
-        self, lines: Mapping[str, int], counters: dict[str, int] | None = None, *, missing: int = 0
-    ) -> Evidence:
-        """What the checks compare; ``lines`` are this boot's settled nano-dollars by account, from the ledger.
-
-        ``missing`` is how many of its records never arrived.
-        """
+    def evidence(self, lines: Mapping[str, int], counters: dict[str, int] | None = None) -> Evidence:
+        """What the checks compare; ``lines`` are this boot's settled nano-dollars by account, from the ledger."""
         fit = self.stream.fit()
         busy = sum(lines.get(account, 0) for account in (c.CHARGED, c.ABORTED, c.UNATTRIBUTED))
         return Evidence(
@@ -140,14 +138,16 @@ class BootAccount:
             unattributed_nano=lines.get(c.UNATTRIBUTED, 0),
             fit_gap=self.stream.fit_gap(fit.coefficients) if fit and fit.method != c.ASSUMED else None,
             fit_error=fit.walk_forward_wape if fit else None,
-            missing=missing,
-            late=self._late,
-            strays=self.stream.strays,
+            lost=self._lost,
             one_sided=self.records["one_sided"],
             records=dict(self.records) if self.closed else None,
             marks=dict(self.marks) if self.closed else None,
             counters=counters,
         )
+
+    @property
+    def _lost(self) -> int:
+        return self.missing + self._late + self.stream.strays
 
     def _wall(self, mono_ns: int) -> int:
         return self.started.anchor.to_wall(mono_ns)

@@ -84,9 +84,7 @@ class ScrapedAccount:
         """The assumed split."""
         return ROOFLINE_FIT
 
-    def evidence(
-        self, lines: Mapping[str, int], counters: dict[str, int] | None = None, *, missing: int = 0
-    ) -> Evidence:
+    def evidence(self, lines: Mapping[str, int], counters: dict[str, int] | None = None) -> Evidence:
         """What the checks compare; ``lines`` are settled nano-dollars by account, from the ledger."""
         busy = sum(lines.get(account, 0) for account in (c.CHARGED, c.UNATTRIBUTED))
         return Evidence(
@@ -94,7 +92,6 @@ class ScrapedAccount:
             lines_nano=tuple(lines.values()),
             busy_nano=busy,
             unattributed_nano=lines.get(c.UNATTRIBUTED, 0),
-            missing=missing,
             counters=counters,
         )
 

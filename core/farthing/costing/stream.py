@@ -131,10 +131,13 @@ class CostStream:
             self._states.append((record.at_ns, _STATES.get(record.event, IDLE)))
             self._states.sort(key=lambda state: state[0])
             if record.event == "stop":
-                self.stopped_ns = record.at_ns
-                # its process has nothing more to report, even where its last batch of steps got lost
                 process = record.key.process
-                self._until[process] = max(self._until.get(process, 0), record.at_ns)
+                self._stopped.add(process)
+                self.stopped_ns = max(self.stopped_ns or 0, record.at_ns)
+                # its process has nothing more to report, even where its last batch of steps got lost
+                for number in range(len(self._indices)):
+                    until = process, number
+                    self._until[until] = max(self._until.get(until, 0), record.at_ns)
                 self._open[process] = max(self._open.get(process, 0), record.at_ns)
                 return self._advance()
         elif isinstance(record, GpuSamples):

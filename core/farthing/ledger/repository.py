@@ -47,6 +47,8 @@ class Boot:
     """UTC nanoseconds of its end, once nothing can change any more."""
     bill_nano: int = 0
     """Allocation x price from its start to the end of its last window, computed without the windows."""
+    lost: int = 0
+    """Records that never arrived, came after its end, or are of a rank that it did not announce."""
     energy_first_mj: int | None = None
     energy_last_mj: int | None = None
 
@@ -150,11 +152,19 @@ class Ledger:
         with self._transaction() as connection:
             return len(connection.execute(self._insert_new(t.records).returning(t.records.c.id), rows).all())
 
-    def records_after(self, last_id: int, limit: int = 5_000) -> list[tuple[int, RawRecord]]:
-        """Up to ``limit`` records in order of arrival, after ``last_id``, of boots that are not closed."""
+    def records_after(
+        self, last_id: int, limit: int = 5_000, *, done_id: int | None = None
+    ) -> list[tuple[int, RawRecord]]:
+        """Up to ``limit`` records in order of arrival, after ``last_id``.
+
+        Those of boots that are closed are left out; with ``done_id`` only the ones that arrived up to it.
+        """
         r = t.records.c
         closed = sa.select(t.boots.c.boot).where(t.boots.c.closed_ns.is_not(None))
-        query = sa.select(t.records).where(r.id > last_id, r.boot.not_in(closed)).order_by(r.id).limit(limit)
+        wanted: sa.ColumnElement[bool] = r.boot.not_in(closed)
+        if done_id is not None:
+            wanted = wanted | (r.id > done_id)
+        query = sa.select(t.records).where(r.id > last_id, wanted).order_by(r.id).limit(limit)
         with self._transaction() as connection:
             return [
                 (
@@ -163,6 +173,11 @@ class Ledger:
                 )
                 for row in connection.execute(query)
             ]
+
+    def last_id(self) -> int:
+        """The record that arrived last; 0 when there is none."""
+        with self._transaction() as connection:
+            return int(connection.execute(sa.select(sa.func.max(t.records.c.id))).scalar() or 0)
 
     def next_sequence(self, boot: str, process: int) -> int:
         """The first free sequence of a process of a boot."""
@@ -208,6 +223,7 @@ class Ledger:
                 started_ns=row.started_ns,
                 closed_ns=row.closed_ns,
                 bill_nano=row.bill_nano,
+                lost=row.lost,
                 energy_first_mj=row.energy_first_mj,
                 energy_last_mj=row.energy_last_mj,
             )
@@ -251,6 +267,7 @@ class Ledger:
         changing = {
             "closed_ns": boot.closed_ns,
             "bill_nano": boot.bill_nano,
+            "lost": boot.lost,
             "energy_first_mj": boot.energy_first_mj,
             "energy_last_mj": boot.energy_last_mj,
         }

@@ -45,6 +45,7 @@ boots = Table(
     Column("started_ns", BigInteger, nullable=False, comment="UTC"),
     Column("closed_ns", BigInteger, nullable=True, comment="UTC; set once nothing of this boot can change any more"),
     Column("bill_nano", BigInteger, nullable=False, server_default="0"),
+    Column("lost", BigInteger, nullable=False, server_default="0", comment="records that were not costed"),
     Column("energy_first_mj", BigInteger, nullable=True),
     Column("energy_last_mj", BigInteger, nullable=True),
     Index(None, "engine"),

@@ -30,6 +30,7 @@ def upgrade() -> None:
             comment="UTC; set once nothing of this boot can change any more",
         ),
         sa.Column("bill_nano", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("lost", sa.BigInteger(), server_default="0", nullable=False, comment="records that were not costed"),
         sa.Column("energy_first_mj", sa.BigInteger(), nullable=True),
         sa.Column("energy_last_mj", sa.BigInteger(), nullable=True),
         sa.PrimaryKeyConstraint("boot"),

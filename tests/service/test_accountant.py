@@ -1,0 +1,319 @@
+"""The accountant: the same records give the same books, however they are read and whatever was restarted when."""
+
+import random
+
+import pytest
+import sqlalchemy as sa
+from tests.service.books import ENGINE, accountant, content, journal_sums, raw_of, raw_records, total
+
+from farthing.domain import conventions as c
+from farthing.domain.records import RecordKey
+from farthing.ledger import tables as t
+from farthing.ledger.repository import Ledger
+from farthing.replay.recording import load_recording
+from farthing.replay.wire_records import wire_records
+from farthing.settings import Settings
+
+RECORDING = "h100-llama8b-vllm0.26"
+BOOT_END = 253_180_838_800
+"""Nanoseconds from the first record of the recording to the last."""
+
+
+@pytest.fixture(scope="module")
+def recording():
+    """The 8B recording."""
+    return load_recording(RECORDING)
+
+
+@pytest.fixture(scope="module")
+def raw(recording):
+    """Its records as intake stores them."""
+    return raw_records(recording)
+
+
+@pytest.fixture
+def open_ledger(tmp_path):
+    """Opens ledgers by name, again and again."""
+    opened = []
+
+    def of(name="ledger"):
+        ledger = Ledger.open(f"sqlite:///{tmp_path}/{name}.db")
+        opened.append(ledger)
+        return ledger
+
+    yield of
+    for ledger in opened:
+        ledger.close()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(raw, tmp_path_factory):
+    """The books of records that came all at once and were read once."""
+    ledger = Ledger.open(f"sqlite:///{tmp_path_factory.mktemp('whole')}/ledger.db")
+    ledger.add(raw)
+    accountant(ledger).advance()
+    found = content(ledger)
+    ledger.close()
+    return found
+
+
+def red(view):
+    return {check.name for check in view.checks if not check.ok}
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_random_chunks_and_restarts_give_the_same_books(raw, open_ledger, undisturbed, seed):
+    """Killed between any two reads, an accountant goes on to exactly the books of one that never was."""
+    print(f"seed {seed}")
+    draw = random.Random(seed)  # noqa: S311 - a seeded trial, not a secret
+    ledger = open_ledger()
+    keeper = accountant(ledger)
+    begin = 0
+    while begin < len(raw):
+        end = begin + round(10 ** draw.uniform(0, 3))
+        ledger.add(raw[begin:end])
+        # what a sender repeats because it saw no answer
+        ledger.add(raw[max(0, end - 5) : end])
+        begin = end
+        if draw.random() < 0.3:
+            keeper = accountant(ledger)
+        if draw.random() < 0.8:
+            keeper.advance()
+            assert keeper.snapshot().engines[0].residual_nano == 0
+    keeper.advance()
+    assert content(ledger) == undisturbed
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_records_that_overtake_each_other_give_the_same_books(raw, open_ledger, undisturbed, seed):
+    """Arrival within the grace period does not matter, only what happened when."""
+    draw = random.Random(seed)  # noqa: S311 - a seeded trial, not a secret
+    places = [(number + draw.uniform(0, 40), record) for number, record in enumerate(raw[:-1])]
+    shuffled = [record for _, record in sorted(places, key=lambda place: place[0])]
+    ledger = open_ledger()
+    keeper = accountant(ledger)
+    for begin in range(0, len(shuffled), 500):
+        ledger.add(shuffled[begin : begin + 500])
+        keeper.advance()
+    ledger.add(raw[-1:])
+    keeper.advance()
+    assert content(ledger) == undisturbed
+
+
+def test_two_processes_give_the_money_of_one(recording, open_ledger, undisturbed):
+    """An engine's API servers share its steps; who reported which changes nobody's bill."""
+    records = [timed.record for timed in wire_records(recording, boot="b", engine=ENGINE)]
+    ledger = open_ledger()
+    first, second = _dealt(records)
+    # the second process reports late, in other batches than the first
+    for begin in range(0, len(records), 300):
+        ledger.add(raw_of(first[begin : begin + 300]))
+        ledger.add(raw_of(second[begin : begin + 200]))
+    ledger.add(raw_of(second))
+    accountant(ledger).advance()
+    found = content(ledger)
+    assert found["windows"] == undisturbed["windows"]
+    assert found["journal"] == undisturbed["journal"]
+    assert found["boots"] == undisturbed["boots"]
+    by_request = sa.select(t.requests.c.request_id, t.requests.c.prefill_nano, t.requests.c.decode_nano)
+    assert len(ledger.select(by_request)) == len(undisturbed["requests"])
+    assert total(ledger, t.requests.c.decode_nano) == journal_sums(ledger, "phase")[c.DECODE,]
+
+
+def _dealt(records):
+    """One process's records dealt to two: every other usage record, and every other mark of each batch."""
+    streams = ([], [])
+    for number, record in enumerate(records):
+        if record["kind"] == "started":
+            streams[0].append({**record, "processes": 2})
+        elif record["kind"] == "steps":
+            for process, stream in enumerate(streams):
+                stream.append(_every_other(record, process))
+        elif record["kind"] == "lifecycle" and record["event"] == "stop":
+            for stream in streams:
+                stream.append(dict(record))
+        else:
+            streams[number % 2 if record["kind"] == "usage" else 0].append(dict(record))
+    for process, stream in enumerate(streams):
+        for sequence, record in enumerate(stream):
+            record.update(proc=process, seq=sequence)
+    return streams
+
+
+def _every_other(record, process):
+    at, moments = record.get("base_ns", 0), []
+    for difference in record["marks"]["at_ns"]:
+        at += difference
+        moments.append(at)
+    mine = range(process, len(moments), 2)
+    kept = [moments[i] for i in mine]
+    base = kept[0] if kept else record["until_ns"]
+    marks = {name: [values[i] for i in mine] for name, values in record["marks"].items() if name != "at_ns"}
+    marks["at_ns"] = [now - before for now, before in zip(kept, [base, *kept][: len(kept)], strict=True)]
+    return {**record, "base_ns": base, "marks": marks}
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_losing_one_percent_of_the_records_turns_a_check_red(raw, open_ledger, seed):
+    """Whatever kinds they are of; the lines still add up to the bill, and none is negative."""
+    print(f"seed {seed}")
+    draw = random.Random(seed)  # noqa: S311 - a seeded trial, not a secret
+    lost = set(draw.sample(range(len(raw)), round(len(raw) / 100)))
+    ledger = open_ledger()
+    ledger.add([record for number, record in enumerate(raw) if number not in lost])
+    keeper = accountant(ledger)
+    keeper.advance()
+    (view,) = keeper.snapshot().engines
+    assert c.CHECK_ARRIVED in red(view)
+    assert view.residual_nano == 0
+    assert all(nano >= 0 for nano in journal_sums(ledger, "debit", "phase", "tenant").values())
+
+
+def test_a_boot_whose_start_was_lost_is_shown_and_not_passed_over(raw, open_ledger):
+    """Nobody can say what it runs on, so it has no bill; that must not look like nothing."""
+    ledger = open_ledger()
+    ledger.add(raw[1:])
+    keeper = accountant(ledger)
+    keeper.advance()
+    (view,) = keeper.snapshot().engines
+    assert view.engine.name == "b"
+    assert view.price_nano_per_hour is None
+    assert red(view) == {c.CHECK_ARRIVED}
+    assert "without its start" in view.checks[0].detail
+
+
+def test_a_new_boot_settles_what_the_last_one_left_open(recording, open_ledger):
+    """An engine that was killed said no farewell; its successor's start is one."""
+    cut = 1_500
+    first, second = raw_records(recording, boot="first"), raw_records(recording, boot="second")
+    ledger = open_ledger()
+    ledger.add(first[: cut - 1])
+    # a hole right before the end: what lies behind it must be settled too
+    ledger.add(first[cut : cut + 200])
+    keeper = accountant(ledger)
+    keeper.advance()
+    before = keeper.snapshot().engines[0]
+    assert sum(before.wip_nano.values()) > 0
+    ledger.add(second)
+    keeper.advance()
+    (view,) = keeper.snapshot().engines
+    assert view.residual_nano == 0
+    assert sum(view.wip_nano.values()) == 0
+    ((closed,),) = ledger.select(sa.select(t.boots.c.closed_ns).where(t.boots.c.boot == "first"))
+    assert closed is not None
+    settled = {key[0] for key in journal_sums(ledger, "boot")}
+    assert settled == {"first", "second"}
+    ended = sa.select(sa.func.max(t.windows.c.end_ns)).where(t.windows.c.boot == "first")
+    batches = [r for r in first[: cut + 200] if r.kind == "steps"]
+    assert ledger.select(ended) == [(batches[-1].event_ns,)]
+
+
+def test_records_that_come_after_their_boot_was_closed_are_counted_and_change_nothing(recording, open_ledger):
+    """Closed books stay as they are, and the loss is shown."""
+    first, second = raw_records(recording, boot="first"), raw_records(recording, boot="second")
+    ledger = open_ledger()
+    ledger.add(first[:1_500])
+    ledger.add(second[:100])
+    keeper = accountant(ledger)
+    keeper.advance()
+    closed = content(ledger)["journal"]
+    ledger.add(first[1_500:])
+    keeper.advance()
+    assert content(ledger)["journal"] == closed
+    checks = {check.name: check for check in keeper.check("first")}
+    assert not checks[c.CHECK_ARRIVED].ok
+    assert f"{len(first) - 1_500} came too late" in checks[c.CHECK_ARRIVED].detail
+
+
+def test_an_unpriced_gpu_is_red_and_never_free(recording, open_ledger):
+    """Its records are kept, and a price that is entered later bills them all."""
+    records = [timed.record for timed in wire_records(recording, boot="b", engine=ENGINE)]
+    records[0]["gpu"] = "NVIDIA GeForce RTX 4090"
+    ledger = open_ledger()
+    ledger.add(raw_of(records))
+    keeper = accountant(ledger)
+    keeper.advance()
+    keeper.advance()
+    (view,) = keeper.snapshot().engines or (None,)
+    assert view.engine.name == ENGINE
+    assert red(view) == {c.CHECK_PRICED}
+    assert view.price_nano_per_hour is None
+    assert "RTX 4090" in view.checks[0].detail
+    assert journal_sums(ledger, "debit") == {}
+    priced = Settings.model_validate(
+        {"prices": [{"gpu": "NVIDIA GeForce RTX 4090", "usd_per_hour": "0.69", "from": "2026-01-01"}]}
+    )
+    later = accountant(ledger, priced)
+    later.advance()
+    (view,) = later.snapshot().engines
+    assert red(view) == set()
+    assert view.bill_nano == 690_000_000 * BOOT_END // (3_600 * 10**9)
+    assert view.residual_nano == 0
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_a_tampered_journal_line_turns_the_residual_red(raw, open_ledger, closed):
+    """The bill is not computed from the lines, so a changed line shows, whether its boot is closed or open."""
+    ledger = open_ledger()
+    ledger.add(raw if closed else raw[:1_500])
+    accountant(ledger).advance()
+    with ledger.engine.begin() as connection:
+        triggers = connection.execute(sa.text("SELECT name FROM sqlite_master WHERE type = 'trigger'")).scalars().all()
+        for trigger in triggers:
+            connection.execute(sa.text(f'DROP TRIGGER "{trigger}"'))
+        connection.execute(sa.text("UPDATE journal SET nano = nano + 1 WHERE id = 7"))
+    assert triggers
+    keeper = accountant(ledger)
+    for _ in range(2):
+        (view,) = keeper.snapshot().engines
+        assert red(view) == {c.CHECK_RESIDUAL}
+        assert view.residual_nano == -1
+        keeper.advance()
+
+
+def test_a_restarted_accountant_shows_at_once_what_the_last_one_showed(raw, open_ledger):
+    """No counter falls, no engine loses its price or its checks, and nothing looks unbalanced before it is read."""
+    ledger = open_ledger()
+    for end in (1_500, len(raw)):
+        ledger.add(raw[:end])
+        keeper = accountant(ledger)
+        keeper.advance()
+        (before,) = keeper.snapshot().engines
+        (after,) = accountant(ledger).snapshot().engines
+        assert after.bill_nano == before.bill_nano > 0
+        assert after.accounts_nano == before.accounts_nano
+        assert sum(after.wip_nano.values()) == sum(before.wip_nano.values())
+        assert after.residual_nano == before.residual_nano == 0
+        assert after.price_nano_per_hour == before.price_nano_per_hour == 3_348_000_000
+        assert red(after) == red(before) == set()
+        assert after.checks
+    assert (before.state, after.state) == ("down", "down")
+
+
+def test_requests_carry_what_their_tenants_are_charged(raw, open_ledger):
+    """Two ways to the same money: by journal line, and by request."""
+    ledger = open_ledger()
+    ledger.add(raw)
+    accountant(ledger).advance()
+    lines = journal_sums(ledger, "debit", "tenant")
+    q = t.requests.c
+    cost = sa.func.sum(q.prefill_nano + q.decode_nano + q.vision_nano)
+    rows = ledger.select(sa.select(q.outcome, q.tenant, cost).group_by(q.outcome, q.tenant))
+    account = {c.FINISHED: c.CHARGED, c.ABORTED: c.ABORTED, c.FAILED: c.UNATTRIBUTED}
+    assert {(account[o], tenant): int(nano) for o, tenant, nano in rows if o != c.FAILED} == {
+        key: nano for key, nano in lines.items() if key[0] in (c.CHARGED, c.ABORTED)
+    }
+
+
+def test_the_check_of_a_boot_can_be_held_against_its_engines_counters(raw, open_ledger):
+    """The engine counted for itself; its totals are of another source than the records."""
+    ledger = open_ledger()
+    ledger.add(raw)
+    keeper = accountant(ledger)
+    keeper.advance()
+    counters = {"first_tokens": 2_462, "prompt_computed": 3_479_885, "engine_output": 432_109}
+    assert all(check.ok for check in keeper.check("b", counters))
+    names = {check.name for check in keeper.check("b", {**counters, "first_tokens": 2_463}) if not check.ok}
+    assert names == {c.CHECK_REQUESTS}
+    assert keeper.account("b") is not None
+    assert keeper.account(RecordKey("nobody", 0, 0).boot) is None
