@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from unittest import mock
 
-from benchmarks import fit_studies, peer_formulas
+from benchmarks import fit_studies, mark_studies, peer_formulas
 from tests.costing import oracle
 from tests.costing.oracle_schedule import Schedule, replay
 
@@ -65,8 +65,31 @@ def requests(recording: Recording, schedule: Schedule) -> None:
         [[name, f"{r:.3f}", _percent(found.error_by_load_phase[name])] for name, r in found.by_load_phase.items()],
     )
     print("by tenant:", _ratios(found.by_tenant), "| by cost phase:", _ratios(found.by_cost_phase))
-    raw = oracle.split(schedule, law, oracle.by_step)
-    print(f"raw marks differ from launches by {_percent(oracle.difference(raw, seconds))} with the same law")
+    for name, grouping in READINGS.items():
+        apart = oracle.difference(oracle.split(schedule, law, grouping), seconds)
+        print(f"reading {name!r} differs from 'launches' by {_percent(apart)} with the same law")
+    output: dict[str, list[float]] = {}
+    for identity, request in schedule.requests.items():
+        sums = output.setdefault(request.load_phase, [0.0, 0.0])
+        sums[0] += sum(seconds[identity].values())
+        sums[1] += request.last_step - request.first_step + 1
+    each = ", ".join(f"{load} {1e3 * total / tokens:.3g}" for load, (total, tokens) in output.items())
+    print(f"milliseconds of everything per output token, by load: {each}\n")
+
+
+def marks(recording: Recording, schedule: Schedule) -> None:
+    """What the intervals between marks hold."""
+    dated = mark_studies.intervals(recording, schedule)
+    if dated:
+        _table(
+            ["step", "seen", "median by the engine's clock", "median by marks"],
+            [[row.kind, str(row.steps), f"{row.engine_ms:.1f} ms", f"{row.marks_ms:.1f} ms"] for row in dated],
+        )
+    else:
+        print("no two successive decode steps are dated by the engine's clock\n")
+    print(f"first steps after idleness: {mark_studies.after_idle_s(schedule):.2f} s of {schedule.busy_s:.2f} s busy")
+    elapsed = sum(float(row["d"][5]) for row in recording.steps if row.get("d")) / 1e3
+    print(f"the engine's elapsed_ms adds up to {elapsed:.0f} s\n")
 
 
 def causes(recording: Recording, schedule: Schedule) -> None:
@@ -164,6 +187,7 @@ def peers(recording: Recording, schedule: Schedule) -> None:
 
 SECTIONS: Mapping[str, Callable[[Recording, Schedule], None]] = {
     "requests": requests,
+    "marks": marks,
     "causes": causes,
     "walk": walk,
     "rows": rows,
@@ -205,13 +229,13 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 def main() -> None:
     """Print the sections asked for, of every packaged recording."""
     parser = argparse.ArgumentParser(description="Accuracy of the costs on the packaged recordings.")
-    parser.add_argument("sections", nargs="*", choices=[[], *SECTIONS], default=[], help="default: all")
+    parser.add_argument("sections", nargs="*", choices=[*SECTIONS, "all"], default="all", help="default: all")
     parser.add_argument("--recording", action="append", choices=packaged_names(), help="default: all")
     chosen = parser.parse_args()
     for name in chosen.recording or packaged_names():
         recording = load_recording(name)
         schedule = replay(recording)
-        for section in chosen.sections or SECTIONS:
+        for section in SECTIONS if "all" in chosen.sections else chosen.sections:
             print(f"## {name}: {section}\n")
             SECTIONS[section](recording, schedule)
 
