@@ -14,6 +14,9 @@ __all__ = ["COLUMNS", "Ints", "MarkTrack"]
 
 Ints = npt.NDArray[np.int64]
 
+_LOOK = 16
+"""Marks without a step that may lie between two steps: one per API server."""
+
 COLUMNS = (
     "at_ns",
     "running",
@@ -36,7 +39,9 @@ class MarkTrack:
 
     ``decode_steps[i]`` is how many marks up to and including i decoded for anyone, and ``decode_fixed[i]`` the
     sum over them of 1 / (requests in the step): the share of a step's fixed part that one request carries.
-    ``decode_scheduled[i]`` sums decode tokens / decoding requests: the tokens that one request was scheduled for.
+    ``decode_scheduled[i]`` sums decode tokens / decoding requests: the tokens that one request was scheduled for,
+    without those beyond the usual number per request: a resumed request computes its tokens again in one chunk, which
+    the engine counts as decoding.
     All are cumulative since the boot, so differences give any range in constant time. A mark without scheduler
     statistics (``running`` -1) takes over the state of the mark before it.
     """
@@ -88,7 +93,9 @@ class MarkTrack:
         decodes = decoding > 0
         steps = self._steps_before + np.cumsum(decodes)
         fixed = self._fixed_before + np.cumsum(np.where(decodes, 1.0 / requests, 0.0))
-        scheduled = self._scheduled_before + np.cumsum(merged["decode_tokens"] / np.maximum(decoding, 1) * decodes)
+        each = merged["decode_tokens"] / np.maximum(decoding, 1)
+        usual = np.ceil(np.median(each[decodes])) if decodes.any() else 1.0
+        scheduled = self._scheduled_before + np.cumsum(np.minimum(each, usual) * decodes)
         self._steps_before, self._fixed_before = int(steps[-1]), float(fixed[-1])
         self._scheduled_before = float(scheduled[-1])
         for name in COLUMNS:
@@ -121,12 +128,27 @@ class MarkTrack:
         return self.base + int(np.searchsorted(self.columns["at_ns"], at_ns, side="right"))
 
     def nearest(self, at_ns: int) -> int:
-        """Position of the mark nearest to a moment; 0 marks held is an error of the caller."""
+        """Position of the step nearest to a moment, of any mark when none is a step.
+
+        With several API servers a sequence's last output may be seen by one and its step by another.
+        """
+        i = int(np.searchsorted(self.columns["at_ns"], at_ns))
+        candidates = (*self._steps_near(i, -1), *self._steps_near(i, 1))
+        if not candidates:
+            candidates = tuple(j for j in (i - 1, i) if 0 <= j < len(self))
         at = self.columns["at_ns"]
-        i = int(np.searchsorted(at, at_ns))
-        if i == len(at) or (i > 0 and at_ns - int(at[i - 1]) <= int(at[i]) - at_ns):
-            i -= 1
-        return self.base + i
+        return self.base + min(candidates, key=lambda j: (abs(int(at[j]) - at_ns), j))
+
+    def _steps_near(self, i: int, direction: int) -> tuple[int, ...]:
+        """The next step before (-1) or from (1) index i on, looking at a few marks."""
+        j = i - 1 if direction < 0 else i
+        for _ in range(_LOOK):
+            if not 0 <= j < len(self):
+                break
+            if self.columns["prefill_requests"][j] + self.columns["decode_requests"][j] > 0:
+                return (j,)
+            j += direction
+        return ()
 
     def decode_steps_through(self, position: int) -> int:
         """Decoding steps up to and including a position."""

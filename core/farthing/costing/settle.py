@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from farthing.costing.energy import IDLE_SECONDS
-from farthing.costing.work import Claim, WindowWork
+from farthing.costing.work import WindowWork
 from farthing.domain.clock import SECOND
 from farthing.domain.conventions import (
     ABORTED,
@@ -21,8 +21,10 @@ from farthing.domain.conventions import (
     FINISHED,
     METERED,
     PHASES,
+    PREFILL,
     REASON_FAILED,
     REASON_LOST,
+    REASON_PREEMPTION,
     REASON_UNMETERED,
     REJECTED,
     UNATTRIBUTED,
@@ -81,6 +83,7 @@ class _Amounts:
 
     lines: defaultdict[_Line, int] = field(default_factory=lambda: defaultdict(int))
     requests: defaultdict[RecordKey, dict[str, int]] = field(default_factory=lambda: defaultdict(dict))
+    pool: defaultdict[RecordKey, int] = field(default_factory=lambda: defaultdict(int))
 
 
 def settle(
@@ -90,14 +93,13 @@ def settle(
 
     ``model`` names what unattributed and idle time belong to.
     """
-    seconds = work.seconds(fit.coefficients)
-    weights = [round(seconds[phase] * _WEIGHT) for phase in PHASES]
-    claims = {key: claim.seconds(fit.coefficients) for key, claim in work.claims.items()}
+    weights = _Weights(work, fit.coefficients)
     busy, *rest = split(bill_nano, [time.busy_ns, *time.other_ns.values()])
-    money = _spread(busy, weights, work, claims, model)
+    money = _spread(busy, weights, model)
     for account, nano in zip(time.other_ns, rest, strict=True):
         money.lines[_Line(account, model=model)] += nano
     joules = _energy(energy, time, work, model) if energy else _Amounts()
+    busy_ns = split(time.busy_ns, weights.phases) if any(weights.phases) else [0] * len(PHASES)
     return Settlement(
         postings=tuple(
             Posting(*line, method=_method(line, fit), nano=money.lines[line], millijoules=joules.lines[line])
@@ -105,11 +107,24 @@ def settle(
             if money.lines[line] or joules.lines[line]
         ),
         requests=tuple(
-            CostedRequest(key, money.requests[key], sum(joules.requests[key].values()))
+            CostedRequest(key, money.requests[key], sum(joules.requests[key].values()), money.pool[key])
             for key in sorted({*money.requests, *joules.requests})
         ),
-        phase_ns=dict(zip(PHASES, split(time.busy_ns, weights) if any(weights) else [0] * len(PHASES), strict=True)),
+        phase_ns=dict(zip(PHASES, busy_ns, strict=True)),
     )
+
+
+class _Weights:
+    """Integer weights of a window's work at one set of coefficients."""
+
+    def __init__(self, work: WindowWork, coefficients: dict[str, float]) -> None:
+        self.work = work
+        modelled = work.seconds(coefficients)
+        self.phases = [round(modelled[phase] * _WEIGHT) for phase in PHASES]
+        self.claims = {key: claim.seconds(coefficients) for key, claim in work.claims.items()}
+        self.pool = work.pool_seconds(coefficients)
+        self.holders = {key: round(claim.attended) for key, claim in work.claims.items() if claim.attended >= 1}
+        """Who held the KV cache: token-steps, for sharing what preemptions cost."""
 
 
 def _method(line: _Line, fit: Fit) -> str:
@@ -119,60 +134,67 @@ def _method(line: _Line, fit: Fit) -> str:
 
 def _energy(energy: Energy, time: WindowTime, work: WindowWork, model: str) -> _Amounts:
     """The window's millijoules: modelled joules by phase, and the idle draw for the rest of the time."""
-    coefficients = energy.fit.coefficients
-    joules = work.seconds(coefficients)
-    weights = [round(joules[phase] * _WEIGHT) for phase in PHASES]
-    idle = coefficients[IDLE_SECONDS] / SECOND * _WEIGHT
+    weights = _Weights(work, energy.fit.coefficients)
+    idle = energy.fit.coefficients[IDLE_SECONDS] / SECOND * _WEIGHT
     others = [round(idle * ns) for ns in time.other_ns.values()]
-    busy_weight = sum(weights)
+    busy_weight = sum(weights.phases)
     if not busy_weight and not any(others):
         # nothing is modelled: time is all there is to go by
         busy_weight, others = time.busy_ns, list(time.other_ns.values())
     busy, *rest = split(energy.millijoules, [busy_weight, *others])
-    claims = {key: claim.seconds(coefficients) for key, claim in work.claims.items()}
-    amounts = _spread(busy, weights, work, claims, model)
+    amounts = _spread(busy, weights, model)
     for account, millijoules in zip(time.other_ns, rest, strict=True):
         amounts.lines[_Line(account, model=model)] += millijoules
     return amounts
 
 
-def _spread(
-    busy: int, weights: list[int], work: WindowWork, claims: dict[RecordKey, dict[str, float]], model: str
-) -> _Amounts:
-    """Busy money (or energy) over phases and their claimants."""
+def _spread(busy: int, weights: _Weights, model: str) -> _Amounts:
+    """Busy money (or energy) over phases, their claimants, and those who share what preemptions cost."""
     amounts = _Amounts()
-    if not any(weights):
+    if not any(weights.phases):
         if busy:
             amounts.lines[_Line(UNATTRIBUTED, model=model, reason=REASON_UNMETERED)] = busy
         return amounts
-    for phase, amount in zip(PHASES, split(busy, weights), strict=True):
-        for key, claim, share in _phase(phase, amount, work, claims):
-            if key is None or claim is None:
-                amounts.lines[_Line(UNATTRIBUTED, phase, model=model, reason=REASON_LOST)] += share
-                continue
-            usage = claim.usage
-            account = _ACCOUNT[usage.outcome]
-            reason = REASON_FAILED if account == UNATTRIBUTED else ""
-            amounts.lines[_Line(account, phase, usage.tenant, usage.model, usage.tier, reason)] += share
-            amounts.requests[key][phase] = share
+    for phase, amount in zip(PHASES, split(busy, weights.phases), strict=True):
+        own, lost, pool = _phase(phase, amount, weights)
+        for key, share in own.items():
+            _book(amounts, weights, key, phase, share)
+        if lost:
+            amounts.lines[_Line(UNATTRIBUTED, phase, model=model, reason=REASON_LOST)] += lost
+        if pool:
+            holders = sorted(weights.holders)
+            for key, share in zip(holders, split(pool, [weights.holders[key] for key in holders]), strict=True):
+                _book(amounts, weights, key, phase, share, pooled=True)
     return amounts
 
 
-def _phase(
-    phase: str, amount: int, work: WindowWork, claims: dict[RecordKey, dict[str, float]]
-) -> list[tuple[RecordKey | None, Claim | None, int]]:
-    """A phase's amount over its claimants, and over what nobody claims (key None); zero shares are left out."""
-    keys = sorted(key for key, by_phase in claims.items() if by_phase[phase] > 0)
-    weights = [round(claims[key][phase] * _WEIGHT) for key in keys]
+def _book(
+    amounts: _Amounts, weights: _Weights, key: RecordKey, phase: str, share: int, *, pooled: bool = False
+) -> None:
+    """One request's share of one phase, on its line."""
+    if not share:
+        return
+    usage = weights.work.claims[key].usage
+    account = _ACCOUNT[usage.outcome]
+    reason = REASON_FAILED if account == UNATTRIBUTED else REASON_PREEMPTION if pooled else ""
+    amounts.lines[_Line(account, phase, usage.tenant, usage.model, usage.tier, reason)] += share
+    amounts.requests[key][phase] = amounts.requests[key].get(phase, 0) + share
+    if pooled:
+        amounts.pool[key] += share
+
+
+def _phase(phase: str, amount: int, weights: _Weights) -> tuple[dict[RecordKey, int], int, int]:
+    """A phase's amount: each claimant's own share, what nobody claims, and the pool of recomputed work."""
+    work = weights.work
+    keys = sorted(key for key, by_phase in weights.claims.items() if by_phase[phase] > 0)
+    own = [round(weights.claims[key][phase] * _WEIGHT) for key in keys]
+    pool = round(weights.pool[phase] * _WEIGHT) if weights.holders else 0
     unclaimed = work.unclaimed[phase]
-    claimed = max(0.0, work.units[phase] - unclaimed)
-    if not sum(weights) or claimed <= 0:
-        return [(None, None, amount)] if amount else []
-    lost = round(sum(weights) * unclaimed / claimed)
-    *shares, lost_amount = split(amount, [*weights, lost])
-    found: list[tuple[RecordKey | None, Claim | None, int]] = [
-        (key, work.claims[key], share) for key, share in zip(keys, shares, strict=True) if share
-    ]
-    if lost_amount:
-        found.append((None, None, lost_amount))
-    return found
+    again = work.recomputed[phase] if phase == PREFILL else 0.0
+    claimed = max(0.0, work.units[phase] - unclaimed - again)
+    total = sum(own)
+    if (claimed <= 0 and not pool) or not total + pool:
+        return {}, amount, 0
+    lost = round(total * unclaimed / claimed) if claimed > 0 else 0
+    *shares, lost_amount, pool_amount = split(amount, [*own, lost, pool])
+    return dict(zip(keys, shares, strict=True)), lost_amount, pool_amount

@@ -223,9 +223,11 @@ class CostStream:
             index.track.advance(watermark)
             self._close(index, watermark, final=final)
             self._place(index)
+            # a request whose last step another process has not reported yet is known, but not placed
+            placed = min([known, *(usage.arrived_ns for usage in index.waiting)])
             while index.closed:
                 span = index.closed[0]
-                if not final and known < span.end and watermark < span.end + self.options.grace_ns:
+                if not final and placed < span.end and watermark < span.end + self.options.grace_ns:
                     break
                 settled.append(self._settle(number, index, span))
                 index.closed.pop(0)

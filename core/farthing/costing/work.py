@@ -44,6 +44,11 @@ class Work:
     rate: float
     """Output tokens per decoding step: 1, more with speculation, less when it was preempted."""
     has_output: bool
+    preemptions: int = 0
+    prompt: int = 0
+    """Prompt tokens, cached ones included."""
+    decoded: int = 0
+    """Output tokens."""
 
 
 @dataclass(slots=True)
@@ -83,7 +88,22 @@ class WindowWork:
     schedules several tokens a step, so decoding is counted by who took part."""
     unclaimed: dict[str, float]
     """Units that no request claims."""
+    recomputed: dict[str, float] = field(default_factory=lambda: {PREFILL: 0.0, DECODE: 0.0, VISION: 0.0})
+    """Tokens computed once more after preemptions, in the phase that the engine counted them in."""
+    recomputed_fixed: float = 0.0
+    """Share of the steps' fixed part that the recomputing prefills carry."""
+    recomputed_context: float = 0.0
+    """Their tokens x context."""
     claims: dict[RecordKey, Claim] = field(default_factory=dict)
+
+    def pool_seconds(self, b: dict[str, float]) -> dict[str, float]:
+        """Modelled seconds of recomputed work by phase: nobody's own, shared by who held the KV cache."""
+        fixed, context = b[f.STEPS] * self.recomputed_fixed, b[f.PREFILL_CONTEXT] * self.recomputed_context
+        return {
+            PREFILL: b[f.PREFILL_TOKENS] * self.recomputed[PREFILL] + fixed + context,
+            DECODE: b[f.DECODE_TOKENS] * self.recomputed[DECODE],
+            VISION: 0.0,
+        }
 
     def seconds(self, b: dict[str, float]) -> dict[str, float]:
         """Modelled seconds of the whole window by phase at coefficients ``b``."""
@@ -149,6 +169,9 @@ def _known(usage: Usage, sequence: EngineSequence, track: MarkTrack) -> Work:
         context=sequence.cached_tokens,
         rate=decoded / steps if steps else 0.0,
         has_output=sequence.first_ns is not None,
+        preemptions=sequence.preemptions,
+        prompt=sequence.prompt_tokens,
+        decoded=sequence.output_tokens,
     )
 
 
@@ -179,12 +202,40 @@ def measure(track: MarkTrack, works: Iterable[Work], lo: int, hi: int) -> Window
         unclaimed={},
     )
     active = [work for work in works if work.first + SLACK >= lo or work.last >= lo]
-    result.unclaimed = _pour(track, active, lo, hi, result)
+    result.unclaimed, unclaimed_fixed = _pour(track, active, lo, hi, result)
     claimed = 0.0
     for work in active:
         claimed += _decode(track, work, lo, hi, result)
     result.unclaimed[DECODE] = max(0.0, result.units[DECODE] - claimed)
+    _recompute(track, active, lo, hi, result, unclaimed_fixed)
     return result
+
+
+def _recompute(  # noqa: PLR0917 - a window's parts
+    track: MarkTrack, works: list[Work], lo: int, hi: int, result: WindowWork, unclaimed_fixed: float
+) -> None:
+    """Tell recomputed work from lost records: only where a preempted request was there, and no more than it explains.
+
+    The engine says how often a sequence was preempted, not when: what nobody claims in its time is its recomputation.
+    """
+    explained = sum(work.preemptions * (work.prompt + work.decoded) for work in works)
+    if not explained:
+        return
+    again = min(result.unclaimed[PREFILL], float(explained))
+    result.recomputed[PREFILL] = again
+    if again:
+        preempted = [work for work in works if work.preemptions]
+        length = sum(work.prompt for work in preempted) / len(preempted)
+        result.recomputed_context = again * length / 2
+        result.features[f.PREFILL_CONTEXT] += result.recomputed_context
+        result.recomputed_fixed = unclaimed_fixed * again / result.unclaimed[PREFILL]
+    result.unclaimed[PREFILL] -= again
+    usual = track.decode_scheduled_through(hi - 1) - track.decode_scheduled_through(lo - 1)
+    steps = track.decode_steps_through(hi - 1) - track.decode_steps_through(lo - 1)
+    each = usual / steps if steps else 0.0
+    beyond = result.features[f.DECODE_TOKENS] - each * result.units[DECODE]
+    # a handful of tokens is the variation of drafts; a recomputed sequence is hundreds
+    result.recomputed[DECODE] = min(max(0.0, beyond), explained - again)
 
 
 def _claim(result: WindowWork, work: Work) -> Claim:
@@ -214,14 +265,15 @@ def _decode(track: MarkTrack, work: Work, lo: int, hi: int, result: WindowWork) 
     return part * steps
 
 
-def _pour(track: MarkTrack, works: list[Work], lo: int, hi: int, result: WindowWork) -> dict[str, float]:
+def _pour(track: MarkTrack, works: list[Work], lo: int, hi: int, result: WindowWork) -> tuple[dict[str, float], float]:
+    """Pour each step's prompt tokens; returns what nobody claims by phase, and its share of the steps' fixed part."""
     at, base = track.columns["at_ns"], track.base
     tokens, encoder = track.columns["prefill_tokens"], track.columns["encoder_tokens"]
     pending = sorted(
         (w for w in works if w.prompt_left is None or w.prompt_left > 0),
         key=lambda w: (w.first, w.scheduled_ns, w.key),
     )
-    unclaimed = {PREFILL: 0.0, VISION: 0.0}
+    unclaimed, fixed = {PREFILL: 0.0, VISION: 0.0}, 0.0
     active = np.flatnonzero((tokens[lo - base : hi - base] > 0) | (encoder[lo - base : hi - base] > 0)) + lo
     for position in active.tolist():
         i = position - base
@@ -250,32 +302,54 @@ def _pour(track: MarkTrack, works: list[Work], lo: int, hi: int, result: WindowW
             claim.prefill_context += context
             claim.prefill_fixed += 1 / max(requests, 1)
             result.features[f.PREFILL_CONTEXT] += context
-        unclaimed[PREFILL] += left
+        if left:
+            unclaimed[PREFILL] += left
+            fixed += max(0, int(track.columns["prefill_requests"][i]) - len(poured)) / max(requests, 1)
         if encoder[i]:
             unclaimed[VISION] += _encode(poured, int(encoder[i]), result)
         pending = [w for w in pending if w.prompt_left is None or w.prompt_left > 0]
-    return unclaimed
+    return unclaimed, fixed
 
 
 def _encode(poured: list[tuple[Work, int]], tokens: int, result: WindowWork) -> int:
-    """Give a step's encoder tokens to the prompts it prefilled; returns what none of them claims."""
-    takers: list[tuple[Work, int]] = []
-    left = tokens
-    for work, amount in poured:
-        take = min(work.image_left, amount, left)
-        if take > 0:
-            takers.append((work, take))
-            work.image_left -= take
-            left -= take
-    if left:
-        # aborted requests' images are unknown; failing those, the prompts of the step computed the rest
-        rest = [(w, a) for w, a in poured if w.prompt_left is None] or takers or poured
-        if rest:
-            shares = split(left, [max(1, amount) for _, amount in rest])
-            takers += [(work, share) for (work, _), share in zip(rest, shares, strict=True)]
-            left = 0
+    """Give a step's encoder tokens to the prompts it prefilled; returns what none of them claims.
+
+    Which images came from the encoder cache nobody tells. Where exactly one set of prompts has images of just these
+    tokens, they were encoded; else the prompts with images share by their images' size, and failing those the prompts
+    of unknown content (aborted), then all.
+    """
+    with_images = [(work, work.image_left) for work, _ in poured if work.image_left > 0]
+    chosen = _only_subset([size for _, size in with_images], tokens)
+    if chosen is not None:
+        takers = [with_images[i] for i in chosen]
+    else:
+        sizes = (
+            with_images or [(w, 1) for w, _ in poured if w.prompt_left is None] or [(w, max(1, a)) for w, a in poured]
+        )
+        if not sizes:
+            return tokens
+        shares = split(tokens, [size for _, size in sizes])
+        takers = [(work, share) for (work, _), share in zip(sizes, shares, strict=True) if share]
     for work, take in takers:
+        work.image_left = max(0, work.image_left - take)
         claim = _claim(result, work)
         claim.encoder_tokens += take
         claim.encoder_fixed += take / tokens
-    return left
+    return 0
+
+
+def _only_subset(sizes: list[int], total: int) -> list[int] | None:
+    """Indices of the only subset of ``sizes`` that adds up to ``total``; None when there is none, or more than one."""
+    if not sizes or len(sizes) > _MOST_IMAGES or sum(sizes) < total:
+        return None
+    ways: dict[int, list[int] | None] = {0: []}
+    for i, size in enumerate(sizes):
+        for reached, used in list(ways.items()):
+            longer = reached + size
+            if longer <= total:
+                ways[longer] = None if longer in ways or used is None else [*used, i]
+    return ways.get(total)
+
+
+_MOST_IMAGES = 24
+"""Prompts with images in one step for which subsets are tried; their sums are few, since images have few sizes."""

@@ -27,6 +27,8 @@ PHASES: Final = (PREFILL, DECODE, VISION)
 REASON_LOST: Final = "lost_record"
 REASON_UNMETERED: Final = "unmetered"
 REASON_FAILED: Final = "engine_failure"
+REASON_PREEMPTION: Final = "preemption"
+"""Not a reason of unattributed work: it marks charges of recomputed work, shared by who held the KV cache."""
 REASONS: Final = (REASON_LOST, REASON_UNMETERED, REASON_FAILED)
 
 # ---- how a number was obtained ------------------------------------------------------------------

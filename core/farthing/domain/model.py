@@ -74,6 +74,8 @@ class CostedRequest:
     cost_nano: dict[str, int]
     energy_mj: int = 0
     """Millijoules of all phases together."""
+    pool_nano: int = 0
+    """The part of the cost that is a share of work recomputed after preemptions, whoever was preempted."""
 
 
 @dataclass(frozen=True, slots=True)
