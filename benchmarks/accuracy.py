@@ -13,7 +13,8 @@ from unittest import mock
 
 from benchmarks import fit_studies, mark_studies, peer_formulas
 from tests.costing import oracle
-from tests.costing.oracle_schedule import Schedule, replay
+from tests.costing.oracle_model import Schedule
+from tests.costing.oracle_schedule import replay
 
 from farthing.books.prices import DEFAULT_PRICES, PriceBook
 from farthing.costing import fit

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import nnls
 from tests.costing.oracle import by_seconds
-from tests.costing.oracle_schedule import Schedule, Step
+from tests.costing.oracle_model import Schedule, Step
 
 from farthing.collectors.wire import decode_line
 from farthing.costing.fit import FEATURES, MINIMUM_WINDOWS, FitHistory

@@ -7,7 +7,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from statistics import median
 
-from tests.costing.oracle_schedule import Schedule, Step
+from tests.costing.oracle_model import Schedule, Step
 
 from farthing.replay.recording import Recording
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tests.costing.oracle import Seconds
-from tests.costing.oracle_schedule import Schedule
+from tests.costing.oracle_model import Schedule
 
 from farthing.collectors.engines.exposition import parse_exposition
 from farthing.domain import conventions as c

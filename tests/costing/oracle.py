@@ -26,7 +26,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import nnls
-from tests.costing.oracle_schedule import Schedule, Served, Step
+from tests.costing.oracle_model import Schedule, Served, Step
 
 from farthing.domain import conventions as c
 from farthing.domain.model import SettledWindow

@@ -20,12 +20,13 @@ import re
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
+
+from tests.costing.oracle_model import Chunk, Details, Schedule, ScheduleError, Served, Share, Step
 
 from farthing.replay.recording import Recording
 
-__all__ = ["Schedule", "ScheduleError", "Served", "Share", "Step", "replay"]
+__all__ = ["replay"]
 
 _CLIENT_ID = re.compile(r"^(?:chat)?cmpl-(?P<id>.+?)(?:-\d+)?$")
 _BEFORE_IMAGE = 5
@@ -38,99 +39,13 @@ _SAME_STEP_S = 0.005
 """Requests scheduled into one step are scheduled within this many seconds; a step takes longer."""
 
 
-class ScheduleError(ValueError):
-    """The recording cannot be explained by the scheduler's rules."""
-
-
-@dataclass(slots=True)
-class Served:
-    """A request as the engine served it. Steps are positions among the recording's engine steps."""
-
-    identity: str
-    tenant: str
-    load_phase: str
-    prompt: int
-    computed: int
-    """Prompt tokens not taken from the prefix cache."""
-    first_step: int
-    last_step: int
-    scheduled_s: float
-    """Monotonic seconds at which the engine first scheduled it."""
-    finished: bool
-    arrived_s: float
-    """Monotonic seconds at which the client sent it."""
-    images: tuple[int, ...] = ()
-    """Placeholder tokens of each image, in the prompt's order."""
-
-
-class Share(NamedTuple):
-    """What one request did in one step."""
-
-    request: str
-    prefill_tokens: int = 0
-    prefill_context: float = 0.0
-    """Sum over its prefill tokens of their position in the prompt: the work of causal attention."""
-    decode_tokens: int = 0
-    attended: int = 0
-    """Tokens its decode attended: prompt and output so far."""
-    encoder_inputs: float = 0.0
-    encoder_tokens: float = 0.0
-    """Fractions where several images of one size could be the ones that were encoded."""
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One engine step."""
-
-    start_s: float
-    """Monotonic seconds: the mark before, or after idleness the earliest scheduling of its requests."""
-    at_s: float
-    """Monotonic seconds of the step's own mark."""
-    shares: tuple[Share, ...]
-
-    @property
-    def busy_s(self) -> float:
-        """The measured interval that the step ends."""
-        return self.at_s - self.start_s
-
-
-@dataclass(frozen=True, slots=True)
-class Schedule:
-    """Every step of a recording, and every request by its client's id."""
-
-    steps: tuple[Step, ...]
-    requests: dict[str, Served]
-
-    @property
-    def busy_s(self) -> float:
-        """Seconds in which anything ran."""
-        return sum(step.busy_s for step in self.steps)
-
-
-class _Details(NamedTuple):
-    """The scheduler's own counts of a step, as recorded."""
-
-    iteration: int
-    prefill_requests: int
-    prefill_tokens: int
-    decode_requests: int
-    decode_tokens: int
-    elapsed_ms: Any
-    encoder_inputs: int
-    encoder_tokens: int
-
-
-_Chunk = tuple[Served, int, int]
-"""A request's prefill in one step: from a position of its prompt up to another."""
-
-
 def replay(recording: Recording) -> Schedule:
     """The schedule of a recording; takes some seconds.
 
     Raises ScheduleError when a step's counts of requests or tokens are not reproduced exactly.
     """
     rows = [row for row in recording.steps if row.get("d")]
-    details = [_Details(*row["d"]) for row in rows]
+    details = [Details(*row["d"]) for row in rows]
     clients = {str(row["id"]): row for row in recording.requests}
     wall_minus_mono = float(recording.steps[0]["t"]) - float(recording.steps[0]["m"])
     sizes = _image_tokens(recording.requests)
@@ -280,7 +195,7 @@ def _apportion(total: int, weights: list[float]) -> list[int]:
     return [high - low for low, high in itertools.pairwise([0, *bounds])]
 
 
-def _end_aborted(details: list[_Details], requests: list[Served], clients: dict[str, dict[str, Any]]) -> None:
+def _end_aborted(details: list[Details], requests: list[Served], clients: dict[str, dict[str, Any]]) -> None:
     """Find the last step of each aborted request: where the step's decode count falls short of those open.
 
     Of several that could have ended, the one whose client hung up first did.
@@ -309,14 +224,14 @@ def _end_aborted(details: list[_Details], requests: list[Served], clients: dict[
         running += starting[step]
 
 
-def _prefill(details: list[_Details], requests: list[Served], shares: list[list[Share]]) -> list[list[_Chunk]]:
+def _prefill(details: list[Details], requests: list[Served], shares: list[list[Share]]) -> list[list[Chunk]]:
     """Place every prefill token; per step the (request, from position, to position) that were computed."""
     ending: dict[int, list[Served]] = defaultdict(list)
     for request in requests:
         ending[request.first_step].append(request)
     queue = [request for step in sorted(ending) for request in _in_order(ending[step])]
     position = {request.identity: request.prompt - request.computed for request in requests}
-    chunks: list[list[_Chunk]] = [[] for _ in details]
+    chunks: list[list[Chunk]] = [[] for _ in details]
     head = 0
     for step, detail in enumerate(details):
         while head < len(queue) and queue[head].first_step <= step:
@@ -376,7 +291,7 @@ def _placeholders(request: Served) -> Iterator[tuple[int, int]]:
         start += tokens + _BETWEEN_IMAGES
 
 
-def _encode(details: list[_Details], chunks: list[list[_Chunk]], shares: list[list[Share]]) -> None:
+def _encode(details: list[Details], chunks: list[list[Chunk]], shares: list[list[Share]]) -> None:
     """Give each step's encoder work to the images that could have caused it.
 
     The counts of inputs and tokens say how many images of each size were encoded. Images whose prefix was
@@ -407,7 +322,7 @@ def _encode(details: list[_Details], chunks: list[list[_Chunk]], shares: list[li
         ]
 
 
-def _encoded(detail: _Details, candidates: dict[int, int]) -> dict[int, int]:
+def _encoded(detail: Details, candidates: dict[int, int]) -> dict[int, int]:
     """How many images of each size a step encoded, from its counts of inputs and tokens."""
     sizes = sorted(candidates)
     for counts in itertools.product(*(range(candidates[size] + 1) for size in sizes)):
@@ -417,7 +332,7 @@ def _encoded(detail: _Details, candidates: dict[int, int]) -> dict[int, int]:
     raise ScheduleError(f"{detail}: its encoder work fits no images of its prefills ({candidates})")
 
 
-def _decode(details: list[_Details], requests: list[Served], shares: list[list[Share]]) -> None:
+def _decode(details: list[Details], requests: list[Served], shares: list[list[Share]]) -> None:
     """Add every request to every step in which it decoded."""
     for request in requests:
         for generated, step in enumerate(range(request.first_step + 1, request.last_step + 1), start=1):
@@ -428,7 +343,7 @@ def _decode(details: list[_Details], requests: list[Served], shares: list[list[S
             raise ScheduleError(f"step {step}: {detail.decode_requests} decodes, {decodes} replayed")
 
 
-def _starts(rows: Sequence[dict[str, Any]], chunks: list[list[_Chunk]]) -> list[float]:
+def _starts(rows: Sequence[dict[str, Any]], chunks: list[list[Chunk]]) -> list[float]:
     """Monotonic seconds at which each step's interval starts; ``rows`` are all marks, steps or not."""
     starts: list[float] = []
     previous, idle = float("-inf"), True

@@ -17,7 +17,8 @@ from tests.costing.oracle import (
     shares_by_phase,
     split,
 )
-from tests.costing.oracle_schedule import Schedule, ScheduleError, Served, Share, Step, replay
+from tests.costing.oracle_model import Schedule, ScheduleError, Served, Share, Step
+from tests.costing.oracle_schedule import replay
 
 from farthing.books.prices import DEFAULT_PRICES, PriceBook
 from farthing.domain import conventions as c
