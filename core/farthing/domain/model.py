@@ -160,6 +160,11 @@ class EngineView:
     watermark_lag_ns: int | None
     checks: tuple[Check, ...] = ()
 
+    @property
+    def billed(self) -> bool:
+        """Whether the bill is known: without a price, and with nothing billed before, 0 would be a lie."""
+        return self.price_nano_per_hour is not None or self.bill_nano != 0
+
 
 @dataclass(frozen=True, slots=True)
 class TenantView:

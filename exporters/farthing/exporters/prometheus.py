@@ -225,11 +225,11 @@ def _scaled(value: int | None, divisor: int) -> float | None:
 
 
 ENGINE_ROWS: Mapping[str, Callable[[EngineView], Rows]] = {
-    names.METRIC_BILL: lambda view: _one(_dollars(view.bill_nano)),
+    names.METRIC_BILL: lambda view: _one(_dollars(view.bill_nano if view.billed else None)),
     names.METRIC_COST: lambda view: [(labels, _dollars(nano)) for labels, nano in view.accounts_nano.items()],
     names.METRIC_UNATTRIBUTED: lambda view: _by_key(view.unattributed_nano),
     names.METRIC_WIP: lambda view: _by_key(view.wip_nano),
-    names.METRIC_RESIDUAL: lambda view: _one(_dollars(view.residual_nano)),
+    names.METRIC_RESIDUAL: lambda view: _one(_dollars(view.residual_nano if view.billed else None)),
     names.METRIC_BUSY: lambda view: _one(view.busy_ns / SECOND),
     names.METRIC_TOKENS: lambda view: [((view.engine.model, kind), count) for kind, count in view.tokens.items()],
     names.METRIC_ENERGY: lambda view: _one(_scaled(view.energy_millijoules, MILLIJOULES)),

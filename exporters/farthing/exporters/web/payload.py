@@ -160,7 +160,7 @@ def _engine(view: EngineView) -> Payload:
         "gpu_count": view.engine.gpu_count,
         "state": view.state,
         "price_nano_per_hour": view.price_nano_per_hour,
-        "bill_nano": view.bill_nano,
+        "bill_nano": view.bill_nano if view.billed else None,
         "lines": _lines([view]),
         "unattributed_nano": dict(view.unattributed_nano),
         "wip_nano": dict(view.wip_nano),

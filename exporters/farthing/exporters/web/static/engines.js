@@ -31,7 +31,7 @@ function engineRow(engine) {
     el("td", {}, el("span", { class: `state s-${engine.state}` }, engine.state)),
     el("td", {}, `${count(engine.gpu_count)} × ${engine.gpu || "unnamed GPU"}`),
     number(known(engine.price_nano_per_hour, (nano) => `${money(nano)}/h`, `no price applies to ${engine.gpu || "its GPU"}`)),
-    number(money(engine.bill_nano)),
+    number(known(engine.bill_nano, money, `no price applies to ${engine.gpu || "its GPU"}`)),
     number(known(engine.running, count, NO_SCRAPE)),
     number(known(engine.waiting, count, NO_SCRAPE)),
     number(known(engine.kv_usage, percent, NO_SCRAPE)),
