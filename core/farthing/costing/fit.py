@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -47,8 +48,8 @@ DEFAULT_COEFFICIENTS = {
     ENCODER_STEPS: 3e-3,
     ENCODER_TOKENS: 1.5e-5,
 }
-RIDGE_SECONDS = 0.05
-"""How much a coefficient that is off by 100 % of its default is held against the fit, in seconds of one window."""
+RIDGE_SECONDS = 0.02
+"""How much a coefficient that is off by 100 % of its default is held against the fit, in seconds."""
 MINIMUM_WINDOWS = 6
 """Fewer busy windows than this are no fit: the split is ``assumed``."""
 GOOD_WAPE = 0.10
@@ -88,6 +89,10 @@ def _scaled(gram: Floats, moment: Floats, prior: Floats, ridge: float) -> tuple[
     return gram * np.outer(prior, prior) + ridge**2 * np.eye(k), moment * prior + ridge**2
 
 
+_Products: TypeAlias = tuple[Floats, Floats, float, int]
+"""Of a window's rows: X'X, X'y, y'y, and their number."""
+
+
 @dataclass(slots=True)
 class _Errors:
     absolute: float = 0.0
@@ -115,7 +120,8 @@ class FitHistory:
         self._prior = np.array([(defaults or DEFAULT_COEFFICIENTS)[feature] for feature in features])
         self._ridge = ridge
         self._name = name
-        self._rows: deque[tuple[Floats, float]] = deque()
+        self._held: deque[_Products] = deque()
+        self._rows = 0
         self._horizon = horizon
         self._gram, self._moment, self._square = np.zeros((k, k)), np.zeros(k), 0.0
         self._errors = _Errors()
@@ -123,25 +129,26 @@ class FitHistory:
         self._current: Fit | None = None
         self.windows = 0
 
-    def add(self, features: dict[str, float], target: float) -> Fit:
-        """The fit that includes this window; windows without features or target leave it as it is.
+    def add(self, rows: Floats, targets: Floats) -> None:
+        """Learn from a window: ``rows`` (n, k) of features and ``targets`` (n,); without both it changes nothing.
 
         The window's error is taken first, against the coefficients of the past: that is walking forward.
         """
-        row = np.array([features.get(feature, 0.0) for feature in self._features])
-        if target > 0 and row.any():
-            if self.windows >= MINIMUM_WINDOWS:
-                self._errors.absolute += abs(float(row @ self._coefficients) - target)
-                self._errors.actual += target
-            self._rows.append((row, target))
-            self._count(row, target, 1.0)
-            if len(self._rows) > self._horizon:
-                self._count(*self._rows.popleft(), -1.0)
-            self.windows += 1
-            if self.windows >= MINIMUM_WINDOWS:
-                self._coefficients = solve(self._gram, self._moment, self._prior, self._ridge)
-            self._current = None
-        return self.current()
+        target = float(targets.sum())
+        if target <= 0 or not rows.any():
+            return
+        if self.windows >= MINIMUM_WINDOWS:
+            self._errors.absolute += abs(float(rows.sum(axis=0) @ self._coefficients) - target)
+            self._errors.actual += target
+        products = (rows.T @ rows, rows.T @ targets, float(targets @ targets), len(rows))
+        self._held.append(products)
+        self._count(products, 1)
+        if len(self._held) > self._horizon:
+            self._count(self._held.popleft(), -1)
+        self.windows += 1
+        if self.windows >= MINIMUM_WINDOWS:
+            self._coefficients = solve(self._gram, self._moment, self._prior, self._ridge)
+        self._current = None
 
     def gap(self, coefficients: dict[str, float]) -> float:
         """Optimality gap of coefficients on the windows in the horizon."""
@@ -154,10 +161,12 @@ class FitHistory:
             self._current = self._describe()
         return self._current
 
-    def _count(self, row: Floats, target: float, sign: float) -> None:
-        self._gram += sign * np.outer(row, row)
-        self._moment += sign * target * row
-        self._square += sign * target * target
+    def _count(self, products: _Products, sign: int) -> None:
+        gram, moment, square, rows = products
+        self._gram += sign * gram
+        self._moment += sign * moment
+        self._square += sign * square
+        self._rows += sign * rows
 
     def _describe(self) -> Fit:
         wape = self._errors.absolute / self._errors.actual if self._errors.actual > 0 else None
@@ -177,7 +186,7 @@ class FitHistory:
 
     def _intervals(self) -> dict[str, tuple[float, float]]:
         """90 % bounds from the regularised normal equations; wide where features are collinear."""
-        count, k = len(self._rows), len(self._features)
+        count, k = self._rows, len(self._features)
         if count <= k:
             return dict.fromkeys(self._features, (0.0, float("inf")))
         b = self._coefficients

@@ -11,17 +11,19 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from farthing.costing.energy import (
     ENERGY_DEFAULTS,
     ENERGY_FEATURES,
     ENERGY_RIDGE_JOULES,
-    IDLE_SECONDS,
     EnergyTrack,
 )
-from farthing.costing.fit import FitHistory
-from farthing.costing.marks import MarkTrack
+from farthing.costing.fit import FEATURES, FitHistory
+from farthing.costing.marks import Ints, MarkTrack
+from farthing.costing.measure import measure
 from farthing.costing.settle import Energy, WindowTime, settle
-from farthing.costing.work import Work, measure, works_of
+from farthing.costing.work import SLACK, WindowWork, Work, works_of
 from farthing.domain.clock import SECOND
 from farthing.domain.conventions import ASLEEP, DOWN, IDLE, STARTING, UNKNOWN
 from farthing.domain.model import Fit, SettledWindow
@@ -30,6 +32,14 @@ from farthing.domain.records import Counters, GpuSamples, Lifecycle, Record, Sta
 __all__ = ["CostStream", "Options"]
 
 Bill = Callable[[int, int], int]
+
+_TOKENS = {
+    "prompt_computed": "prompt_computed",
+    "prompt_cached": "prompt_cached",
+    "engine_output": "generated",
+    "encoder": "encoder_tokens",
+}
+"""Kind of token -> column of the marks."""
 
 _STATES = {"ready": IDLE, "awake": IDLE, "asleep": ASLEEP, "down": DOWN, "draining": IDLE}
 
@@ -41,6 +51,12 @@ class Options:
     window_ns: int = 5 * SECOND
     grace_ns: int = 120 * SECOND
     horizon: int = 720
+    warm_up: int = 12
+    """Busy windows that a new fit is given before it splits anything; until then windows are work in progress."""
+    warm_up_ns: int = 600 * SECOND
+    """How long, in event time, a window waits for that at most."""
+    lag: int = 2
+    """Windows that are measured after one before it settles: a fit that knows what came next splits better."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +67,17 @@ class _Span:
     end: int
     lo: int
     hi: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """A window whose requests are all known, or given up: what it waits for is the fit."""
+
+    span: _Span
+    time: WindowTime
+    work: WindowWork
+    tokens: dict[str, int]
+    energy_mj: int | None
 
 
 @dataclass(slots=True)
@@ -64,10 +91,19 @@ class _Index:
     """End of the last closed window."""
     cut_position: int = 0
     closed: list[_Span] = field(default_factory=list)
-    """Windows closed but not settled."""
+    """Windows closed whose requests are not all known."""
+    measured: list[_Measured] = field(default_factory=list)
+    """Windows that are known and not settled."""
     works: list[Work] = field(default_factory=list)
     waiting: list[Usage] = field(default_factory=list)
     """Requests whose last mark has not been merged yet."""
+
+    @property
+    def first_open_ns(self) -> int:
+        """Start of the first window that is not settled."""
+        if self.measured:
+            return self.measured[0].span.start
+        return self.closed[0].start if self.closed else self.cut_ns
 
 
 class CostStream:
@@ -111,7 +147,7 @@ class CostStream:
     @property
     def settled_ns(self) -> int:
         """Before this moment nothing changes any more."""
-        return min(index.closed[0].start if index.closed else index.cut_ns for index in self._indices)
+        return min(index.first_open_ns for index in self._indices)
 
     def feed(self, record: Record) -> list[SettledWindow]:
         """Take one record; returns the windows that it settles, in order."""
@@ -159,10 +195,12 @@ class CostStream:
         total: dict[str, int] = {}
         for number, index in enumerate(self._indices):
             fit = index.fits.current()
-            for span in index.closed:
-                known = measure(index.track, [], span.lo, span.hi)
-                time = self._time(index, span)
-                result = settle(self._share(self._billed, number, span), time, known, fit=fit, model="")
+            open_windows = [(w.span, w.time, w.work) for w in index.measured]
+            open_windows += [
+                (span, self._time(index, span)[0], measure(index.track, [], span.lo, span.hi)) for span in index.closed
+            ]
+            for span, time, work in open_windows:
+                result = settle(self._share(self._billed, number, span), time, work, fit=fit, model="")
                 for posting in result.postings:
                     name = posting.phase or posting.account
                     total[name] = total.get(name, 0) + posting.nano
@@ -229,8 +267,10 @@ class CostStream:
                 span = index.closed[0]
                 if not final and placed < span.end and watermark < span.end + self.options.grace_ns:
                     break
-                settled.append(self._settle(number, index, span))
+                index.measured.append(self._measure(number, index, span))
                 index.closed.pop(0)
+            while index.measured and (final or self._fit_is_ready(index, watermark)):
+                settled.append(self._settle(number, index, index.measured.pop(0)))
             self._forget(index)
         self._energy.drop_before(self.settled_ns)
         return settled
@@ -275,49 +315,61 @@ class CostStream:
 
     def _forget(self, index: _Index) -> None:
         lo = index.closed[0].lo if index.closed else index.cut_position
-        index.works = [work for work in index.works if max(work.first + 3, work.last) >= lo]
+        index.works = [work for work in index.works if max(work.first, work.last) + SLACK >= lo]
         oldest = min((work.first for work in index.works), default=lo)
         index.track.drop_before(min(lo, oldest))
 
-    def _settle(self, number: int, index: _Index, span: _Span) -> SettledWindow:
-        time = self._time(index, span)
-        work = measure(index.track, index.works, span.lo, span.hi)
-        fit = index.fits.add(work.features, time.busy_ns / SECOND)
-        bill = self._share(self._billed, number, span)
-        energy = None
+    def _fit_is_ready(self, index: _Index, watermark: int) -> bool:
+        """Whether the first measured window may settle: the fit has seen enough, or it waited long enough."""
+        options, waited = self.options, watermark - index.measured[0].span.end
+        if waited >= options.warm_up_ns:
+            return True
+        return index.fits.windows >= options.warm_up and len(index.measured) > options.lag
+
+    def _measure(self, number: int, index: _Index, span: _Span) -> _Measured:
+        """What was done in a window, added to the fits."""
+        time, busy_ns = self._time(index, span)
+        work = measure(index.track, index.works, span.lo, span.hi, start_ns=span.start, busy_ns=busy_ns)
+        index.fits.add(work.rows, work.busy)
+        millijoules = None
         if self._energy.known:
             millijoules = self._share(self._energy.cumulative, number, span)
             idle = sum(time.other_ns.values()) / SECOND
-            energy = Energy(millijoules, index.joules.add({**work.features, IDLE_SECONDS: idle}, millijoules / 1_000))
-        model = self.started.model or UNKNOWN
-        result = settle(bill, time, work, fit=fit, model=model, energy=energy)
+            row = [*(work.features[name] for name in FEATURES), idle]
+            index.joules.add(np.array([row]), np.array([millijoules / 1_000]))
         held = slice(span.lo - index.track.base, span.hi - index.track.base)
-        columns = {name: values[held] for name, values in index.track.columns.items()}
+        tokens = {kind: int(index.track.columns[column][held].sum()) for kind, column in _TOKENS.items()}
+        return _Measured(span, time, work, tokens, millijoules)
+
+    def _settle(self, number: int, index: _Index, measured: _Measured) -> SettledWindow:
+        span, work = measured.span, measured.work
+        fit = index.fits.current()
+        energy = None
+        if measured.energy_mj is not None:
+            energy = Energy(measured.energy_mj, index.joules.current())
+        bill = self._share(self._billed, number, span)
+        model = self.started.model or UNKNOWN
+        result = settle(bill, measured.time, work, fit=fit, model=model, energy=energy)
         return SettledWindow(
             boot=self.started.key.boot,
             engine_index=number,
             start_ns=span.start,
             end_ns=span.end,
             bill_nano=bill,
-            busy_ns=time.busy_ns,
+            busy_ns=measured.time.busy_ns,
             phase_ns=result.phase_ns,
             features=work.features,
-            tokens={
-                "prompt_computed": int(columns["prompt_computed"].sum()),
-                "prompt_cached": int(columns["prompt_cached"].sum()),
-                "engine_output": int(columns["generated"].sum()),
-                "encoder": int(columns["encoder_tokens"].sum()),
-            },
+            tokens=measured.tokens,
             postings=result.postings,
             requests=result.requests,
             fit_version=fit.version,
             fit=fit,
-            energy_mj=energy.millijoules if energy else None,
+            energy_mj=measured.energy_mj,
             energy_fit=energy.fit if energy else None,
         )
 
-    def _time(self, index: _Index, span: _Span) -> WindowTime:
-        """Busy nanoseconds of a window, and the others by the instance's state."""
+    def _time(self, index: _Index, span: _Span) -> tuple[WindowTime, Ints]:
+        """A window's time by state, and the busy nanoseconds before each of its marks."""
         start, end = span.start, span.end
         track = index.track
         at, running = track.columns["at_ns"], track.columns["running"]
@@ -334,7 +386,8 @@ class CostStream:
                 begin = next((s for s in scheduled if before < s < moment), moment)
             busy.append((max(begin, start), min(moment, end)))
         total = sum(max(0, b - a) for a, b in busy)
-        return WindowTime(total, self._other(start, end, busy))
+        by_mark = np.array([max(0, b - a) for a, b in busy[: span.hi - span.lo]], np.int64)
+        return WindowTime(total, self._other(start, end, busy)), by_mark
 
     def _other(self, start: int, end: int, busy: list[tuple[int, int]]) -> dict[str, int]:
         """Nanoseconds of [start, end) outside the busy intervals (ascending, disjoint), by state."""
