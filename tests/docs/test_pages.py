@@ -9,6 +9,7 @@ from decimal import Decimal
 import msgspec
 import pytest
 from tests.docs.pages import ROOT, blocks, rows, sections
+from tools.quote import PAGES, quoted, quotes
 
 from farthing.collectors import intake, schema
 from farthing.collectors.wire import decode_raw
@@ -193,7 +194,7 @@ def test_the_packaged_recordings_are_listed_with_their_length(text_run, vision_r
 
 
 def test_the_identity_in_the_readme_is_the_recorded_one_and_adds_up(text_run):
-    """Line by line, to the nano-dollar. After a change to costing, copy the new numbers."""
+    """Line by line, to the nano-dollar. After a change to costing run tools/quote.py."""
     result = to_json(text_run)
     told = {row[0].strip("*"): Decimal(row[1].strip("*")) for row in rows(sections(README)["The promise"])[1:]}
     charged, aborted = result["charged_nano_usd"], result["aborted_nano_usd"]
@@ -250,7 +251,7 @@ def test_the_report_in_the_readme_is_the_recorded_one(text_run):
     """Requests, tokens and totals by tenant."""
     tenants = to_json(text_run)["tenants"]
     for name, tenant in tenants.items():
-        (line,) = [line.split() for line in README.splitlines() if line.startswith(f"    {name} ")]
+        (line,) = [line.split() for line in README.splitlines() if line.startswith(f"{name} ")]
         tokens = tenant["tokens"]
         counts = [tenant["requests"], tokens["prompt_computed"], tokens["prompt_cached"], tokens["output"]]
         assert line[1:5] == [f"{count:,}" for count in counts]
@@ -270,6 +271,20 @@ def test_what_company_does_to_a_price_is_the_recorded_run(text_run):
             cost[workload[key]] += request.cost_nano.get(c.DECODE, 0)
     alone, together = (cost[name] / tokens[name] / 1_000 for name in ("c1", "c128"))
     assert f"${alone:.2f} to decode for one request alone and ${together:.2f} among 128" in CONCEPTS
+
+
+def test_every_quoted_block_is_what_the_tool_writes(text_run, vision_run):
+    """So that nobody has to copy numbers; the tests before compute them by themselves."""
+    blocks = quotes(text_run, vision_run)
+    pages = [page.read_text() for page in PAGES]
+    assert [quoted(page, blocks) for page in pages] == pages
+    assert sorted(name for page in pages for name in re.findall("<!-- quoted: ([a-z-]+) -->", page)) == sorted(blocks)
+
+
+def test_a_block_that_nobody_makes_is_an_error():
+    """A misspelt marker must not keep old numbers for ever."""
+    with pytest.raises(KeyError, match="idendity"):
+        quoted("<!-- quoted: idendity -->\n\nold\n\n<!-- end of quote -->", {"identity": "new"})
 
 
 def test_the_number_of_tenants_with_series_of_their_own_is_told():
