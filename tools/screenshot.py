@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PICTURE = ROOT / "docs" / "images" / "page.png"
 RECORDING = "h100-llama8b-vllm0.26"
 ENGINE = "replay"
-LEAD_SECONDS = 130
+LEAD_SECONDS = 135
 """How much of the recording is delivered at once, so that all concurrencies are in the books."""
 LIVE_SECONDS = 92
 """How long the plots fill before the picture is taken: with the lead it ends while clients abort requests."""
