@@ -67,8 +67,9 @@ class _Measurement:
         self.taken = np.zeros(hi - lo + 1)
         """Differences of who took part in decoding, by mark."""
         self.lost_prefill = self.lost_fixed = self.lost_vision = self.lost_decode = 0.0
-        self.again = {PREFILL: 0.0, DECODE: 0.0, VISION: 0.0}
-        self.again_fixed = self.again_context = 0.0
+        self.again = self.again_fixed = self.again_context = 0.0
+        self.resumed = np.zeros(hi - lo)
+        """Tokens that the engine counted as decoding and that a preemption made it compute again, by mark."""
 
     def result(self, start_ns: int, busy_ns: Ints) -> WindowWork:
         """Everything measured."""
@@ -78,9 +79,9 @@ class _Measurement:
         encodes = c["encoder_tokens"] > 0
         columns = {
             f.STEPS: steps,
-            f.PREFILL_TOKENS: c["prefill_tokens"],
+            f.PREFILL_TOKENS: c["prefill_tokens"] + self.resumed,
             f.PREFILL_CONTEXT: self.context,
-            f.DECODE_TOKENS: c["decode_tokens"],
+            f.DECODE_TOKENS: c["decode_tokens"] - self.resumed,
             f.ATTENDED: self.attended,
             f.ENCODER_STEPS: encodes,
             f.ENCODER_TOKENS: c["encoder_tokens"],
@@ -93,12 +94,12 @@ class _Measurement:
             busy=busy,
             shares={PREFILL: float(prefill.sum()), DECODE: float((steps - prefill).sum())},
             units={
-                PREFILL: int(c["prefill_tokens"].sum()),
-                DECODE: int(c["decode_requests"].sum()),
-                VISION: int(c["encoder_tokens"].sum()),
+                PREFILL: float(c["prefill_tokens"].sum() + self.resumed.sum()),
+                DECODE: float(c["decode_requests"].sum()),
+                VISION: float(c["encoder_tokens"].sum()),
             },
             unclaimed={PREFILL: self.lost_prefill, DECODE: self.lost_decode, VISION: self.lost_vision},
-            recomputed=self.again,
+            recomputed={PREFILL: self.again, DECODE: 0.0, VISION: 0.0},
             recomputed_fixed=self.again_fixed,
             recomputed_context=self.again_context,
             claims={claim.usage.key: claim for claim in self.claims.values()},
@@ -286,7 +287,8 @@ class _Measurement:
         """Tell recomputed work from lost records: only where a preempted request was, and no more than it explains.
 
         The engine says how often a sequence was preempted, not when: what nobody claims in its time is its
-        recomputation. A resumed sequence's chunk is counted as prefill before its first token, as decoding after it.
+        recomputation. The engine counts a resumed sequence's chunk as prefill before its first token and as decoding
+        after it; either way it takes the time of a prefill, and is one here.
         """
         preempted = [work for work in self.works if work.preemptions]
         explained = sum(work.preemptions * (work.prompt + work.decoded) for work in preempted)
@@ -294,18 +296,24 @@ class _Measurement:
             return
         again = min(self.lost_prefill, float(explained))
         if again:
-            length = sum(work.prompt for work in preempted) / len(preempted)
-            self.again_context = again * length / 2
             self.again_fixed = self.lost_fixed * again / self.lost_prefill
-            prefilled = self.c["prefill_tokens"] / max(1, int(self.c["prefill_tokens"].sum()))
-            self.context += self.again_context * prefilled
-        self.again[PREFILL] = again
-        self.lost_prefill -= again
-        track, decodes = self.track, self.c["decode_requests"] > 0
-        usual = track.decode_scheduled_through(self.hi - 1) - track.decode_scheduled_through(self.lo - 1)
-        each = usual / max(1, int(decodes.sum()))
-        beyond = float(self.c["decode_tokens"].sum()) - each * float(self.c["decode_requests"].sum())
-        self.again[DECODE] = min(max(0.0, beyond), explained - again)
+            self.lost_prefill -= again
+        track, lo, hi = self.track, self.lo - self.track.base, self.hi - self.track.base
+        usual = np.diff(track.decode_scheduled[lo:hi], prepend=track.decode_scheduled_through(self.lo - 1))
+        beyond = np.maximum(self.c["decode_tokens"] - usual * self.c["decode_requests"], 0.0)
+        resumed = beyond * min(1.0, (explained - again) / max(1.0, float(beyond.sum())))
+        prefilled = self.c["prefill_tokens"] * (again / max(1, int(self.c["prefill_tokens"].sum())))
+        context = prefilled * _mean_context(preempted, 0.0) + resumed * _mean_context(preempted, 0.5)
+        self.resumed = resumed
+        self.context += context
+        self.again = again + float(resumed.sum())
+        self.again_context = float(context.sum())
+
+
+def _mean_context(preempted: list[Work], decoded: float) -> float:
+    """Context of a recomputed token: half of what was lost, which is the prompt and a part of what was decoded."""
+    lost = [(work.preemptions, work.prompt + decoded * work.decoded) for work in preempted]
+    return sum(n * length**2 for n, length in lost) / max(1.0, 2 * sum(n * length for n, length in lost))
 
 
 def _rows(matrix: Floats, busy_ns: Ints, at_ns: Ints, start_ns: int) -> tuple[Floats, Floats]:

@@ -84,13 +84,13 @@ class WindowWork:
     """Busy seconds of each row."""
     shares: dict[str, float]
     """Steps by phase: a mixed step counts by its requests."""
-    units: dict[str, int]
-    """What the engine did, by phase: prompt tokens prefilled, request-steps decoded, tokens encoded. Speculation
-    schedules several tokens a step, so decoding is counted by who took part."""
+    units: dict[str, float]
+    """What the engine did, by phase: tokens prefilled, once more ones included, request-steps decoded, tokens encoded.
+    Speculation schedules several tokens a step, so decoding is counted by who took part."""
     unclaimed: dict[str, float]
     """Units that no request claims."""
     recomputed: dict[str, float] = field(default_factory=lambda: {PREFILL: 0.0, DECODE: 0.0, VISION: 0.0})
-    """Tokens computed once more after preemptions, in the phase that the engine counted them in."""
+    """Tokens computed once more after preemptions."""
     recomputed_fixed: float = 0.0
     """Share of the steps' fixed part that the recomputing prefills carry."""
     recomputed_context: float = 0.0
