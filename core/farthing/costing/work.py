@@ -152,13 +152,18 @@ def _known(usage: Usage, sequence: EngineSequence, track: MarkTrack) -> Work:
     first = min(first, last)
     steps = track.decode_steps_through(last) - track.decode_steps_through(first)
     decoded = max(0, sequence.output_tokens - 1)
-    if 0 < abs(steps - decoded) <= SLACK and sequence.preemptions == 0:
+    computed = max(0, sequence.prompt_tokens - sequence.cached_tokens)
+    scheduled = track.decode_scheduled_through(last) - track.decode_scheduled_through(first)
+    if scheduled > steps + 0.5 or sequence.preemptions:
+        # drafts, or steps sat out: the first token is where the engine counted so long a prompt
+        first = min(_counted(track, first, computed), last)
+        steps = track.decode_steps_through(last) - track.decode_steps_through(first)
+    elif 0 < abs(steps - decoded) <= SLACK:
         # one token a step: the count of tokens tells the first mark better than two clocks do
         target = track.decode_steps_through(last) - decoded
         first = track.base + int(np.searchsorted(track.decode_steps, target))
         first = min(first, last)
         steps = track.decode_steps_through(last) - track.decode_steps_through(first)
-    computed = max(0, sequence.prompt_tokens - sequence.cached_tokens)
     return Work(
         key=usage.key,
         usage=usage,
@@ -176,3 +181,13 @@ def _known(usage: Usage, sequence: EngineSequence, track: MarkTrack) -> Work:
         cached=sequence.cached_tokens,
         decoded=sequence.output_tokens,
     )
+
+
+def _counted(track: MarkTrack, position: int, tokens: int) -> int:
+    """The mark nearest to a position that counted at least so many computed prompt tokens; else the position."""
+    counts = track.columns["prompt_computed"]
+    for offset in sorted(range(-SLACK, SLACK + 1), key=abs):
+        i = position - track.base + offset
+        if 0 <= i < len(counts) and counts[i] >= tokens:
+            return position + offset
+    return position
