@@ -52,6 +52,10 @@ RIDGE_SECONDS = 0.02
 """How much a coefficient that is off by 100 % of its default is held against the fit, in seconds."""
 MINIMUM_WINDOWS = 6
 """Fewer busy windows than this are no fit: the split is ``assumed``."""
+REFIT_ALWAYS = 60
+"""Windows up to which every one is followed by a new fit; later ones change it less and less."""
+REFIT_EVERY = 6
+"""After that, a new fit once in as many windows: half a minute."""
 GOOD_WAPE = 0.10
 """Walk-forward error up to which a split is ``modelled``; beyond it is ``estimated``."""
 _Z90 = 1.6449
@@ -146,9 +150,11 @@ class FitHistory:
         if len(self._held) > self._horizon:
             self._count(self._held.popleft(), -1)
         self.windows += 1
-        if self.windows >= MINIMUM_WINDOWS:
+        if self.windows >= MINIMUM_WINDOWS and (self.windows <= REFIT_ALWAYS or self.windows % REFIT_EVERY == 0):
             self._coefficients = solve(self._gram, self._moment, self._prior, self._ridge)
-        self._current = None
+            self._current = None
+        elif self.windows <= MINIMUM_WINDOWS:
+            self._current = None
 
     def gap(self, coefficients: dict[str, float]) -> float:
         """Optimality gap of coefficients on the windows in the horizon."""

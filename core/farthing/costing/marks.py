@@ -14,9 +14,6 @@ __all__ = ["COLUMNS", "Ints", "MarkTrack"]
 
 Ints = npt.NDArray[np.int64]
 
-_LOOK = 16
-"""Marks without a step that may lie between two steps: one per API server."""
-
 COLUMNS = (
     "at_ns",
     "running",
@@ -34,6 +31,13 @@ COLUMNS = (
 )
 
 
+_AT, _RUNNING = COLUMNS.index("at_ns"), COLUMNS.index("running")
+_PREFILLING, _DECODING = COLUMNS.index("prefill_requests"), COLUMNS.index("decode_requests")
+_DECODE_TOKENS = COLUMNS.index("decode_tokens")
+_LOOK = 16
+"""Marks without a step that may lie between two steps: one per API server."""
+
+
 class MarkTrack:
     """The marks of one engine index, merged over API-server processes in time order.
 
@@ -49,18 +53,17 @@ class MarkTrack:
     def __init__(self) -> None:
         self.base = 0
         """Position of the first mark held."""
-        self.columns: dict[str, Ints] = {name: np.empty(0, np.int64) for name in COLUMNS}
-        self.decode_steps: Ints = np.empty(0, np.int64)
-        self.decode_fixed: npt.NDArray[np.float64] = np.empty(0, np.float64)
-        self.decode_scheduled: npt.NDArray[np.float64] = np.empty(0, np.float64)
-        self._held: list[dict[str, Ints]] = []
+        self._ints: Ints = np.empty((len(COLUMNS), 0), np.int64)
+        self._sums: npt.NDArray[np.float64] = np.empty((3, 0), np.float64)
+        self._held: list[Ints] = []
         self._running = 0
-        self._steps_before = 0
-        self._fixed_before = 0.0
-        self._scheduled_before = 0.0
+        self._before = np.zeros((3, 1))
+        self.columns: dict[str, Ints] = {}
+        """Views on the marks held, by the names of ``COLUMNS``."""
+        self._look()
 
     def __len__(self) -> int:
-        return len(self.columns["at_ns"])
+        return int(self._ints.shape[1])
 
     @property
     def end(self) -> int:
@@ -70,74 +73,77 @@ class MarkTrack:
     def add(self, batch: StepMarks) -> None:
         """Hold a process's marks until ``advance`` reaches them."""
         if len(batch):
-            self._held.append({name: np.asarray(getattr(batch, name), np.int64) for name in COLUMNS})
+            self._held.append(np.array([getattr(batch, name) for name in COLUMNS], np.int64))
 
     def advance(self, until_ns: int) -> None:
         """Take the held marks up to a moment that every process has reported; later calls bring later marks only."""
         if not self._held:
             return
-        merged = {name: np.concatenate([held[name] for held in self._held]) for name in COLUMNS}
+        merged = self._held[0]
         if len(self._held) > 1:
-            order = np.argsort(merged["at_ns"], kind="stable")
-            merged = {name: values[order] for name, values in merged.items()}
-        count = int(np.searchsorted(merged["at_ns"], until_ns, side="right"))
-        rest = {name: values[count:] for name, values in merged.items()}
-        self._held = [rest] if len(rest["at_ns"]) else []
+            merged = np.concatenate(self._held, axis=1)
+            merged = merged[:, np.argsort(merged[_AT], kind="stable")]
+        count = int(merged[_AT].searchsorted(until_ns, side="right"))
+        self._held = [merged[:, count:]] if count < merged.shape[1] else []
         if count:
-            self._append({name: values[:count] for name, values in merged.items()})
+            self._append(merged[:, :count])
 
-    def _append(self, merged: dict[str, Ints]) -> None:
-        merged["running"] = self._known(merged["running"])
-        decoding = merged["decode_requests"]
-        requests = np.maximum(merged["prefill_requests"] + decoding, 1)
+    def _append(self, merged: Ints) -> None:
+        running = merged[_RUNNING]
+        if running.min() < 0:
+            merged[_RUNNING] = self._known(running)
+        self._running = int(merged[_RUNNING, -1])
+        decoding, tokens = merged[_DECODING], merged[_DECODE_TOKENS]
         decodes = decoding > 0
-        steps = self._steps_before + np.cumsum(decodes)
-        fixed = self._fixed_before + np.cumsum(np.where(decodes, 1.0 / requests, 0.0))
-        each = merged["decode_tokens"] / np.maximum(decoding, 1)
-        usual = np.ceil(np.median(each[decodes])) if decodes.any() else 1.0
-        scheduled = self._scheduled_before + np.cumsum(np.minimum(each, usual) * decodes)
-        self._steps_before, self._fixed_before = int(steps[-1]), float(fixed[-1])
-        self._scheduled_before = float(scheduled[-1])
-        for name in COLUMNS:
-            self.columns[name] = np.concatenate([self.columns[name], merged[name]])
-        self.decode_steps = np.concatenate([self.decode_steps, steps])
-        self.decode_fixed = np.concatenate([self.decode_fixed, fixed])
-        self.decode_scheduled = np.concatenate([self.decode_scheduled, scheduled])
+        each = tokens / np.maximum(decoding, 1)
+        if tokens.max() and not np.array_equal(tokens, decoding):
+            each = np.minimum(each, np.ceil(np.median(each[decodes])) if decodes.any() else 1.0)
+        parts = np.array([decodes, decodes / np.maximum(merged[_PREFILLING] + decoding, 1), each * decodes])
+        sums = self._before + np.cumsum(parts, axis=1)
+        self._before = sums[:, -1:]
+        self._ints = np.concatenate([self._ints, merged], axis=1)
+        self._sums = np.concatenate([self._sums, sums], axis=1)
+        self._look()
+
+    def _look(self) -> None:
+        self.columns = dict(zip(COLUMNS, self._ints, strict=True))
+        self.decode_steps, self.decode_fixed, self.decode_scheduled = self._sums
 
     def _known(self, running: Ints) -> Ints:
         """``running`` with unknown values replaced by the last known one."""
         known = np.concatenate([[self._running], running])
         last = np.maximum.accumulate(np.where(known >= 0, np.arange(len(known)), 0))
         filled: Ints = known[last]
-        self._running = int(filled[-1])
         return filled[1:]
 
     def drop_before(self, position: int) -> None:
         """Forget marks before a position, keeping one so that intervals and sums still have a start."""
         count = min(max(0, position - 1 - self.base), len(self))
         if count:
-            for name in COLUMNS:
-                self.columns[name] = self.columns[name][count:]
-            self.decode_steps = self.decode_steps[count:]
-            self.decode_fixed = self.decode_fixed[count:]
-            self.decode_scheduled = self.decode_scheduled[count:]
+            self._ints, self._sums = self._ints[:, count:], self._sums[:, count:]
             self.base += count
+            self._look()
 
     def position_after(self, at_ns: int) -> int:
         """Position of the first mark later than ``at_ns`` (``end`` when there is none)."""
-        return self.base + int(np.searchsorted(self.columns["at_ns"], at_ns, side="right"))
+        return self.base + int(self._ints[_AT].searchsorted(at_ns, side="right"))
 
     def nearest(self, at_ns: int) -> int:
         """Position of the step nearest to a moment, of any mark when none is a step.
 
         With several API servers a sequence's last output may be seen by one and its step by another.
         """
-        i = int(np.searchsorted(self.columns["at_ns"], at_ns))
+        at = self._ints[_AT]
+        i = int(at.searchsorted(at_ns))
+        if i < len(at) and at[i] == at_ns and self._is_step(i):
+            return self.base + i
         candidates = (*self._steps_near(i, -1), *self._steps_near(i, 1))
         if not candidates:
             candidates = tuple(j for j in (i - 1, i) if 0 <= j < len(self))
-        at = self.columns["at_ns"]
         return self.base + min(candidates, key=lambda j: (abs(int(at[j]) - at_ns), j))
+
+    def _is_step(self, i: int) -> bool:
+        return bool(self._ints[_PREFILLING, i] or self._ints[_DECODING, i])
 
     def _steps_near(self, i: int, direction: int) -> tuple[int, ...]:
         """The next step before (-1) or from (1) index i on, looking at a few marks."""
@@ -145,7 +151,7 @@ class MarkTrack:
         for _ in range(_LOOK):
             if not 0 <= j < len(self):
                 break
-            if self.columns["prefill_requests"][j] + self.columns["decode_requests"][j] > 0:
+            if self._is_step(j):
                 return (j,)
             j += direction
         return ()

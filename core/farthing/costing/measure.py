@@ -29,6 +29,10 @@ STOPPED = "stop"
 ROW_NS = 500_000_000
 """A fit learns from half seconds: long enough for a mark that is 10-40 ms late (a prefill or an encoder that is
 launched before a step's outputs are handed out delays them), short enough to see many kinds of load."""
+_STEPS, _PREFILL_TOKENS = f.FEATURES.index(f.STEPS), f.FEATURES.index(f.PREFILL_TOKENS)
+_PREFILL_CONTEXT, _DECODE_TOKENS = f.FEATURES.index(f.PREFILL_CONTEXT), f.FEATURES.index(f.DECODE_TOKENS)
+_ATTENDED, _ENCODER_STEPS = f.FEATURES.index(f.ATTENDED), f.FEATURES.index(f.ENCODER_STEPS)
+_ENCODER_TOKENS = f.FEATURES.index(f.ENCODER_TOKENS)
 _MOST_IMAGES = 24
 """Prompts with images in one step for which subsets are tried; their sums are few, since images have few sizes."""
 
@@ -63,7 +67,8 @@ class _Measurement:
         self.is_step = (self.c["prefill_requests"] + self.c["decode_requests"]) > 0
         self.attended = np.zeros(hi - lo)
         self.context = np.zeros(hi - lo)
-        self.claims: dict[object, Claim] = {}
+        self.claims: dict[int, Claim] = {}
+        """By the identity of the usage record: cheaper than its key, and as good within a window."""
         self.taken = np.zeros(hi - lo + 1)
         """Differences of who took part in decoding, by mark."""
         self.lost_prefill = self.lost_fixed = self.lost_vision = self.lost_decode = 0.0
@@ -73,43 +78,39 @@ class _Measurement:
 
     def result(self, start_ns: int, busy_ns: Ints) -> WindowWork:
         """Everything measured."""
-        c = self.c
-        steps = self.is_step.astype(np.float64)
-        prefill = steps * c["prefill_requests"] / self.requests
-        encodes = c["encoder_tokens"] > 0
-        columns = {
-            f.STEPS: steps,
-            f.PREFILL_TOKENS: c["prefill_tokens"] + self.resumed,
-            f.PREFILL_CONTEXT: self.context,
-            f.DECODE_TOKENS: c["decode_tokens"] - self.resumed,
-            f.ATTENDED: self.attended,
-            f.ENCODER_STEPS: encodes,
-            f.ENCODER_TOKENS: c["encoder_tokens"],
-        }
-        matrix = np.column_stack([columns[name].astype(np.float64) for name in f.FEATURES])
+        c, matrix = self.c, np.empty((self.hi - self.lo, len(f.FEATURES)))
+        matrix[:, _STEPS] = self.is_step
+        matrix[:, _PREFILL_TOKENS] = c["prefill_tokens"] + self.resumed
+        matrix[:, _PREFILL_CONTEXT] = self.context
+        matrix[:, _DECODE_TOKENS] = c["decode_tokens"] - self.resumed
+        matrix[:, _ATTENDED] = self.attended
+        matrix[:, _ENCODER_STEPS] = c["encoder_tokens"] > 0
+        matrix[:, _ENCODER_TOKENS] = c["encoder_tokens"]
+        totals = matrix.sum(axis=0).tolist()
         rows, busy = _rows(matrix, busy_ns, c["at_ns"], start_ns)
+        prefill = float((c["prefill_requests"] / self.requests).sum())
         return WindowWork(
-            features=dict(zip(f.FEATURES, matrix.sum(axis=0).tolist(), strict=True)),
+            features=dict(zip(f.FEATURES, totals, strict=True)),
             rows=rows,
             busy=busy,
-            shares={PREFILL: float(prefill.sum()), DECODE: float((steps - prefill).sum())},
+            shares={PREFILL: prefill, DECODE: totals[_STEPS] - prefill},
             units={
-                PREFILL: float(c["prefill_tokens"].sum() + self.resumed.sum()),
+                PREFILL: totals[_PREFILL_TOKENS],
                 DECODE: float(c["decode_requests"].sum()),
-                VISION: float(c["encoder_tokens"].sum()),
+                VISION: totals[_ENCODER_TOKENS],
             },
             unclaimed={PREFILL: self.lost_prefill, DECODE: self.lost_decode, VISION: self.lost_vision},
             recomputed={PREFILL: self.again, DECODE: 0.0, VISION: 0.0},
             recomputed_fixed=self.again_fixed,
             recomputed_context=self.again_context,
-            claims={claim.usage.key: claim for claim in self.claims.values()},
+            claims=tuple(sorted(self.claims.values(), key=_by_key)),
         )
 
     def claim(self, work: Work) -> Claim:
         """The claim of a request on this window."""
-        found = self.claims.get(work.key)
+        found = self.claims.get(id(work.usage))
         if found is None:
-            found = self.claims[work.key] = Claim(work.usage)
+            found = self.claims[id(work.usage)] = Claim(work.usage)
         return found
 
     # ---- prefill -------------------------------------------------------------------------------
@@ -127,7 +128,7 @@ class _Measurement:
                 known[i] += work.computed
                 cached[i] += work.prompt - work.computed
         at: dict[int, list[Work]] = {}
-        for work in sorted(unknown, key=lambda w: (w.first, w.key)):
+        for work in sorted(unknown, key=lambda w: (w.first, w.key.process, w.key.sequence)):
             at.setdefault(work.first - self.lo, []).append(work)
         for i, works in at.items():
             computed, reused = self._counted(i, known, cached)
@@ -156,9 +157,9 @@ class _Measurement:
         tokens, encoder, at = self.c["prefill_tokens"], self.c["encoder_tokens"], self.c["at_ns"]
         pending = sorted(
             (w for w in self.works if w.prompt_left is None or w.prompt_left > 0),
-            key=lambda w: (w.first, w.scheduled_ns, w.key),
+            key=lambda w: (w.first, w.scheduled_ns, w.key.process, w.key.sequence),
         )
-        for i in np.flatnonzero((tokens > 0) | (encoder > 0)).tolist():
+        for i in ((tokens > 0) | (encoder > 0)).nonzero()[0].tolist():
             left, moment, position = int(tokens[i]), int(at[i]), i + self.lo
             eligible = [w for w in pending if w.scheduled_ns < moment and w.first + SLACK >= position]
             poured: list[tuple[Work, int]] = []
@@ -262,10 +263,9 @@ class _Measurement:
         """
         decodes = self.c["decode_requests"]
         free = decodes - np.cumsum(self.taken)[:-1] * (decodes > 0)
-        steps = np.flatnonzero(free > 0.5)
-        for work in self.works:
-            if work.usage.finish_reason != STOPPED or not work.has_output:
-                continue
+        stopped = [work for work in self.works if work.usage.finish_reason == STOPPED and work.has_output]
+        steps = (free > 0.5).nonzero()[0] if stopped else ()
+        for work in stopped:
             k = int(np.searchsorted(steps, work.last + 1 - self.lo))
             if k >= len(steps) or steps[k] + self.lo > work.last + SLACK or free[steps[k]] <= 0.5:
                 continue
@@ -316,12 +316,19 @@ def _mean_context(preempted: list[Work], decoded: float) -> float:
     return sum(n * length**2 for n, length in lost) / max(1.0, 2 * sum(n * length for n, length in lost))
 
 
+_ZERO = np.zeros(1, np.int64)
+
+
+def _by_key(claim: Claim) -> tuple[int, int]:
+    return claim.usage.key.process, claim.usage.key.sequence
+
+
 def _rows(matrix: Floats, busy_ns: Ints, at_ns: Ints, start_ns: int) -> tuple[Floats, Floats]:
     """Features and busy seconds in parts of ``ROW_NS``; parts without a mark are left out."""
     if not len(at_ns):
         return np.empty((0, matrix.shape[1])), np.empty(0)
     part = (at_ns - start_ns - 1) // ROW_NS
-    starts = np.flatnonzero(np.diff(part, prepend=part[0] - 1))
+    starts = np.concatenate([_ZERO, (part[1:] != part[:-1]).nonzero()[0] + 1])
     return np.add.reduceat(matrix, starts, axis=0), np.add.reduceat(busy_ns, starts) / 1e9
 
 

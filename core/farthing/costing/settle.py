@@ -7,8 +7,7 @@ Energy goes the same way with its own model. Every split is by largest remainder
 
 from __future__ import annotations
 
-from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from farthing.costing.energy import IDLE_SECONDS
@@ -31,7 +30,6 @@ from farthing.domain.conventions import (
 )
 from farthing.domain.model import CostedRequest, Fit, Posting
 from farthing.domain.money import split
-from farthing.domain.records import RecordKey
 
 __all__ = ["Energy", "Settlement", "WindowTime", "settle"]
 
@@ -77,13 +75,34 @@ class _Line(NamedTuple):
     reason: str = ""
 
 
-@dataclass(slots=True)
 class _Amounts:
-    """One total over lines and requests."""
+    """One total over lines and claims."""
 
-    lines: defaultdict[_Line, int] = field(default_factory=lambda: defaultdict(int))
-    requests: defaultdict[RecordKey, dict[str, int]] = field(default_factory=lambda: defaultdict(dict))
-    pool: defaultdict[RecordKey, int] = field(default_factory=lambda: defaultdict(int))
+    def __init__(self, claims: int) -> None:
+        self.lines: dict[_Line, int] = {}
+        self.claims: list[dict[str, int]] = [{} for _ in range(claims)]
+        """phase -> amount, by claim."""
+        self.pool = [0] * claims
+
+    def add(self, line: _Line, amount: int) -> None:
+        """Put an amount on a line."""
+        if amount:
+            self.lines[line] = self.lines.get(line, 0) + amount
+
+
+class _Weights:
+    """Integer weights of a window's work at one set of coefficients."""
+
+    def __init__(self, work: WindowWork, coefficients: dict[str, float]) -> None:
+        self.work = work
+        modelled = work.seconds(coefficients)
+        self.phases = [round(modelled[phase] * _WEIGHT) for phase in PHASES]
+        self.claims = [claim.seconds(coefficients) for claim in work.claims]
+        pool = work.pool_seconds(coefficients)
+        holders = [round(claim.attended) for claim in work.claims]
+        self.holders = holders if any(holders) else []
+        """Who held the KV cache, in token-steps, for sharing what preemptions cost; empty when nobody did."""
+        self.pool = {phase: round(pool[phase] * _WEIGHT) if self.holders else 0 for phase in PHASES}
 
 
 def settle(
@@ -97,34 +116,21 @@ def settle(
     busy, *rest = split(bill_nano, [time.busy_ns, *time.other_ns.values()])
     money = _spread(busy, weights, model)
     for account, nano in zip(time.other_ns, rest, strict=True):
-        money.lines[_Line(account, model=model)] += nano
-    joules = _energy(energy, time, work, model) if energy else _Amounts()
+        money.add(_Line(account, model=model), nano)
+    joules = _energy(energy, time, work, model) if energy else _Amounts(len(work.claims))
     busy_ns = split(time.busy_ns, weights.phases) if any(weights.phases) else [0] * len(PHASES)
     return Settlement(
         postings=tuple(
-            Posting(*line, method=_method(line, fit), nano=money.lines[line], millijoules=joules.lines[line])
+            Posting(*line, _method(line, fit), money.lines.get(line, 0), joules.lines.get(line, 0))
             for line in sorted({*money.lines, *joules.lines})
-            if money.lines[line] or joules.lines[line]
         ),
         requests=tuple(
-            CostedRequest(key, money.requests[key], sum(joules.requests[key].values()), money.pool[key])
-            for key in sorted({*money.requests, *joules.requests})
+            CostedRequest(claim.usage.key, money.claims[i], sum(joules.claims[i].values()), money.pool[i])
+            for i, claim in enumerate(work.claims)
+            if money.claims[i] or joules.claims[i]
         ),
         phase_ns=dict(zip(PHASES, busy_ns, strict=True)),
     )
-
-
-class _Weights:
-    """Integer weights of a window's work at one set of coefficients."""
-
-    def __init__(self, work: WindowWork, coefficients: dict[str, float]) -> None:
-        self.work = work
-        modelled = work.seconds(coefficients)
-        self.phases = [round(modelled[phase] * _WEIGHT) for phase in PHASES]
-        self.claims = {key: claim.seconds(coefficients) for key, claim in work.claims.items()}
-        self.pool = work.pool_seconds(coefficients)
-        self.holders = {key: round(claim.attended) for key, claim in work.claims.items() if claim.attended >= 1}
-        """Who held the KV cache: token-steps, for sharing what preemptions cost."""
 
 
 def _method(line: _Line, fit: Fit) -> str:
@@ -144,57 +150,51 @@ def _energy(energy: Energy, time: WindowTime, work: WindowWork, model: str) -> _
     busy, *rest = split(energy.millijoules, [busy_weight, *others])
     amounts = _spread(busy, weights, model)
     for account, millijoules in zip(time.other_ns, rest, strict=True):
-        amounts.lines[_Line(account, model=model)] += millijoules
+        amounts.add(_Line(account, model=model), millijoules)
     return amounts
 
 
 def _spread(busy: int, weights: _Weights, model: str) -> _Amounts:
     """Busy money (or energy) over phases, their claimants, and those who share what preemptions cost."""
-    amounts = _Amounts()
+    amounts = _Amounts(len(weights.claims))
     if not any(weights.phases):
-        if busy:
-            amounts.lines[_Line(UNATTRIBUTED, model=model, reason=REASON_UNMETERED)] = busy
+        amounts.add(_Line(UNATTRIBUTED, model=model, reason=REASON_UNMETERED), busy)
         return amounts
     for phase, amount in zip(PHASES, split(busy, weights.phases), strict=True):
+        if not amount:
+            continue
         own, lost, pool = _phase(phase, amount, weights)
-        for key, share in own.items():
-            _book(amounts, weights, key, phase, share)
-        if lost:
-            amounts.lines[_Line(UNATTRIBUTED, phase, model=model, reason=REASON_LOST)] += lost
+        _book(amounts, weights, phase, own)
+        amounts.add(_Line(UNATTRIBUTED, phase, model=model, reason=REASON_LOST), lost)
         if pool:
-            holders = sorted(weights.holders)
-            for key, share in zip(holders, split(pool, [weights.holders[key] for key in holders]), strict=True):
-                _book(amounts, weights, key, phase, share, pooled=True)
+            shares = split(pool, weights.holders)
+            _book(amounts, weights, phase, shares, pooled=True)
+            amounts.pool = [before + share for before, share in zip(amounts.pool, shares, strict=True)]
     return amounts
 
 
-def _book(
-    amounts: _Amounts, weights: _Weights, key: RecordKey, phase: str, share: int, *, pooled: bool = False
-) -> None:
-    """One request's share of one phase, on its line."""
-    if not share:
-        return
-    usage = weights.work.claims[key].usage
-    account = _ACCOUNT[usage.outcome]
-    reason = REASON_FAILED if account == UNATTRIBUTED else REASON_PREEMPTION if pooled else ""
-    amounts.lines[_Line(account, phase, usage.tenant, usage.model, usage.tier, reason)] += share
-    amounts.requests[key][phase] = amounts.requests[key].get(phase, 0) + share
-    if pooled:
-        amounts.pool[key] += share
+def _book(amounts: _Amounts, weights: _Weights, phase: str, shares: list[int], *, pooled: bool = False) -> None:
+    """Each claim's share of a phase, on its line."""
+    for claim, mine, share in zip(weights.work.claims, amounts.claims, shares, strict=True):
+        if share:
+            usage = claim.usage
+            account = _ACCOUNT[usage.outcome]
+            reason = REASON_FAILED if account == UNATTRIBUTED else REASON_PREEMPTION if pooled else ""
+            amounts.add(_Line(account, phase, usage.tenant, usage.model, usage.tier, reason), share)
+            mine[phase] = mine.get(phase, 0) + share
 
 
-def _phase(phase: str, amount: int, weights: _Weights) -> tuple[dict[RecordKey, int], int, int]:
-    """A phase's amount: each claimant's own share, what nobody claims, and the pool of recomputed work."""
+def _phase(phase: str, amount: int, weights: _Weights) -> tuple[list[int], int, int]:
+    """A phase's amount: each claim's own share, what nobody claims, and the pool of recomputed work."""
     work = weights.work
-    keys = sorted(key for key, by_phase in weights.claims.items() if by_phase[phase] > 0)
-    own = [round(weights.claims[key][phase] * _WEIGHT) for key in keys]
-    pool = round(weights.pool[phase] * _WEIGHT) if weights.holders else 0
+    own = [round(claim[phase] * _WEIGHT) for claim in weights.claims]
+    pool = weights.pool[phase]
     unclaimed = work.unclaimed[phase]
     again = work.recomputed[phase] if phase == PREFILL else 0.0
     claimed = max(0.0, work.units[phase] - unclaimed - again)
     total = sum(own)
     if (claimed <= 0 and not pool) or not total + pool:
-        return {}, amount, 0
+        return [0] * len(own), amount, 0
     lost = round(total * unclaimed / claimed) if claimed > 0 else 0
     *shares, lost_amount, pool_amount = split(amount, [*own, lost, pool])
-    return dict(zip(keys, shares, strict=True)), lost_amount, pool_amount
+    return shares, lost_amount, pool_amount

@@ -338,7 +338,8 @@ class CostStream:
             row = [*(work.features[name] for name in FEATURES), idle]
             index.joules.add(np.array([row]), np.array([millijoules / 1_000]))
         held = slice(span.lo - index.track.base, span.hi - index.track.base)
-        tokens = {kind: int(index.track.columns[column][held].sum()) for kind, column in _TOKENS.items()}
+        columns = index.track.columns
+        tokens = {kind: int(columns[column][held].sum()) for kind, column in _TOKENS.items()}
         return _Measured(span, time, work, tokens, millijoules)
 
     def _settle(self, number: int, index: _Index, measured: _Measured) -> SettledWindow:
@@ -370,42 +371,40 @@ class CostStream:
 
     def _time(self, index: _Index, span: _Span) -> tuple[WindowTime, Ints]:
         """A window's time by state, and the busy nanoseconds before each of its marks."""
-        start, end = span.start, span.end
-        track = index.track
-        at, running = track.columns["at_ns"], track.columns["running"]
-        scheduled = sorted(work.scheduled_ns for work in index.works)
-        busy: list[tuple[int, int]] = []
-        for position in range(span.lo, min(span.hi + 1, track.end)):
-            i = position - track.base
-            moment = int(at[i])
-            before = int(at[i - 1]) if i > 0 else start
-            if i > 0 and running[i - 1] > 0:
-                begin = before
-            else:
-                # the first step after idle began when its earliest request was scheduled
-                begin = next((s for s in scheduled if before < s < moment), moment)
-            busy.append((max(begin, start), min(moment, end)))
-        total = sum(max(0, b - a) for a, b in busy)
-        by_mark = np.array([max(0, b - a) for a, b in busy[: span.hi - span.lo]], np.int64)
-        return WindowTime(total, self._other(start, end, busy)), by_mark
+        track, marks = index.track, span.hi - span.lo
+        # the mark before the first, and the one after the last, whose step may have begun within the window
+        low, high = max(span.lo - 1, track.base), min(span.hi + 1, track.end)
+        at = track.columns["at_ns"][low - track.base : high - track.base]
+        running = track.columns["running"][low - track.base : high - track.base]
+        begins, ends = at.copy(), at
+        begins[1:][running[:-1] > 0] = at[:-1][running[:-1] > 0]
+        idle = (running[:-1] <= 0).nonzero()[0] + 1
+        if low == span.lo and len(at):
+            idle = np.concatenate([[0], idle])
+        if len(idle):
+            # the first step after idle began when its earliest request was scheduled
+            scheduled = np.sort(np.array([work.scheduled_ns for work in index.works], np.int64))
+            before = np.where(idle > 0, at[idle - 1], span.start)
+            k = np.searchsorted(scheduled, before, side="right")
+            earliest = np.append(scheduled, np.iinfo(np.int64).max)[k]
+            begins[idle] = np.minimum(earliest, at[idle])
+        first = span.lo - low
+        begins, ends = np.maximum(begins[first:], span.start), np.minimum(ends[first:], span.end)
+        busy = np.maximum(ends - begins, 0)
+        return WindowTime(int(busy.sum()), self._other(span, begins, ends, busy)), busy[:marks]
 
-    def _other(self, start: int, end: int, busy: list[tuple[int, int]]) -> dict[str, int]:
-        """Nanoseconds of [start, end) outside the busy intervals (ascending, disjoint), by state."""
-        gaps: list[tuple[int, int]] = []
-        cursor = start
-        for a, b in busy:
-            if b <= a:
-                continue
-            if a > cursor:
-                gaps.append((cursor, a))
-            cursor = max(cursor, b)
-        if cursor < end:
-            gaps.append((cursor, end))
+    def _other(self, span: _Span, begins: Ints, ends: Ints, busy: Ints) -> dict[str, int]:
+        """Nanoseconds of a window outside its busy intervals (ascending, disjoint), by the instance's state."""
+        kept = busy > 0
+        starts = np.concatenate([[span.start], ends[kept]])
+        stops = np.concatenate([begins[kept], [span.end]])
+        gaps = stops > starts
+        starts, stops = starts[gaps], stops[gaps]
         found: dict[str, int] = {}
-        bounds = [*self._states, (end, "")]
+        bounds = [*self._states, (span.end, "")]
         for (since, state), (until, _) in itertools.pairwise(bounds):
-            for a, b in gaps:
-                overlap = min(b, until) - max(a, since)
-                if overlap > 0:
+            if until > span.start:
+                overlap = int(np.maximum(np.minimum(stops, until) - np.maximum(starts, since), 0).sum())
+                if overlap:
                     found[state] = found.get(state, 0) + overlap
         return found

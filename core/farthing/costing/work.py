@@ -95,7 +95,8 @@ class WindowWork:
     """Share of the steps' fixed part that the recomputing prefills carry."""
     recomputed_context: float = 0.0
     """Their tokens x context."""
-    claims: dict[RecordKey, Claim] = field(default_factory=dict)
+    claims: tuple[Claim, ...] = ()
+    """In the order of the requests' keys."""
 
     def pool_seconds(self, b: dict[str, float]) -> dict[str, float]:
         """Modelled seconds of recomputed work by phase: nobody's own, shared by who held the KV cache."""
@@ -150,7 +151,8 @@ def _known(usage: Usage, sequence: EngineSequence, track: MarkTrack) -> Work:
     last = track.nearest(sequence.last_ns)
     first = track.nearest(sequence.first_ns) if sequence.first_ns is not None else last
     first = min(first, last)
-    steps = track.decode_steps_through(last) - track.decode_steps_through(first)
+    through_last = track.decode_steps_through(last)
+    steps = through_last - track.decode_steps_through(first)
     decoded = max(0, sequence.output_tokens - 1)
     computed = max(0, sequence.prompt_tokens - sequence.cached_tokens)
     scheduled = track.decode_scheduled_through(last) - track.decode_scheduled_through(first)

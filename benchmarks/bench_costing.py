@@ -1,0 +1,168 @@
+"""How fast costing is: one busy engine's hour-like load, a fleet's minute, and the memory of a long day.
+
+Prints seconds and, beside them, the time of a fixed piece of numpy work in the same run, so that figures of different
+machines can be compared as ratios. Run: python -m benchmarks.bench_costing
+"""
+
+from __future__ import annotations
+
+import time
+import tracemalloc
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from farthing.costing.stream import CostStream
+from farthing.domain.clock import SECOND, Anchor
+from farthing.domain.records import (
+    EngineSequence,
+    Lifecycle,
+    Record,
+    RecordKey,
+    Started,
+    StepBatch,
+    StepMarks,
+    Usage,
+)
+
+BATCH = 5 * SECOND
+
+
+def started(boot: str) -> Started:
+    """A boot at time zero."""
+    return Started(RecordKey(boot, 0, 0), 0, Anchor(1_795_000_000 * SECOND, 0), "e", "vllm", "", "m", "X", 1)
+
+
+def load(boot: str, seconds: int, *, steps_per_batch: int, requests_per_batch: int, concurrency: int) -> list[Record]:
+    """A steady load: equal steps, requests that begin and end within a batch; as many records as a real one."""
+    records: list[Record] = [started(boot), Lifecycle(RecordKey(boot, 0, 1), 0, "ready")]
+    gap = BATCH // steps_per_batch
+    for batch in range(seconds * SECOND // BATCH):
+        begin = batch * BATCH
+        at = tuple(begin + gap * (i + 1) for i in range(steps_per_batch))
+        every = max(1, steps_per_batch // max(1, requests_per_batch))
+        prefills = tuple(int(i % every == 0) for i in range(steps_per_batch))
+        nothing = (0,) * steps_per_batch
+        for number in range(requests_per_batch):
+            first = at[min(number * every, steps_per_batch - 2)]
+            last = min(first + gap * 40, at[-2])
+            tokens = 1 + (last - first) // gap
+            sequence = EngineSequence(first - gap // 2, first, last, 500, 0, tokens)
+            key = RecordKey(boot, 0, len(records))
+            records.append(
+                Usage(
+                    key,
+                    str(number),
+                    0,
+                    "m",
+                    "finished",
+                    200,
+                    first - gap,
+                    last,
+                    first,
+                    last,
+                    tenant=f"t{number % 4}",
+                    sequences=(sequence,),
+                )
+            )
+        marks = StepMarks(
+            at_ns=at,
+            running=(concurrency,) * steps_per_batch,
+            waiting=nothing,
+            prefill_requests=prefills,
+            prefill_tokens=tuple(500 * p for p in prefills),
+            decode_requests=(concurrency,) * steps_per_batch,
+            decode_tokens=(concurrency,) * steps_per_batch,
+            encoder_inputs=nothing,
+            encoder_tokens=nothing,
+            generated=(concurrency,) * steps_per_batch,
+            prompt_computed=tuple(500 * p for p in prefills),
+            prompt_cached=nothing,
+            preempted=nothing,
+        )
+        until = begin + BATCH
+        records.append(StepBatch(RecordKey(boot, 0, len(records)), 0, until, until, marks))
+    return records
+
+
+def cost(records: list[Record]) -> int:
+    """How many windows the records settle."""
+    first = records[0]
+    assert isinstance(first, Started)
+    stream = CostStream(first, lambda start, end: end - start)
+    return sum(len(stream.feed(record)) for record in records[1:]) + len(stream.finish())
+
+
+def seconds_of(work: Callable[[], object]) -> float:
+    """Seconds that work takes, the best of three."""
+    best = float("inf")
+    for _ in range(3):
+        began = time.perf_counter()
+        work()
+        best = min(best, time.perf_counter() - began)
+    return best
+
+
+def yardstick() -> None:
+    """A fixed piece of numpy and Python work."""
+    matrix = np.arange(250_000, dtype=float).reshape(500, 500)
+    for _ in range(10):
+        matrix = np.tanh(matrix @ matrix.T / 1e6)
+    sum(i * i for i in range(500_000))
+
+
+def main() -> None:
+    """Print the table."""
+    unit = seconds_of(yardstick)
+    print(f"yardstick {unit:.3f} s")
+    busy = load("b", 250, steps_per_batch=500, requests_per_batch=50, concurrency=32)
+    took = seconds_of(lambda: cost(busy))
+    print(f"25,000 steps and 2,500 requests: {took:.2f} s ({took / unit:.1f} yardsticks)")
+    # every engine has run for six minutes before; the records are shared, the streams are not
+    shared = load("b", 420, steps_per_batch=50, requests_per_batch=5, concurrency=8)
+    last = next(
+        i for i, record in enumerate(shared) if isinstance(record, StepBatch) and record.until_ns == 360 * SECOND
+    )
+    first = shared[0]
+    assert isinstance(first, Started)
+    streams = [CostStream(first, lambda start, end: end - start) for _ in range(1_000)]
+    for stream in streams:
+        for record in shared[1 : last + 1]:
+            stream.feed(record)
+    began = time.perf_counter()
+    windows = sum(len(stream.feed(record)) for stream in streams for record in shared[last + 1 :])
+    took = time.perf_counter() - began
+    print(f"a minute of 1,000 engines ({windows} windows): {took:.2f} s ({took / unit:.1f} yardsticks)")
+    tracemalloc.start()
+    stream = CostStream(started("day"), lambda start, end: end - start)
+    hour = load("day", 3_600, steps_per_batch=20, requests_per_batch=4, concurrency=4)
+    print(f"records of an hour: {len(hour)}")
+    peaks = []
+    for n in range(24):
+        tracemalloc.reset_peak()
+        for record in hour[2:]:
+            stream.feed(_shifted(record, n * 3_600 * SECOND))
+        peaks.append(tracemalloc.get_traced_memory()[1] / 2**20)
+    print(f"peak memory in MiB by hour of a day: first {peaks[0]:.1f}, second {peaks[1]:.1f}, last {peaks[-1]:.1f}")
+
+
+def _shifted(record: Record, by: int) -> Record:
+    key = record.key
+    if isinstance(record, StepBatch):
+        at = tuple(moment + by for moment in record.marks.at_ns)
+        marks = StepMarks(
+            at, *(getattr(record.marks, name) for name in StepMarks.__dataclass_fields__ if name != "at_ns")
+        )
+        return StepBatch(key, 0, record.until_ns + by, record.open_ns + by, marks)
+    if isinstance(record, Usage):
+        (sequence,) = record.sequences
+        first, last = (sequence.first_ns or 0) + by, sequence.last_ns + by
+        moved = replace(sequence, scheduled_ns=sequence.scheduled_ns + by, first_ns=first, last_ns=last)
+        arrived, ended = record.arrived_ns + by, record.ended_ns + by
+        return replace(record, arrived_ns=arrived, ended_ns=ended, first_ns=first, last_ns=last, sequences=(moved,))
+    return record
+
+
+if __name__ == "__main__":
+    main()
