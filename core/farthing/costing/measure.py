@@ -161,7 +161,9 @@ class _Measurement:
         )
         for i in ((tokens > 0) | (encoder > 0)).nonzero()[0].tolist():
             left, moment, position = int(tokens[i]), int(at[i]), i + self.lo
-            eligible = [w for w in pending if w.scheduled_ns < moment and w.first + SLACK >= position]
+            # a late last mark makes all of a sequence's moments late: its first mark says that it was there before
+            began = [w for w in pending if w.scheduled_ns < moment or w.first <= position]
+            eligible = [w for w in began if w.first + SLACK >= position]
             poured: list[tuple[Work, int]] = []
             for work in eligible:
                 if left == 0:
