@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -103,6 +103,17 @@ class _Errors:
     actual: float = 0.0
 
 
+class _Basis(NamedTuple):
+    """What a fit was made of: it is described and checked by this, whatever was added since and whenever one asks."""
+
+    gram: Floats
+    moment: Floats
+    square: float
+    rows: int
+    windows: int
+    wape: float | None
+
+
 class FitHistory:
     """A sliding horizon of windows and the fit they give; deterministic in the order of ``add``.
 
@@ -132,6 +143,7 @@ class FitHistory:
         self._coefficients = self._prior.copy()
         self._current: Fit | None = None
         self.windows = 0
+        self._refit()
 
     def add(self, rows: Floats, targets: Floats) -> None:
         """Learn from a window: ``rows`` (n, k) of features and ``targets`` (n,); without both it changes nothing.
@@ -150,22 +162,27 @@ class FitHistory:
         if len(self._held) > self._horizon:
             self._count(self._held.popleft(), -1)
         self.windows += 1
-        if self.windows >= MINIMUM_WINDOWS and (self.windows <= REFIT_ALWAYS or self.windows % REFIT_EVERY == 0):
-            self._coefficients = solve(self._gram, self._moment, self._prior, self._ridge)
-            self._current = None
-        elif self.windows <= MINIMUM_WINDOWS:
-            self._current = None
+        if self.windows <= REFIT_ALWAYS or self.windows % REFIT_EVERY == 0:
+            self._refit()
 
     def gap(self, coefficients: dict[str, float]) -> float:
-        """Optimality gap of coefficients on the windows in the horizon."""
+        """Optimality gap of coefficients on the windows that the current fit was made of."""
         values = np.array([coefficients[feature] for feature in self._features])
-        return optimality_gap(self._gram, self._moment, self._prior, values, self._ridge)
+        return optimality_gap(self._basis.gram, self._basis.moment, self._prior, values, self._ridge)
 
     def current(self) -> Fit:
         """The fit as it stands."""
         if self._current is None:
             self._current = self._describe()
         return self._current
+
+    def _refit(self) -> None:
+        if self.windows >= MINIMUM_WINDOWS:
+            self._coefficients = solve(self._gram, self._moment, self._prior, self._ridge)
+        wape = self._errors.absolute / self._errors.actual if self._errors.actual > 0 else None
+        gram, moment = self._gram.copy(), self._moment.copy()
+        self._basis = _Basis(gram, moment, self._square, self._rows, self.windows, wape)
+        self._current = None
 
     def _count(self, products: _Products, sign: int) -> None:
         gram, moment, square, rows = products
@@ -175,30 +192,31 @@ class FitHistory:
         self._rows += sign * rows
 
     def _describe(self) -> Fit:
-        wape = self._errors.absolute / self._errors.actual if self._errors.actual > 0 else None
-        if self.windows < MINIMUM_WINDOWS:
+        windows, wape = self._basis.windows, self._basis.wape
+        if windows < MINIMUM_WINDOWS:
             method = ASSUMED
         else:
             method = MODELLED if wape is not None and wape <= GOOD_WAPE else ESTIMATED
         digest = hashlib.sha256(self._coefficients.tobytes()).hexdigest()[:12]
         return Fit(
-            version=f"{self._name}-{self.windows}-{digest}",
+            version=f"{self._name}-{windows}-{digest}",
             method=method,
             coefficients=dict(zip(self._features, self._coefficients.tolist(), strict=True)),
             intervals=self._intervals(),
             walk_forward_wape=wape,
-            windows=self.windows,
+            windows=windows,
         )
 
     def _intervals(self) -> dict[str, tuple[float, float]]:
         """90 % bounds from the regularised normal equations; wide where features are collinear."""
-        count, k = self._rows, len(self._features)
+        basis, k = self._basis, len(self._features)
+        count = basis.rows
         if count <= k:
             return dict.fromkeys(self._features, (0.0, float("inf")))
         b = self._coefficients
-        squares = self._square - 2 * float(b @ self._moment) + float(b @ self._gram @ b)
+        squares = basis.square - 2 * float(b @ basis.moment) + float(b @ basis.gram @ b)
         variance = max(0.0, squares) / (count - k)
-        matrix, _ = _scaled(self._gram, self._moment, self._prior, self._ridge)
+        matrix, _ = _scaled(basis.gram, basis.moment, self._prior, self._ridge)
         spread = _Z90 * np.sqrt(variance * np.diag(np.linalg.inv(matrix))) * self._prior
         low, high = np.maximum(0.0, b - spread).tolist(), (b + spread).tolist()
         return {feature: (low[i], high[i]) for i, feature in enumerate(self._features)}
