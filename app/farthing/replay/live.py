@@ -20,7 +20,7 @@ from farthing.domain.clock import SECOND
 from farthing.replay.recording import Recording
 from farthing.replay.sender import Sender
 from farthing.replay.wire_records import TimedRecord, wire_records
-from farthing.service.server import bind
+from farthing.service.server import bind, end_well_on_sigterm
 
 __all__ = ["LiveReplay", "ReplayOptions", "run_replay"]
 
@@ -68,14 +68,15 @@ class LiveReplay:
         return self._lead_ns + round((self._clock_ns() - self._began_ns) * self._options.speed)
 
     async def run(self, sender: Sender) -> None:
-        """Send the recording, once or for ever; returns when all of it is delivered."""
+        """Send the recording, once or for ever; returns when all of it is delivered, or the sender is stopped."""
         while True:
-            await self._play(sender)
-            if not self._options.loop:
+            delivered = await self._play(sender)
+            if not (delivered and self._options.loop):
                 return
             self._began_ns, self._lead_ns = self._clock_ns(), 0
 
-    async def _play(self, sender: Sender) -> None:
+    async def _play(self, sender: Sender) -> bool:
+        """Whether the whole recording was delivered."""
         start_ns = self._began_ns - round(self._lead_ns / self._options.speed)
         boot = f"replay:{self._options.engine}:{start_ns}"
         self.boots += 1
@@ -85,10 +86,12 @@ class LiveReplay:
         while sent < len(records):
             due = self._due(records, sent, start_ns)
             if due > sent:
-                await sender.send([timed.record for timed in records[sent:due]])
+                if await sender.send([timed.record for timed in records[sent:due]]) < due - sent:
+                    return False
                 sent = due
             else:
                 await asyncio.sleep(PACE_SECONDS)
+        return True
 
     def _due(self, records: list[TimedRecord], sent: int, start_ns: int) -> int:
         position = self.position_ns()
@@ -110,6 +113,7 @@ def run_replay(recording: Recording, options: ReplayOptions) -> None:
     """Serve and send until the recording ends, or until SIGTERM or SIGINT when it loops."""
     listener = bind(options.host, options.port, "stack.replay_port (or --port)")
     replay = LiveReplay(recording, options)
+    end_well_on_sigterm()
 
     async def main() -> None:
         server = uvicorn.Server(uvicorn.Config(replay.app, log_level="warning", access_log=False))

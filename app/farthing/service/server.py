@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import socket
+import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from types import FrameType
 
 import uvicorn
 from prometheus_client import CollectorRegistry
@@ -30,7 +33,7 @@ from farthing.service.accountant import Accountant
 from farthing.service.scraping import Scraping
 from farthing.settings import Settings, read_secret
 
-__all__ = ["Service", "bind", "price_book", "serve"]
+__all__ = ["Service", "bind", "end_well_on_sigterm", "price_book", "serve"]
 
 _log = logging.getLogger(__name__)
 
@@ -145,10 +148,24 @@ def bind(host: str, port: int, setting: str) -> socket.socket:
     return listener
 
 
+def end_well_on_sigterm() -> None:
+    """Exit with status 0 on SIGTERM, closing what is open.
+
+    uvicorn takes the signal while it serves, and raises it once more when it has shut down: by default that
+    would kill the process before it has closed its ledger.
+    """
+
+    def leave(_number: int, _frame: FrameType | None) -> None:
+        sys.exit(0)
+
+    signal.signal(signal.SIGTERM, leave)
+
+
 def serve(settings: Settings) -> None:
     """Run until SIGTERM or SIGINT."""
     listener = bind(settings.serve.host, settings.serve.port, "serve.port")
     ledger = Ledger.open(settings.ledger)
+    end_well_on_sigterm()
     try:
         asyncio.run(_serve(settings, ledger, listener))
     finally:
