@@ -11,15 +11,21 @@ import zlib
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
+
+import msgspec
 
 from farthing.domain.clock import Anchor, nanoseconds
 from farthing.domain.errors import RecordingError
+from farthing.replay import fields
+from farthing.replay.fields import wrong_field
 
 __all__ = ["PACKAGED", "Recording", "Scrape", "load_recording", "packaged_names"]
 
 PACKAGED = Path(__file__).parent / "recordings"
-_FORMAT = "see recordings/README.md for the format"
+_FORMAT = "see docs/replay.md for the format"
+
+Decoder: TypeAlias = "msgspec.json.Decoder[Any]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,14 +102,12 @@ def load_recording(source: str | Path) -> Recording:
             raise RecordingError(
                 f"{source}: no such folder, and no packaged recording of that name (packaged: {known})"
             )
-    steps = _rows(folder / "steps.jsonl.gz", ("t", "m", "run", "wait"))
-    requests = _rows(folder / "requests.jsonl.gz", ("id", "tenant", "t0", "end"))
-    metrics = _rows(folder / "metrics.jsonl.gz", ("t", "body"))
-    nvml = _rows(folder / "nvml.jsonl.gz", ())
+    steps = _rows(folder / "steps.jsonl.gz", fields.STEP)
+    requests = _rows(folder / "requests.jsonl.gz", fields.REQUEST)
+    metrics = _rows(folder / "metrics.jsonl.gz", fields.SCRAPE)
+    nvml = _rows(folder / "nvml.jsonl.gz", fields.GPU_SAMPLE, first_line=fields.DEVICE)
     if not any(row["body"] for row in metrics):
         raise RecordingError(f"{folder / 'metrics.jsonl.gz'}: holds no scrape that succeeded; {_FORMAT}")
-    for number, sample in enumerate(nvml[1:], start=2):
-        _require(folder / "nvml.jsonl.gz", number, sample, ("t", "e_mj", "p_mw", "mem"))
     scrapes = tuple(Scrape(nanoseconds(row["t"]), row["body"]) for row in metrics)
     moments = [nanoseconds(rows[i]["t"]) for rows in (steps, metrics, nvml[1:]) if rows for i in (0, -1)]
     moments += [nanoseconds(row[key]) for row in requests for key in ("t0", "end")]
@@ -120,17 +124,14 @@ def load_recording(source: str | Path) -> Recording:
     )
 
 
-def _rows(path: Path, required: tuple[str, ...]) -> list[dict[str, Any]]:
+def _rows(path: Path, lines_of: Decoder, first_line: Decoder | None = None) -> list[dict[str, Any]]:
+    """The lines of a file, each checked for the fields that are read; ``first_line`` is of another type."""
     rows: list[dict[str, Any]] = []
     try:
         with gzip.open(path, "rt", encoding="utf-8") as lines:
             for number, line in enumerate(lines, start=1):
-                try:
-                    row = json.loads(line, parse_float=Decimal)
-                except ValueError as error:
-                    raise RecordingError(f"{path}:{number}: not a JSON line ({error}); {_FORMAT}") from error
-                _require(path, number, row, required)
-                rows.append(row)
+                decoder = first_line if first_line is not None and number == 1 else lines_of
+                rows.append(_row(f"{path}:{number}", line, decoder))
     except FileNotFoundError as error:
         raise RecordingError(f"{path}: missing; a recording needs it ({_FORMAT})") from error
     except (EOFError, OSError, UnicodeDecodeError, zlib.error) as error:
@@ -142,9 +143,13 @@ def _rows(path: Path, required: tuple[str, ...]) -> list[dict[str, Any]]:
     return rows
 
 
-def _require(path: Path, number: int, row: Any, required: tuple[str, ...]) -> None:
-    if not isinstance(row, dict):
-        raise RecordingError(f"{path}:{number}: a line must be a JSON object; {_FORMAT}")
-    for key in required:
-        if key not in row:
-            raise RecordingError(f"{path}:{number}: the field {key!r} is missing; {_FORMAT}")
+def _row(where: str, line: str, decoder: Decoder) -> dict[str, Any]:
+    try:
+        decoder.decode(line)
+        # once more, because only this parser keeps the decimals of times beyond what a double holds
+        row: dict[str, Any] = json.loads(line, parse_float=Decimal)
+    except msgspec.ValidationError as error:
+        raise RecordingError(f"{where}: {wrong_field(error)}; {_FORMAT}") from error
+    except (msgspec.DecodeError, ValueError) as error:
+        raise RecordingError(f"{where}: not a JSON line ({error}); {_FORMAT}") from error
+    return row
