@@ -120,17 +120,18 @@ def causes(recording: Recording, schedule: Schedule) -> None:
 
 def walk(recording: Recording, _: Schedule) -> None:
     """Walk-forward error by window offset."""
-    errors = fit_studies.walk_forward(recording)
+    errors = [grid.fit.walk_forward_wape or float("nan") for grid in fit_studies.grids(recording)]
     offsets = [f"{seconds} s" for seconds in range(len(errors))]
     _table([*offsets, "mean"], [[*map(_percent, errors), _percent(sum(errors) / len(errors))]])
 
 
 def rows(recording: Recording, schedule: Schedule) -> None:
-    """The same fit on shorter rows, and with a weaker ridge: what would predict windows better."""
+    """The same fit on other rows and with another ridge: what would predict windows better, or worse."""
     found = []
+    on = fit_studies.grids(recording)
     for row_s in (0.25, 0.5, 1.0, 2.5, 5.0):
-        for ridge_s in (fit.RIDGE_SECONDS, 0.02):
-            error, law = fit_studies.rows_of(recording, schedule, row_s, ridge_s)
+        for ridge_s in (fit.RIDGE_SECONDS, 0.05):
+            error, law = fit_studies.rows_of(schedule, on, row_s, ridge_s)
             found.append([f"{row_s:g} s", f"{ridge_s:g} s", _percent(error), _numbers(law)])
     _table(["rows of", "ridge", "walk-forward on 5 s windows", "last fit"], found)
 
@@ -138,7 +139,7 @@ def rows(recording: Recording, schedule: Schedule) -> None:
 def unseen(recording: Recording, schedule: Schedule) -> None:
     """Every load phase left out of the fit and then predicted."""
     _table(
-        ["left out", "windows", "predicted / measured", "lowest", "highest", "features chosen without it"],
+        ["left out", "windows", "predicted / measured", "lowest", "highest", "chosen without it", "chosen"],
         [
             [
                 row.load,
@@ -147,15 +148,17 @@ def unseen(recording: Recording, schedule: Schedule) -> None:
                 f"{row.lowest:.3f}",
                 f"{row.highest:.3f}",
                 f"{row.chosen:.3f}",
+                " | ".join(sorted(set(row.sets))).replace("|", "or"),
             ]
-            for row in fit_studies.left_out(recording, schedule)
+            for row in fit_studies.left_out(recording, schedule, fit_studies.grids(recording))
         ],
     )
 
 
 def shares(recording: Recording, schedule: Schedule) -> None:
     """Phase shares by feature set, with 90 % bounds."""
-    found = fit_studies.phase_shares(recording, schedule)
+    (grid,) = fit_studies.grids(recording, [0])
+    found = fit_studies.phase_shares(schedule, grid)
     names = [*c.PHASES, "prefill + vision"]
     _table(
         ["features", "walk-forward", *names],
