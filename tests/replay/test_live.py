@@ -1,6 +1,7 @@
 """A live replay: the recorded exposition at its moment, every record once and on time, and an end when told."""
 
 import asyncio
+import gzip
 import itertools
 import json
 import time
@@ -12,7 +13,6 @@ from tests.replay.conftest import TEXT, VISION
 from farthing.domain.clock import SECOND
 from farthing.replay.live import LiveReplay, ReplayOptions
 from farthing.replay.sender import Sender
-from farthing_probe import wire
 
 URL = "http://intake:9464"
 
@@ -27,7 +27,7 @@ class Intake:
     def __call__(self, request):
         if self.away:
             raise httpx.ConnectError("nobody is there")
-        lines = [json.loads(line) for line in wire.gzip.decompress(request.content).splitlines()]
+        lines = [json.loads(line) for line in gzip.decompress(request.content).splitlines()]
         self.records += lines
         return httpx.Response(200, json={"accepted": len(lines), "duplicate": 0, "refused": []})
 
