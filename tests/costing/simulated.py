@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tests.simulation import RECOMPUTE, Simulation
@@ -27,12 +28,16 @@ def cost(simulation: Simulation) -> list[SettledWindow]:
             for earlier in streams.values():
                 if not earlier.ended:
                     windows += earlier.finish()
-            streams[boot] = CostStream(record, lambda start, end, ranks=record.ranks: (end - start) * ranks)
+            streams[boot] = CostStream(record, _by_the_nanosecond(record.ranks))
         windows += streams[boot].feed(record)
     for stream in streams.values():
         if not stream.ended:
             windows += stream.finish()
     return windows
+
+
+def _by_the_nanosecond(ranks: int) -> Callable[[int, int], int]:
+    return lambda start, end: (end - start) * ranks
 
 
 @dataclass
@@ -69,9 +74,9 @@ def accuracy(simulation: Simulation, windows: list[SettledWindow]) -> Accuracy:
     own = {key: sum(ns for phase, ns in r.ns.items() if phase != RECOMPUTE) for key, r in finished.items()}
     truth: Counter[str] = Counter()
     mine: Counter[str] = Counter()
-    for key, request in finished.items():
-        truth[request.tenant] += own[key]
-        mine[request.tenant] += charged[key]
+    for key, done in finished.items():
+        truth[done.tenant] += own[key]
+        mine[done.tenant] += charged[key]
     phases: Counter[str] = Counter()
     for window in windows:
         phases.update(window.phase_ns)

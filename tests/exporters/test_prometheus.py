@@ -62,8 +62,10 @@ def tenant(name: str, nano: int, aborted: int = 0) -> TenantView:
 
 def test_every_metric_of_the_reference_has_a_series_of_its_labels():
     """No metric is documented without being exported, and none with other labels or another type."""
+    late = {("decode", "modelled"): 1_000}
     pictured = replace(
         snapshot(),
+        engines=tuple(replace(view, late_nano=late) for view in snapshot().engines),
         histograms=tuple(
             histogram_view(metric=metric)
             for metric in (names.METRIC_TTFT, names.METRIC_TPOT, names.METRIC_E2E, names.METRIC_QUEUE)
@@ -292,3 +294,26 @@ def test_promtool_finds_nothing_to_lint():
     body, _ = exposition(registry_of(snapshot), "")
     done = subprocess.run([promtool, "check", "metrics"], input=body, capture_output=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+def test_a_late_record_moves_dollars_without_any_counter_decreasing():
+    """What leaves unattributed stays in its counter, and is counted once more as late."""
+    labels = {"engine": "e", "account": "unattributed", "phase": "decode", "method": "modelled"}
+
+    def pictured(charged, unattributed, late):
+        accounts = {("charged", "decode", "modelled"): charged, ("unattributed", "decode", "modelled"): unattributed}
+        view = replace(
+            engine_view(),
+            engine=replace(engine_view().engine, name="e"),
+            accounts_nano=accounts,
+            unattributed_nano={"lost_record": unattributed},
+            late_nano=late,
+        )
+        return scrape(registry_of(lambda: replace(snapshot(), engines=(view,))))
+
+    before = pictured(100 * NANO, 10 * NANO, {})
+    after = pictured(107 * NANO, 3 * NANO, {("decode", "modelled"): 7 * NANO})
+    assert one(before, names.METRIC_COST, **labels) == one(after, names.METRIC_COST, **labels) == 10
+    lost = {"engine": "e", "reason": "lost_record"}
+    assert one(before, names.METRIC_UNATTRIBUTED, **lost) == one(after, names.METRIC_UNATTRIBUTED, **lost) == 10
+    assert one(after, names.METRIC_LATE, engine="e", phase="decode", method="modelled") == 7

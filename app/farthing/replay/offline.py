@@ -46,7 +46,7 @@ class OfflineRun:
     def write(self, ledger: Ledger) -> None:
         """Store the records and post the books; what the ledger has already stays as it is."""
         ledger.add(self.raw)
-        ledger.post(self.entry.boot, self.entry.requests, self.entry.windows)
+        ledger.post(self.entry.boot, self.entry.requests, self.entry.windows, self.entry.adjustments)
 
 
 def cost_recording(recording: Recording, settings: Settings, prices: PriceBook) -> OfflineRun:

@@ -182,11 +182,12 @@ class Accountant:
         if isinstance(account, BootAccount):
             account.missing = self._orders[account.started.key.boot].missing
         for entry in account.drain():
-            if not entry.requests and not entry.windows and self._boots.get(entry.boot.boot) == entry.boot:
+            news = entry.requests or entry.windows or entry.adjustments
+            if not news and self._boots.get(entry.boot.boot) == entry.boot:
                 continue
-            posted = self.ledger.post(entry.boot, entry.requests, entry.windows)
+            posted = self.ledger.post(entry.boot, entry.requests, entry.windows, entry.adjustments)
             self._boots[entry.boot.boot] = entry.boot
-            self._totals.add(entry.boot.engine, posted.windows, posted.requests)
+            self._totals.add(entry.boot.engine, posted)
             changed = True
         if changed:
             self._checks[account.engine] = reconcile(account.evidence(self._lines(account)))

@@ -11,7 +11,7 @@ from farthing.costing.checks import Evidence
 from farthing.costing.stream import CostStream, Options
 from farthing.domain import conventions as c
 from farthing.domain.clock import SECOND
-from farthing.domain.model import Fit, SettledWindow
+from farthing.domain.model import Adjustment, Fit, SettledWindow
 from farthing.domain.records import Counters, GpuSamples, Lifecycle, Record, Started, StepBatch, Usage
 from farthing.ledger.repository import Boot, RequestRow
 from farthing.settings import Settings
@@ -26,6 +26,8 @@ class Entry:
     boot: Boot
     requests: tuple[RequestRow, ...]
     windows: tuple[SettledWindow, ...]
+    adjustments: tuple[Adjustment, ...] = ()
+    """What late records moved in windows that were posted before."""
 
 
 class BootAccount:
@@ -94,9 +96,11 @@ class BootAccount:
 
     def drain(self) -> list[Entry]:
         """What is to be posted since the last call."""
-        entry = Entry(self.row(), tuple(self._requests), tuple(self._windows))
+        adjustments = tuple(self.stream.adjustments)
+        entry = Entry(self.row(), tuple(self._requests), tuple(self._windows), adjustments)
         self._requests.clear()
         self._windows.clear()
+        self.stream.adjustments.clear()
         return [entry]
 
     def row(self) -> Boot:

@@ -28,13 +28,21 @@ class BootOrder:
         self._stopped: set[int] = set()
         """Processes whose last record has arrived."""
         self._processes = 1
-        self.missing = 0
-        """Sequences that were passed over."""
+        self._passed: set[tuple[int, int]] = set()
+        self._late: list[RawRecord] = []
+
+    @property
+    def missing(self) -> int:
+        """Sequences that were passed over and have not come since."""
+        return len(self._passed)
 
     def add(self, raw: RawRecord) -> None:
-        """Take a record in any order; one that was passed over already is late and ignored."""
-        process = raw.key.process
-        if raw.key.sequence < self._next.get(process, 0):
+        """Take a record in any order. A usage record that was passed over already comes out as late."""
+        process, sequence = raw.key.process, raw.key.sequence
+        if sequence < self._next.get(process, 0):
+            if raw.kind == "usage" and (process, sequence) in self._passed:
+                self._passed.discard((process, sequence))
+                self._late.append(raw)
             return
         self._held.setdefault(process, {})[raw.key.sequence] = raw
         self._newest[process] = max(self._newest.get(process, raw.event_ns), raw.event_ns)
@@ -45,6 +53,8 @@ class BootOrder:
 
     def ready(self, *, final: bool = False) -> Iterator[Record]:
         """Records whose turn has come; take them all before adding more. ``final``: nothing more can arrive."""
+        while self._late:
+            yield decode_line(self._late.pop(0).line)
         while True:
             heads = []
             for process in range(self._processes):
@@ -76,7 +86,7 @@ class BootOrder:
         if not final and process not in self._stopped and waited <= self._grace_ns:
             return None
         first = min(held)
-        self.missing += first - expected
+        self._passed.update((process, sequence) for sequence in range(expected, first))
         self._next[process] = first
         return held[first]
 

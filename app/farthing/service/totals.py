@@ -8,9 +8,9 @@ from collections.abc import Iterable
 import sqlalchemy as sa
 
 from farthing.domain import conventions as c
-from farthing.domain.model import SettledWindow
+from farthing.domain.model import Adjustment, SettledWindow
 from farthing.ledger import tables as t
-from farthing.ledger.repository import Ledger, RequestRow
+from farthing.ledger.repository import Ledger, Posted, RequestRow
 
 __all__ = ["Totals"]
 
@@ -40,6 +40,8 @@ class Totals:
         self.tenant_aborted: Counter[TenantKey] = Counter()
         self.tenant_requests: defaultdict[TenantKey, Counter[str]] = defaultdict(Counter)
         self.tenant_tokens: defaultdict[TenantKey, Counter[str]] = defaultdict(Counter)
+        self.late: defaultdict[str, Counter[tuple[str, str]]] = defaultdict(Counter)
+        """engine -> (phase, method) -> nano-dollars that late records moved out of unattributed."""
         self.image_tokens: Counter[str] = Counter()
         self.one_sided: Counter[str] = Counter()
 
@@ -53,6 +55,9 @@ class Totals:
             totals._line(row.engine, row.debit, row.phase, row.method, row.reason, int(row.nano))
             totals._boots[row.boot][row.debit] += int(row.nano)
             totals._tenant(row.debit, row.phase, (row.tenant, row.model, row.tier), int(row.nano))
+        reversed_ = sa.select(j.engine, j.phase, j.method, sa.func.sum(-j.nano)).where(j.nano < 0)
+        for engine, phase, method, nano in ledger.select(reversed_.group_by(j.engine, j.phase, j.method)):
+            totals.late[engine][phase, method] += int(nano)
         sums = [sa.func.sum(column).label(column.name) for column in (w.bill_nano, w.busy_ns, *_window_tokens())]
         joined = sa.select(t.boots.c.engine, *sums).join(t.boots, t.boots.c.boot == w.boot).group_by(t.boots.c.engine)
         for row in ledger.select(joined):
@@ -66,17 +71,21 @@ class Totals:
             totals._request(row, tokens, int(row.number))
         return totals
 
-    def add(self, engine: str, windows: Iterable[SettledWindow], requests: Iterable[RequestRow]) -> None:
-        """Count what was just posted; the caller gives only what is new."""
-        for window in windows:
+    def add(self, engine: str, posted: Posted) -> None:
+        """Count what was just posted."""
+        for window in posted.windows:
             counts = self.windows[engine]
             counts.update({"bill_nano": window.bill_nano, "busy_ns": window.busy_ns})
             counts.update({column.name: window.tokens.get(column.name, 0) for column in _window_tokens()})
-            for p in window.postings:
+        sources: list[SettledWindow | Adjustment] = [*posted.windows, *posted.adjustments]
+        for source in sources:
+            for p in source.postings:
                 self._line(engine, p.account, p.phase, p.method, p.reason, p.nano)
-                self._boots[window.boot][p.account] += p.nano
+                self._boots[source.boot][p.account] += p.nano
                 self._tenant(p.account, p.phase, (p.tenant, p.model, p.tier), p.nano)
-        for request in requests:
+                if p.nano < 0:
+                    self.late[engine][p.phase, p.method] -= p.nano
+        for request in posted.requests:
             tokens = {kind: getattr(request, column) or 0 for kind, column in _REQUEST_TOKENS.items()}
             self._request(request, tokens, 1)
 

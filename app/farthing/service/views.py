@@ -64,6 +64,7 @@ def engine_view(books: EngineBooks, totals: Totals, gauges: EngineGauges, now_ns
         bill_nano=bill,
         accounts_nano=accounts,
         unattributed_nano=dict(totals.unattributed[books.name]),
+        late_nano={key: nano for key, nano in totals.late[books.name].items() if nano},
         wip_nano=books.wip_nano,
         residual_nano=bill - sum(accounts.values()) - sum(books.wip_nano.values()),
         busy_ns=counts["busy_ns"],

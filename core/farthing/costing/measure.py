@@ -103,6 +103,7 @@ class _Measurement:
             recomputed={PREFILL: self.again, DECODE: 0.0, VISION: 0.0},
             recomputed_fixed=self.again_fixed,
             recomputed_context=self.again_context,
+            decode_steps=int((c["decode_requests"] > 0).sum()),
             claims=tuple(sorted(self.claims.values(), key=_by_key)),
         )
 

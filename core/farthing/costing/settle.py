@@ -31,12 +31,13 @@ from farthing.domain.conventions import (
 from farthing.domain.model import CostedRequest, Fit, Posting
 from farthing.domain.money import split
 
-__all__ = ["Energy", "Settlement", "WindowTime", "settle"]
+__all__ = ["ACCOUNT_OF", "Energy", "Settlement", "WindowTime", "settle"]
 
 _WEIGHT = 10**12
 """Integer weights are picoseconds of modelled time, or picojoules of modelled energy."""
 
-_ACCOUNT = {FINISHED: CHARGED, ABORTED: ABORTED, FAILED: UNATTRIBUTED, REJECTED: UNATTRIBUTED}
+ACCOUNT_OF = {FINISHED: CHARGED, ABORTED: ABORTED, FAILED: UNATTRIBUTED, REJECTED: UNATTRIBUTED}
+"""Who bears a request, by its outcome: failures are the platform's, shown as unattributed with their reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +179,7 @@ def _book(amounts: _Amounts, weights: _Weights, phase: str, shares: list[int], *
     for claim, mine, share in zip(weights.work.claims, amounts.claims, shares, strict=True):
         if share:
             usage = claim.usage
-            account = _ACCOUNT[usage.outcome]
+            account = ACCOUNT_OF[usage.outcome]
             reason = REASON_FAILED if account == UNATTRIBUTED else REASON_PREEMPTION if pooled else ""
             amounts.add(_Line(account, phase, usage.tenant, usage.model, usage.tier, reason), share)
             mine[phase] = mine.get(phase, 0) + share

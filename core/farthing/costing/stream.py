@@ -20,13 +20,14 @@ from farthing.costing.energy import (
     EnergyTrack,
 )
 from farthing.costing.fit import FEATURES, FitHistory
+from farthing.costing.late import LateBook
 from farthing.costing.marks import Ints, MarkTrack
 from farthing.costing.measure import measure
 from farthing.costing.settle import Energy, WindowTime, settle
 from farthing.costing.work import SLACK, WindowWork, Work, works_of
 from farthing.domain.clock import SECOND
 from farthing.domain.conventions import ASLEEP, DOWN, IDLE, STARTING, UNKNOWN
-from farthing.domain.model import Fit, SettledWindow
+from farthing.domain.model import Adjustment, Fit, SettledWindow
 from farthing.domain.records import Counters, GpuSamples, Lifecycle, Record, Started, StepBatch, Usage
 
 __all__ = ["CostStream", "Options"]
@@ -55,6 +56,8 @@ class Options:
     """Busy windows that a new fit is given before it splits anything; until then windows are work in progress."""
     warm_up_ns: int = 600 * SECOND
     """How long, in event time, a window waits for that at most."""
+    late_ns: int = 3_600 * SECOND
+    """How long, in event time, a settled window takes in late records."""
     lag: int = 2
     """Windows that are measured after one before it settles: a fit that knows what came next splits better."""
 
@@ -86,6 +89,7 @@ class _Index:
 
     fits: FitHistory
     joules: FitHistory
+    late: LateBook
     track: MarkTrack = field(default_factory=MarkTrack)
     cut_ns: int = 0
     """End of the last closed window."""
@@ -97,13 +101,21 @@ class _Index:
     works: list[Work] = field(default_factory=list)
     waiting: list[Usage] = field(default_factory=list)
     """Requests whose last mark has not been merged yet."""
+    tardy: list[tuple[Usage, int]] = field(default_factory=list)
+    """Late requests that may overlap windows which were measured before they came and are not settled, and the start
+    of the first window that was not."""
+
+    @property
+    def unknown_ns(self) -> int:
+        """Start of the first window that still takes in requests by measuring."""
+        return self.closed[0].start if self.closed else self.cut_ns
 
     @property
     def first_open_ns(self) -> int:
         """Start of the first window that is not settled."""
         if self.measured:
             return self.measured[0].span.start
-        return self.closed[0].start if self.closed else self.cut_ns
+        return self.unknown_ns
 
 
 class CostStream:
@@ -129,6 +141,8 @@ class CostStream:
         """By process and engine index: every process reports every index."""
         self._open: dict[int, int] = {}
         self._finished = False
+        self.adjustments: list[Adjustment] = []
+        """What late records moved in settled windows; the caller takes them away."""
 
     @property
     def watermark_ns(self) -> int:
@@ -162,7 +176,11 @@ class CostStream:
             self._open[process] = max(self._open.get(process, 0), record.open_ns)
             return self._advance()
         if isinstance(record, Usage):
-            self._indices[record.engine_index].waiting.append(record)
+            index = self._indices[record.engine_index]
+            if record.arrived_ns < index.unknown_ns:
+                self.adjustments += index.late.claim(record, before_ns=index.unknown_ns)
+                index.tardy.append((record, index.unknown_ns))
+            index.waiting.append(record)
         elif isinstance(record, Lifecycle):
             self._states.append((record.at_ns, _STATES.get(record.event, IDLE)))
             self._states.sort(key=lambda state: state[0])
@@ -237,7 +255,7 @@ class CostStream:
             ridge=ENERGY_RIDGE_JOULES,
             name="energy-nnls",
         )
-        return _Index(FitHistory(horizon), joules, cut_ns=self.started.at_ns)
+        return _Index(FitHistory(horizon), joules, LateBook(self.options.late_ns), cut_ns=self.started.at_ns)
 
     def _share(self, cumulative: Callable[[int], int], number: int, span: _Span) -> int:
         """An index's equal share of [start, end): integer, and adding up over indices and windows.
@@ -270,7 +288,13 @@ class CostStream:
                 index.measured.append(self._measure(number, index, span))
                 index.closed.pop(0)
             while index.measured and (final or self._fit_is_ready(index, watermark)):
-                settled.append(self._settle(number, index, index.measured.pop(0)))
+                measured = index.measured.pop(0)
+                settled.append(self._settle(number, index, measured))
+                index.late.add(settled[-1], measured.work)
+                for usage, before in index.tardy:
+                    self.adjustments += index.late.claim(usage, since_ns=measured.span.start, before_ns=before)
+            index.tardy = [(usage, before) for usage, before in index.tardy if before > index.first_open_ns]
+            index.late.forget(watermark)
             self._forget(index)
         self._energy.drop_before(self.settled_ns)
         return settled
@@ -309,7 +333,7 @@ class CostStream:
             ends = max((s.last_ns for s in usage.sequences), default=usage.ended_ns)
             if ends > last and not self.ended and ends > self.watermark_ns:
                 later.append(usage)
-            else:
+            elif ends >= index.unknown_ns:
                 index.works.extend(works_of(usage, index.track))
         index.waiting = later
 

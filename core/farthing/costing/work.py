@@ -95,6 +95,8 @@ class WindowWork:
     """Share of the steps' fixed part that the recomputing prefills carry."""
     recomputed_context: float = 0.0
     """Their tokens x context."""
+    decode_steps: int = 0
+    """Steps that decoded for anyone."""
     claims: tuple[Claim, ...] = ()
     """In the order of the requests' keys."""
 
@@ -148,6 +150,9 @@ def works_of(usage: Usage, track: MarkTrack) -> list[Work]:
 
 
 def _known(usage: Usage, sequence: EngineSequence, track: MarkTrack) -> Work:
+    begins = int(track.columns["at_ns"][0])
+    if sequence.first_ns is not None and sequence.first_ns < begins <= sequence.last_ns and track.base:
+        return _rest(usage, sequence, track, begins)
     last = track.nearest(sequence.last_ns)
     first = track.nearest(sequence.first_ns) if sequence.first_ns is not None else last
     first = min(first, last)
@@ -180,6 +185,31 @@ def _known(usage: Usage, sequence: EngineSequence, track: MarkTrack) -> Work:
         preemptions=sequence.preemptions,
         prompt=sequence.prompt_tokens,
         computed=computed,
+        cached=sequence.cached_tokens,
+        decoded=sequence.output_tokens,
+    )
+
+
+def _rest(usage: Usage, sequence: EngineSequence, track: MarkTrack, begins: int) -> Work:
+    """What is left of a sequence whose record came after the windows of its beginning had settled."""
+    last = track.nearest(sequence.last_ns)
+    steps = track.decode_steps_through(last) - track.decode_steps_through(track.base)
+    decoded = max(0, sequence.output_tokens - 1)
+    first_ns = sequence.first_ns or 0
+    left = round(decoded * (sequence.last_ns - begins) / (sequence.last_ns - first_ns))
+    return Work(
+        key=usage.key,
+        usage=usage,
+        scheduled_ns=sequence.scheduled_ns,
+        first=track.base,
+        last=last,
+        prompt_left=0,
+        image_left=0,
+        context=sequence.prompt_tokens + decoded - left,
+        rate=left / steps if steps else 0.0,
+        has_output=True,
+        preemptions=sequence.preemptions,
+        prompt=sequence.prompt_tokens,
         cached=sequence.cached_tokens,
         decoded=sequence.output_tokens,
     )

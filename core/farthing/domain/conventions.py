@@ -71,6 +71,7 @@ WIRE_VERSION: Final = 1
 METRIC_BILL: Final = "farthing_bill_usd_total"
 METRIC_COST: Final = "farthing_cost_usd_total"
 METRIC_UNATTRIBUTED: Final = "farthing_unattributed_usd_total"
+METRIC_LATE: Final = "farthing_late_usd_total"
 METRIC_WIP: Final = "farthing_work_in_progress_usd"
 METRIC_RESIDUAL: Final = "farthing_residual_usd"
 METRIC_BUSY: Final = "farthing_busy_seconds_total"

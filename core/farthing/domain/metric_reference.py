@@ -45,15 +45,22 @@ METRICS: Final = (
         "counter",
         "USD",
         (*ENGINE, names.LABEL_ACCOUNT, names.LABEL_PHASE, names.LABEL_METHOD),
-        "Settled cost by account; account charged is split by phase. With the work in progress an engine's accounts "
-        "add up to its bill.",
+        "Settled cost by account; account charged is split by phase. With the work in progress, and less what late "
+        "records moved (farthing_late_usd_total), an engine's accounts add up to its bill.",
     ),
     Metric(
         names.METRIC_UNATTRIBUTED,
         "counter",
         "USD",
         (*ENGINE, names.LABEL_REASON),
-        "Settled busy cost that no request explains, by reason; expected below 0.5 % of busy cost.",
+        "Settled busy cost that no request explained at first, by reason; expected below 0.5 % of busy cost.",
+    ),
+    Metric(
+        names.METRIC_LATE,
+        "counter",
+        "USD",
+        (*ENGINE, names.LABEL_PHASE, names.LABEL_METHOD),
+        "Unattributed cost that late records moved to the tenants whose work it was: it is in both accounts.",
     ),
     Metric(
         names.METRIC_WIP,

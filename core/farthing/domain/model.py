@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from farthing.domain.records import RecordKey
 
 __all__ = [
+    "Adjustment",
     "Check",
     "CostedRequest",
     "Engine",
@@ -107,6 +108,24 @@ class SettledWindow:
 
 
 @dataclass(frozen=True, slots=True)
+class Adjustment:
+    """Money that a late record moves within a settled window: reversal and repost, adding up to nothing."""
+
+    boot: str
+    engine_index: int
+    start_ns: int
+    """Of the window, as in SettledWindow."""
+    end_ns: int
+    key: RecordKey
+    """The late request."""
+    postings: tuple[Posting, ...]
+    cost_nano: dict[str, int]
+    """phase -> nano-dollars that the request takes over."""
+    energy_mj: int
+    fit_version: str
+
+
+@dataclass(frozen=True, slots=True)
 class Check:
     """A named reconciliation: what was expected, what was found, and whether they agree."""
 
@@ -159,6 +178,8 @@ class EngineView:
     gauges: EngineGauges
     watermark_lag_ns: int | None
     checks: tuple[Check, ...] = ()
+    late_nano: dict[tuple[str, str], int] = field(default_factory=dict)
+    """(phase, method) -> nano-dollars that late records moved from unattributed to who did the work."""
 
     @property
     def billed(self) -> bool:

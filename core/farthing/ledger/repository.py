@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from farthing.domain.clock import Anchor
 from farthing.domain.conventions import PHASES, POLICY_VERSION
 from farthing.domain.errors import LedgerError
-from farthing.domain.model import Fit, SettledWindow
+from farthing.domain.model import Adjustment, Fit, SettledWindow
 from farthing.domain.records import RawRecord, RecordKey
 from farthing.ledger import tables as t
 
@@ -66,6 +66,7 @@ class Posted:
 
     windows: list[SettledWindow]
     requests: list[RequestRow]
+    adjustments: list[Adjustment] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,10 +190,17 @@ class Ledger:
 
     # ---- books ---------------------------------------------------------------------------------
 
-    def post(self, boot: Boot, requests: Sequence[RequestRow], windows: Sequence[SettledWindow]) -> Posted:
-        """Write a boot, its requests and its settled windows in one transaction; returns what of them was new.
+    def post(
+        self,
+        boot: Boot,
+        requests: Sequence[RequestRow],
+        windows: Sequence[SettledWindow],
+        adjustments: Sequence[Adjustment] = (),
+    ) -> Posted:
+        """Write a boot, its requests, its settled windows and their adjustments in one transaction.
 
-        A window that is already in the books is left alone, so recomputing a boot posts nothing twice.
+        Returns what of them was new: what is already in the books is left alone, so recomputing a boot posts
+        nothing twice.
         """
         with self._transaction() as connection:
             self._write_boot(connection, boot)
@@ -204,7 +212,10 @@ class Ledger:
             new = [window for window in windows if not self._posted(connection, window)]
             for window in new:
                 self._write_window(connection, boot, window)
-        return Posted(new, [row for row in requests if (row.key.process, row.key.sequence) in added])
+            moved = [adjustment for adjustment in adjustments if self._note(connection, adjustment)]
+            for adjustment in moved:
+                self._write_adjustment(connection, boot, adjustment)
+        return Posted(new, [row for row in requests if (row.key.process, row.key.sequence) in added], moved)
 
     def boots(self) -> list[Boot]:
         """Every boot, oldest first."""
@@ -314,10 +325,34 @@ class Ledger:
         ]
         if fits:
             connection.execute(self._insert_new(t.fits), fits)
+        self._write_lines(connection, boot, window, "settled")
+        shares = [(r.key, r.cost_nano, r.energy_mj) for r in window.requests]
+        self._add_to_requests(connection, shares)
+
+    def _note(self, connection: Connection, adjustment: Adjustment) -> bool:
+        """Whether the adjustment was not in the books; it is noted then."""
+        row = {
+            "boot": adjustment.boot,
+            "engine_index": adjustment.engine_index,
+            "start_ns": adjustment.start_ns,
+            "process": adjustment.key.process,
+            "sequence": adjustment.key.sequence,
+        }
+        insert = self._insert_new(t.adjustments).returning(t.adjustments.c.sequence)
+        return bool(connection.execute(insert, [row]).all())
+
+    def _write_adjustment(self, connection: Connection, boot: Boot, adjustment: Adjustment) -> None:
+        self._write_lines(connection, boot, adjustment, "adjusted")
+        self._add_to_requests(connection, [(adjustment.key, adjustment.cost_nano, adjustment.energy_mj)])
+
+    def _write_lines(self, connection: Connection, boot: Boot, source: SettledWindow | Adjustment, state: str) -> None:
         lines = [
             {
-                **where,
-                **wall,
+                "boot": source.boot,
+                "engine_index": source.engine_index,
+                "start_ns": source.start_ns,
+                "wall_start_ns": boot.anchor.to_wall(source.start_ns),
+                "wall_end_ns": boot.anchor.to_wall(source.end_ns),
                 "engine": boot.engine,
                 "debit": posting.account,
                 "credit": _SOURCE,
@@ -329,41 +364,44 @@ class Ledger:
                 "method": posting.method,
                 "nano": posting.nano,
                 "millijoules": posting.millijoules,
-                "state": "settled",
-                "fit_version": window.fit_version,
+                "state": state,
+                "fit_version": source.fit_version,
                 "price_version": boot.price_version,
                 "policy_version": POLICY_VERSION,
             }
-            for posting in window.postings
+            for posting in source.postings
         ]
         if lines:
             connection.execute(sa.insert(t.journal), lines)
-        if window.requests:
-            q = t.requests.c
-            connection.execute(
-                sa.update(t.requests)
-                .where(
-                    q.boot == sa.bindparam("b_boot"),
-                    q.process == sa.bindparam("b_process"),
-                    q.sequence == sa.bindparam("b_sequence"),
-                )
-                .values(
-                    {
-                        **{f"{phase}_nano": q[f"{phase}_nano"] + sa.bindparam(f"b_{phase}") for phase in PHASES},
-                        "energy_mj": q.energy_mj + sa.bindparam("b_energy"),
-                    }
-                ),
-                [
-                    {
-                        "b_boot": request.key.boot,
-                        "b_process": request.key.process,
-                        "b_sequence": request.key.sequence,
-                        **{f"b_{phase}": request.cost_nano.get(phase, 0) for phase in PHASES},
-                        "b_energy": request.energy_mj,
-                    }
-                    for request in window.requests
-                ],
+
+    def _add_to_requests(self, connection: Connection, shares: Sequence[tuple[RecordKey, dict[str, int], int]]) -> None:
+        if not shares:
+            return
+        q = t.requests.c
+        connection.execute(
+            sa.update(t.requests)
+            .where(
+                q.boot == sa.bindparam("b_boot"),
+                q.process == sa.bindparam("b_process"),
+                q.sequence == sa.bindparam("b_sequence"),
             )
+            .values(
+                {
+                    **{f"{phase}_nano": q[f"{phase}_nano"] + sa.bindparam(f"b_{phase}") for phase in PHASES},
+                    "energy_mj": q.energy_mj + sa.bindparam("b_energy"),
+                }
+            ),
+            [
+                {
+                    "b_boot": key.boot,
+                    "b_process": key.process,
+                    "b_sequence": key.sequence,
+                    **{f"b_{phase}": cost_nano.get(phase, 0) for phase in PHASES},
+                    "b_energy": energy_mj,
+                }
+                for key, cost_nano, energy_mj in shares
+            ],
+        )
 
 
 _WINDOW_TOKENS = ("prompt_computed", "prompt_cached", "engine_output", "encoder")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, String, Table, Text, UniqueConstraint
 
-__all__ = ["boots", "fits", "journal", "metadata", "records", "requests", "windows"]
+__all__ = ["adjustments", "boots", "fits", "journal", "metadata", "records", "requests", "windows"]
 
 metadata = MetaData(
     naming_convention={"ix": "ix_%(table_name)s_%(column_0_N_name)s", "uq": "uq_%(table_name)s_%(column_0_N_name)s"}
@@ -110,6 +110,16 @@ journal = Table(
     Column("policy_version", String(64), nullable=False),
     Index(None, "wall_start_ns"),
     Index(None, "boot", "engine_index", "start_ns"),
+)
+
+adjustments = Table(
+    "adjustments",
+    metadata,
+    Column("boot", String(128), primary_key=True),
+    Column("engine_index", Integer, primary_key=True),
+    Column("start_ns", BigInteger, primary_key=True, comment="window, monotonic time of the boot"),
+    Column("process", Integer, primary_key=True),
+    Column("sequence", BigInteger, primary_key=True, comment="of the late record"),
 )
 
 requests = Table(

@@ -224,10 +224,30 @@ def _scaled(value: int | None, divisor: int) -> float | None:
     return None if value is None else value / divisor
 
 
+def _gross(view: EngineView) -> dict[tuple[str, str, str], int]:
+    """Cost by account as it was first settled: what late records take out of unattributed is a counter of its own,
+    since no counter may decrease.
+    """
+    accounts = dict(view.accounts_nano)
+    for (phase, method), nano in view.late_nano.items():
+        key = (names.UNATTRIBUTED, phase, method)
+        accounts[key] = accounts.get(key, 0) + nano
+    return accounts
+
+
+def _gross_unattributed(view: EngineView) -> dict[str, int]:
+    reasons = dict(view.unattributed_nano)
+    late = sum(view.late_nano.values())
+    if late:
+        reasons[names.REASON_LOST] = reasons.get(names.REASON_LOST, 0) + late
+    return reasons
+
+
 ENGINE_ROWS: Mapping[str, Callable[[EngineView], Rows]] = {
     names.METRIC_BILL: lambda view: _one(_dollars(view.bill_nano if view.billed else None)),
-    names.METRIC_COST: lambda view: [(labels, _dollars(nano)) for labels, nano in view.accounts_nano.items()],
-    names.METRIC_UNATTRIBUTED: lambda view: _by_key(view.unattributed_nano),
+    names.METRIC_COST: lambda view: [(labels, _dollars(nano)) for labels, nano in _gross(view).items()],
+    names.METRIC_UNATTRIBUTED: lambda view: _by_key(_gross_unattributed(view)),
+    names.METRIC_LATE: lambda view: [(labels, _dollars(nano)) for labels, nano in view.late_nano.items()],
     names.METRIC_WIP: lambda view: _by_key(view.wip_nano),
     names.METRIC_RESIDUAL: lambda view: _one(_dollars(view.residual_nano if view.billed else None)),
     names.METRIC_BUSY: lambda view: _one(view.busy_ns / SECOND),

@@ -12,6 +12,15 @@ depends_on = None
 def upgrade() -> None:
     """Create the tables, and the triggers that keep the journal append-only."""
     op.create_table(
+        "adjustments",
+        sa.Column("boot", sa.String(length=128), nullable=False),
+        sa.Column("engine_index", sa.Integer(), nullable=False),
+        sa.Column("start_ns", sa.BigInteger(), nullable=False, comment="window, monotonic time of the boot"),
+        sa.Column("process", sa.Integer(), nullable=False),
+        sa.Column("sequence", sa.BigInteger(), nullable=False, comment="of the late record"),
+        sa.PrimaryKeyConstraint("boot", "engine_index", "start_ns", "process", "sequence"),
+    )
+    op.create_table(
         "boots",
         sa.Column("boot", sa.String(length=128), nullable=False),
         sa.Column("engine", sa.String(length=128), nullable=False),
