@@ -56,6 +56,9 @@ class Accuracy:
     """reason -> share of busy time."""
     pool: tuple[float, float] = (0.0, 0.0)
     """Share of busy time that was charged as recomputed, and that truly was."""
+    with_pool: dict[str, float] = field(default_factory=dict)
+    """charge / truth - 1 of each tenant's finished requests, their shares of recomputed work included: in truth by the
+    tokens that each held in the KV cache while it was done."""
 
     def at(self, quantile: float) -> float:
         """A quantile of the requests' errors."""
@@ -65,18 +68,22 @@ class Accuracy:
 def accuracy(simulation: Simulation, windows: list[SettledWindow]) -> Accuracy:
     """How far the charges in ``windows`` are from the truth."""
     charged: Counter[RecordKey] = Counter()
-    pool = 0
+    pools: Counter[RecordKey] = Counter()
     for window in windows:
         for request in window.requests:
             charged[request.key] += sum(request.cost_nano.values()) - request.pool_nano
-            pool += request.pool_nano
+            pools[request.key] += request.pool_nano
     finished = {request.key: request for request in simulation.requests if request.outcome == FINISHED}
     own = {key: sum(ns for phase, ns in r.ns.items() if phase != RECOMPUTE) for key, r in finished.items()}
     truth: Counter[str] = Counter()
     mine: Counter[str] = Counter()
+    pooled_truth: Counter[str] = Counter()
+    pooled_mine: Counter[str] = Counter()
     for key, done in finished.items():
         truth[done.tenant] += own[key]
         mine[done.tenant] += charged[key]
+        pooled_truth[done.tenant] += done.pool_ns
+        pooled_mine[done.tenant] += pools[key]
     phases: Counter[str] = Counter()
     for window in windows:
         phases.update(window.phase_ns)
@@ -104,5 +111,10 @@ def accuracy(simulation: Simulation, windows: list[SettledWindow]) -> Accuracy:
         },
         busy=busy / simulation.busy_ns - 1,
         unattributed={reason: nano / busy for reason, nano in lost.items()},
-        pool=(pool / busy, again / simulation.busy_ns),
+        pool=(pools.total() / busy, again / simulation.busy_ns),
+        with_pool={
+            tenant: (mine[tenant] + pooled_mine[tenant]) / (ns + pooled_truth[tenant]) - 1
+            for tenant, ns in truth.items()
+            if ns
+        },
     )

@@ -56,7 +56,25 @@ class PricedStep:
         encoding = sum(1 for chunk in plan.chunks if chunk.encoder_tokens)
         for chunk in plan.chunks:
             self._accrue(chunk, scale, encoding, times)
+        if times.again:
+            self._pool(slots, times.again)
         return times
+
+    def _pool(self, slots: DecodeSlots, again_ns: float) -> None:
+        """Share what preemptions undid over those who held the KV cache, by tokens; nobody held any: by tokens redone.
+
+        It is a second way to look at ``again``, by who left no room instead of by who had to make it.
+        """
+        plan = self.plan
+        held = float(plan.contexts.sum()) + sum(chunk.start for chunk in plan.chunks)
+        if not held:
+            redone = sum(chunk.rework for chunk in plan.chunks)
+            for chunk in plan.chunks:
+                chunk.sequence.pool_ns += again_ns * chunk.rework / redone
+            return
+        slots.pool_ns[plan.order] += again_ns * plan.contexts / held
+        for chunk in plan.chunks:
+            chunk.sequence.pool_ns += again_ns * chunk.start / held
 
     def _accrue(self, chunk: Chunk, scale: float, encoding: int, times: PhaseTimes) -> None:
         law, sequence = self.law, chunk.sequence

@@ -82,6 +82,7 @@ class Sequence:
         "last_ns",
         "limit",
         "ordinal",
+        "pool_ns",
         "preemptions",
         "prefill_ns",
         "prefill_tokens",
@@ -141,6 +142,7 @@ class Sequence:
         self.decode_ns = 0.0
         self.vision_ns = 0.0
         self.again_ns = 0.0
+        self.pool_ns = 0.0
         self.prefill_tokens = 0
         """Tokens scheduled before its first output."""
         self.decode_tokens = 0

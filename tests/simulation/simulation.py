@@ -56,6 +56,9 @@ class RequestTruth:
     preemptions: int
     queued_ns: int
     scheduled_ns: tuple[int | None, ...]
+    pool_ns: int
+    """Its share of all recomputed work by the tokens that it held in the KV cache at that moment, rounded: the second
+    way to charge what ``ns`` has under ``recompute`` of the requests that were preempted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +228,7 @@ def _requests(config: SimConfig, boot: Boot, keys: dict[str, RecordKey]) -> list
                 preemptions=sum(sequence.preemptions for sequence in sequences),
                 queued_ns=request.queued_ns,
                 scheduled_ns=tuple(sequence.scheduled_ns for sequence in sequences),
+                pool_ns=round(sum(sequence.pool_ns for sequence in sequences)),
             )
         )
     return truths

@@ -29,6 +29,8 @@ class DecodeSlots:
         self.abort_ns: Ints = np.full(size, NEVER, np.int64)
         self.process: Ints = np.zeros(size, np.int64)
         self.work_ns: Floats = np.zeros(size)
+        self.pool_ns: Floats = np.zeros(size)
+        """Shares of what preemptions undid, by tokens held."""
         self.members: list[Sequence] = []
         self.steps = 0
         """Decoding steps so far: every member takes part in each."""
@@ -56,7 +58,7 @@ class DecodeSlots:
         self.watch[slot] = watch
         self.abort_ns[slot] = request.abort_ns
         self.process[slot] = request.process
-        self.work_ns[slot] = 0.0
+        self.work_ns[slot] = self.pool_ns[slot] = 0.0
         sequence.decode_since = sequence.chunks_since = self.steps
         sequence.hidden_steps = 0
         sequence.state = "decoding"
@@ -70,6 +72,7 @@ class DecodeSlots:
         sequence.room = int(self.room[slot])
         sequence.generated = int(self.generated[slot])
         sequence.decode_ns += float(self.work_ns[slot])
+        sequence.pool_ns += float(self.pool_ns[slot])
         sequence.decode_tokens += tokens_per_step * (self.steps - sequence.decode_since)
         self.count_chunks(sequence)
         sequence.slot = -1

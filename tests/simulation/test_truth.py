@@ -127,6 +127,16 @@ def test_work_that_preemption_undid_is_labelled():
         assert request.preemptions or not request.recomputed_tokens
 
 
+def test_the_pool_of_undone_work_is_the_same_work_shared_by_who_held_the_memory():
+    """Nothing is lost on the way from those who were preempted to those who left no room, who are others."""
+    pressed = preset("kv_pressure")
+    pooled = {request.key: request.pool_ns for request in pressed.requests}
+    assert sum(pooled.values()) == pytest.approx(pressed.phase_ns[RECOMPUTE], rel=1e-6)
+    never = [request for request in pressed.requests if not request.preemptions]
+    assert sum(pooled[request.key] for request in never) > 0.1 * pressed.phase_ns[RECOMPUTE]
+    assert not any(request.pool_ns for request in preset("text").requests)
+
+
 def test_aborted_requests_have_truth_as_well():
     """Work for clients that hung up is somebody's, also when it was never delivered."""
     simulation = preset("aborts")
