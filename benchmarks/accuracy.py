@@ -1,4 +1,4 @@
-"""How right the costs are, on the packaged recordings: the tables of docs/accuracy.md.
+"""How right the costs are, on the packaged recordings and on simulated engines: the tables of docs/accuracy.md.
 
 Run from the repository's root: ``python -m benchmarks.accuracy`` (about a minute), or name sections:
 ``python -m benchmarks.accuracy requests peers``.
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from unittest import mock
 
-from benchmarks import fit_studies, mark_studies, peer_formulas
+from benchmarks import fit_studies, mark_studies, peer_formulas, simulated_engines
 from tests.costing import oracle
 from tests.costing.oracle_model import Schedule
 from tests.costing.oracle_schedule import replay
@@ -67,6 +67,8 @@ def requests(recording: Recording, schedule: Schedule) -> None:
     )
     print("by tenant:", _ratios(found.by_tenant), "| by cost phase:", _ratios(found.by_cost_phase))
     for name, grouping in READINGS.items():
+        if grouping is oracle.by_launch:
+            continue
         apart = oracle.difference(oracle.split(schedule, law, grouping), seconds)
         print(f"reading {name!r} differs from 'launches' by {_percent(apart)} with the same law")
     output: dict[str, list[float]] = {}
@@ -169,6 +171,33 @@ def shares(recording: Recording, schedule: Schedule) -> None:
     )
 
 
+def missing(recording: Recording, schedule: Schedule) -> None:
+    """What nobody owns, what clients that hung up cost, and the energy."""
+    run, (grid,) = _costed(recording), fit_studies.grids(recording, [0])
+    postings = [posting for window in run.entry.windows for posting in window.postings]
+    busy = sum(posting.nano for posting in postings if posting.phase)
+    claims = [claim for work in grid.works for claim in work.claims if claim.usage.outcome == c.ABORTED]
+    first_tokens = {claim.usage.key for claim in claims if claim.usage.first_ns is not None}
+    aborted = [request for request in schedule.requests.values() if not request.finished]
+    delivered = sum(row.output_tokens or 0 for row in run.entry.requests if row.outcome == c.ABORTED)
+    joules: dict[str, int] = {}
+    for posting in postings:
+        joules[posting.phase or posting.account] = joules.get(posting.phase or posting.account, 0) + posting.millijoules
+    lost = sum(posting.nano for posting in postings if posting.account == c.UNATTRIBUTED)
+    print(f"unattributed: {lost / busy:.3%} of busy cost")
+    print(
+        f"aborted requests: {len(aborted)}; prompt tokens claimed {sum(claim.prefill_tokens for claim in claims):,} of "
+        f"{sum(request.computed for request in aborted):,}; output tokens claimed "
+        f"{sum(claim.decode_tokens for claim in claims) + len(first_tokens):,.0f}, delivered {delivered:,}, scheduled "
+        f"{sum(request.last_step - request.first_step + 1 for request in aborted):,}"
+    )
+    total = sum(joules.values())
+    parts = ", ".join(f"{name} {amount / total:.1%}" for name, amount in sorted(joules.items()))
+    worked = sum(joules.get(phase, 0) for phase in c.PHASES)
+    of_busy = ", ".join(f"{phase} {joules.get(phase, 0) / worked:.1%}" for phase in c.PHASES)
+    print(f"energy: {total / 1e3:,.3f} J ({parts}); of the phases alone: {of_busy}\n")
+
+
 def peers(recording: Recording, schedule: Schedule) -> None:
     """Other formulas on the same recording."""
     seconds = oracle.split(schedule, oracle.fit_steps(schedule))
@@ -197,8 +226,19 @@ SECTIONS: Mapping[str, Callable[[Recording, Schedule], None]] = {
     "rows": rows,
     "unseen": unseen,
     "shares": shares,
+    "missing": missing,
     "peers": peers,
 }
+
+
+def simulated() -> None:
+    """The worst of several seeds of every kind of simulated engine."""
+    head = ["engine", "seeds", "requests", "median", "p95", "largest", "tenant", "share", "with pool", "unattributed"]
+    lines = []
+    for row in simulated_engines.simulated_rows():
+        errors = (row.median, row.p95, row.largest, row.tenant, row.share, row.with_pool, row.unattributed)
+        lines.append([row.name, str(row.seeds), f"{row.requests:,}", *map(_percent, errors)])
+    _table(head, lines)
 
 
 def _costed(recording: Recording) -> OfflineRun:
@@ -233,15 +273,21 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 def main() -> None:
     """Print the sections asked for, of every packaged recording."""
     parser = argparse.ArgumentParser(description="Accuracy of the costs on the packaged recordings.")
-    parser.add_argument("sections", nargs="*", choices=[*SECTIONS, "all"], default="all", help="default: all")
+    parser.add_argument(
+        "sections", nargs="*", choices=[*SECTIONS, "simulated", "all"], default=["all"], help="default: all"
+    )
     parser.add_argument("--recording", action="append", choices=packaged_names(), help="default: all")
     chosen = parser.parse_args()
     for name in chosen.recording or packaged_names():
         recording = load_recording(name)
         schedule = replay(recording)
         for section in SECTIONS if "all" in chosen.sections else chosen.sections:
-            print(f"## {name}: {section}\n")
-            SECTIONS[section](recording, schedule)
+            if section in SECTIONS:
+                print(f"## {name}: {section}\n")
+                SECTIONS[section](recording, schedule)
+    if {"all", "simulated"} & {*chosen.sections}:
+        print("## simulated engines\n")
+        simulated()
 
 
 if __name__ == "__main__":

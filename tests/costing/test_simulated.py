@@ -134,7 +134,7 @@ def test_requests_with_images_that_never_repeat_pay_what_they_cost(seed):
 
 
 def test_clients_that_hang_up_leave_little_that_nobody_owns():
-    """Prompts that ended before their first token are seen in no counter: under 1 % of busy time has no owner."""
+    """Under 1 % of busy time has no owner: decoding after the client had gone, and of siblings that nobody counts."""
     for seed in range(SEEDS["aborts"]):
         unattributed = of(PRESETS["aborts"].seeded(seed)).unattributed
         assert sum(unattributed.values()) <= 0.01, unattributed
