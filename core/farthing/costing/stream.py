@@ -408,7 +408,7 @@ class CostStream:
         if len(idle):
             # the first step after idle began when its earliest request was scheduled
             scheduled = np.sort(np.array([work.scheduled_ns for work in index.works], np.int64))
-            before = np.where(idle > 0, at[idle - 1], span.start)
+            before = np.where(idle > 0, at[idle - 1], span.start - 1)
             k = np.searchsorted(scheduled, before, side="right")
             earliest = np.append(scheduled, np.iinfo(np.int64).max)[k]
             begins[idle] = np.minimum(earliest, at[idle])
