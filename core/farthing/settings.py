@@ -47,6 +47,8 @@ class EngineSettings(_Strict):
     gpu: str = ""
     """Key of the price table, e.g. ``H100-SXM``; empty: as the probe reports it."""
     gpu_count: Annotated[int, Field(ge=1)] = 1
+    gpu_fraction: Annotated[Decimal, Field(gt=0, le=1)] = Decimal(1)
+    """Part of each GPU that this engine has to itself: a MIG slice or a time share, billed as such."""
     probe: bool = False
     """The engine runs farthing-probe: costs come from its records, scraping gives only state and checks."""
 

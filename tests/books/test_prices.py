@@ -2,6 +2,7 @@
 
 import itertools
 from datetime import date
+from decimal import Decimal
 
 import pytest
 from hypothesis import given
@@ -71,3 +72,14 @@ def test_two_prices_from_one_day_are_refused():
 def test_driver_names_find_their_price(device, key):
     """The price table is found by what NVML calls the device."""
     assert canonical_gpu(device) == key
+
+
+@pytest.mark.parametrize("fraction", ["0.142857", "0.5", "1"])
+def test_a_slice_of_a_gpu_costs_its_part(fraction):
+    """A MIG slice is billed as a slice, and telescopes like a whole one."""
+    part = Decimal(fraction)
+    tariff = PriceBook().tariff("H100-SXM", 2, part)
+    assert tariff.nano_per_hour(NOVEMBER) == round(2 * 3_348_000_000 * part)
+    cuts = [NOVEMBER, NOVEMBER + 7, NOVEMBER + HOUR // 3, NOVEMBER + HOUR]
+    assert sum(tariff.bill(a, b) for a, b in itertools.pairwise(cuts)) == tariff.bill(cuts[0], cuts[-1])
+    assert tariff.bill(cuts[0], cuts[-1]) == round(2 * 3_348_000_000 * part)

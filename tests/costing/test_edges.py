@@ -3,6 +3,7 @@
 from collections import Counter
 
 from farthing.costing.stream import CostStream
+from farthing.costing.waste import wasted
 from farthing.domain.clock import SECOND, Anchor
 from farthing.domain.conventions import ASSUMED, CHARGED, ESTIMATED, IDLE, METERED, MODELLED, UNATTRIBUTED
 from farthing.domain.records import EngineSequence, Lifecycle, RecordKey, Started, StepBatch, StepMarks, Usage
@@ -25,7 +26,7 @@ class Engine:
         """The next record of the process."""
         self.records.append(kind(key=self._key(), **fields))
 
-    def steps(self, until_ns, marks=(), open_ns=None):
+    def steps(self, until_ns, marks=(), *, drafted=0):
         """A batch; each mark is (at, running, prefill requests, prefill tokens, decode requests)."""
         at, running, prefills, tokens, decodes = zip(*marks, strict=True) if marks else ((),) * 5
         nothing = (0,) * len(at)
@@ -36,7 +37,7 @@ class Engine:
             prefill_requests=prefills,
             prefill_tokens=tokens,
             decode_requests=decodes,
-            decode_tokens=decodes,
+            decode_tokens=tuple(d * (1 + drafted) for d in decodes),
             encoder_inputs=nothing,
             encoder_tokens=nothing,
             generated=tuple(p + d for p, d in zip(prefills, decodes, strict=True)),
@@ -44,17 +45,16 @@ class Engine:
             prompt_cached=nothing,
             preempted=nothing,
         )
-        opened = until_ns if open_ns is None else open_ns
-        self.add(StepBatch, engine_index=0, until_ns=until_ns, open_ns=opened, marks=columns)
+        self.add(StepBatch, engine_index=0, until_ns=until_ns, open_ns=until_ns, marks=columns)
 
-    def request(self, scheduled, first, last, *, prompt, output, tenant="acme"):
+    def request(self, scheduled, first, last, *, prompt, output, cached=0, tenant="acme", model="m"):
         """A finished request of one sequence."""
-        sequence = EngineSequence(scheduled, first, last, prompt, 0, output)
+        sequence = EngineSequence(scheduled, first, last, prompt, cached, output)
         self.add(
             Usage,
             request_id="r",
             engine_index=0,
-            model="m",
+            model=model,
             outcome="finished",
             status=200,
             arrived_ns=scheduled,
@@ -174,3 +174,53 @@ def test_a_million_tokens_of_context_pay_for_what_they_attend():
     assert lines[CHARGED, "long"] > 5 * lines[CHARGED, "short"] > 0
     assert lines[CHARGED, "long"] + lines[CHARGED, "short"] + lines[UNATTRIBUTED, ""] + lines[IDLE, ""] == 125 * SECOND
     assert all(0 <= value < float("inf") for w in windows for value in w.features.values())
+
+
+def test_a_request_split_over_a_prefill_and_a_decode_engine_costs_the_sum_of_both():
+    """Each engine books its own part under the same request id; the second computes no prompt again."""
+    prefill, decode = Engine(), Engine()
+    prefill.request(SECOND, SECOND + 80 * MS, SECOND + 80 * MS, prompt=4_000, output=1)
+    prefill.steps(5 * SECOND, [(SECOND + 80 * MS, 0, 1, 4_000, 0)])
+    first, last = 2 * SECOND, 2 * SECOND + 500 * MS
+    # the last token of a prompt is always computed, to have something to sample from
+    decode.request(first, first + 10 * MS, last, prompt=4_000, cached=3_999, output=50)
+    marks = [(first + 10 * MS, 1, 1, 1, 0)]
+    marks += [(first + 10 * MS * i, 1 if i < 50 else 0, 0, 0, 1) for i in range(2, 51)]
+    decode.steps(5 * SECOND, marks)
+    (_, one), (_, two) = prefill.books(5 * SECOND), decode.books(5 * SECOND)
+    assert one[CHARGED, "acme"] == 80 * MS
+    assert two[CHARGED, "acme"] == 500 * MS
+
+
+def test_an_adapter_is_a_model_of_its_own():
+    """A request served through a LoRA adapter is charged under the adapter's name."""
+    engine = Engine()
+    engine.request(SECOND, SECOND + 20 * MS, SECOND + 20 * MS, prompt=10, output=1, model="lora-a")
+    engine.steps(5 * SECOND, [(SECOND + 20 * MS, 0, 1, 10, 0)])
+    windows, _ = engine.books(5 * SECOND)
+    assert {p.model for w in windows for p in w.postings if p.account == CHARGED} == {"lora-a"}
+
+
+def test_what_a_cache_saved_is_priced_and_changes_no_bill():
+    """Half of the prompt came from a cache: about what the other half cost was saved, beside the books."""
+    engine = Engine()
+    engine.request(SECOND, SECOND + 100 * MS, SECOND + 100 * MS, prompt=8_000, cached=4_000, output=1)
+    engine.steps(5 * SECOND, [(SECOND + 100 * MS, 0, 1, 4_000, 0)])
+    windows, lines = engine.books(5 * SECOND)
+    (saved,) = {r.saved_nano for w in windows for r in w.requests if r.saved_nano}
+    assert lines[CHARGED, "acme"] == 100 * MS
+    assert 0.5 * 100 * MS < saved < 100 * MS
+
+
+def test_waste_has_causes():
+    """Idle time and rejected drafts are named; drafts stay in their tenant's decode."""
+    engine = Engine()
+    at = [SECOND + 10 * MS * i for i in range(1, 101)]
+    marks = [(at[0], 1, 1, 100, 0), *((moment, 1 if moment != at[-1] else 0, 0, 0, 1) for moment in at[1:])]
+    engine.request(SECOND, at[0], at[-1], prompt=100, output=100)
+    engine.steps(5 * SECOND, marks, drafted=3)
+    windows, lines = engine.books(5 * SECOND)
+    found = wasted(windows)
+    assert found[IDLE] == lines[IDLE, ""]
+    assert 0 < found["rejected_speculation"] < lines[CHARGED, "acme"]
+    assert found["aborted"] == found["preemption"] == found["engine_failure"] == 0

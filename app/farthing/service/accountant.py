@@ -15,7 +15,7 @@ from importlib.metadata import version
 
 import sqlalchemy as sa
 
-from farthing.books.prices import PriceBook, Tariff
+from farthing.books.prices import WHOLE, PriceBook, Tariff
 from farthing.costing.checks import Evidence, reconcile
 from farthing.domain import conventions as c
 from farthing.domain.errors import PriceError
@@ -143,7 +143,7 @@ class Accountant:
         gpu = configured.gpu if configured and configured.gpu else started.gpu
         count = configured.gpu_count if configured and configured.gpu else started.gpu_count
         try:
-            tariff = self._prices.tariff(gpu, count)
+            tariff = self._prices.tariff(gpu, count, configured.gpu_fraction if configured else WHOLE)
         except PriceError as error:
             if engine not in self._unpriced:
                 _log.error("engine %s is unpriced: %s; its records are kept", engine, error)

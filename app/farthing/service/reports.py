@@ -89,7 +89,8 @@ def _by_tenant(ledger: Ledger, since_ns: int, by: Group, currency: str) -> Repor
             cost[tenant][c.ABORTED] = cost[tenant].get(c.ABORTED, 0) + int(nano)
         else:
             others[debit] += int(nano)
-    sums = [sa.func.count(), *(sa.func.sum(col) for col in (q.prompt_computed, q.prompt_cached, q.output_tokens))]
+    summed = (q.prompt_computed, q.prompt_cached, q.output_tokens, q.saved_nano)
+    sums = [sa.func.count(), *(sa.func.sum(col) for col in summed)]
     counted = sa.select(q.tenant, *sums).where(q.ended_wall_ns >= since_ns).group_by(q.tenant)
     counts = {row[0]: tuple(int(value or 0) for value in row[1:]) for row in ledger.select(counted)}
     columns = (
@@ -102,16 +103,19 @@ def _by_tenant(ledger: Ledger, since_ns: int, by: Group, currency: str) -> Repor
         Column("aborted", "Aborted", "money"),
         Column("cost", "Total", "money"),
         Column("share", "Share", "ratio"),
+        Column("saved", "Saved by caches", "money"),
     )
     bill = sum(sum(parts.values()) for parts in cost.values()) + sum(others.values())
     rows: list[tuple[Cell, ...]] = []
     for tenant in sorted({*cost, *counts}, key=lambda name: (-sum(cost[name].values()), name)):
         parts, total = cost[tenant], sum(cost[tenant].values())
         money = [parts.get(name, 0) for name in (*c.PHASES, c.ABORTED)]
-        rows.append((tenant, *counts.get(tenant, (0, 0, 0, 0)), *money, total, total / bill if bill else None))
+        *tokens, saved = counts.get(tenant, (0, 0, 0, 0, 0))
+        rows.append((tenant, *tokens, *money, total, total / bill if bill else None, saved))
     for account, nano in sorted(others.items()):
-        rows.append((f"({account})", *([None] * 8), nano, nano / bill if bill else None))
-    total_row: tuple[Cell, ...] = ("Bill", *_column_sums(rows, range(1, 10)), 1.0 if bill else None)
+        rows.append((f"({account})", *([None] * 8), nano, nano / bill if bill else None, None))
+    saved_in_all = _column_sums(rows, range(11, 12))
+    total_row: tuple[Cell, ...] = ("Bill", *_column_sums(rows, range(1, 10)), 1.0 if bill else None, *saved_in_all)
     return _table(columns, rows, total_row, _notes(ledger, since_ns), currency, f"Cost by {by}")
 
 

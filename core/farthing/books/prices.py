@@ -10,12 +10,16 @@ from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from decimal import Decimal
 
 from farthing.domain.clock import HOUR, SECOND
 from farthing.domain.errors import PriceError
 from farthing.domain.money import to_nano
 
-__all__ = ["DEFAULT_PRICES", "GpuPrice", "PriceBook", "Tariff", "canonical_gpu"]
+__all__ = ["DEFAULT_PRICES", "WHOLE", "GpuPrice", "PriceBook", "Tariff", "canonical_gpu"]
+
+
+WHOLE = Decimal(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,17 +65,24 @@ def canonical_gpu(device: str) -> str:
 
 
 class Tariff:
-    """The price of an allocation of ``count`` GPUs of one kind over time; its version names its content."""
+    """The price of an allocation of ``count`` GPUs of one kind over time; its version names its content.
 
-    def __init__(self, prices: Iterable[GpuPrice], count: int) -> None:
+    ``fraction`` is the part of each GPU that is allocated (a MIG slice, a time share): the bill is that part's.
+    """
+
+    def __init__(self, prices: Iterable[GpuPrice], count: int, fraction: Decimal = WHOLE) -> None:
         entries = sorted(prices, key=lambda price: price.start)
         if not entries:
             raise PriceError("a tariff needs at least one price")
         self.gpu = entries[0].gpu
         self.count = count
-        self.version = ";".join(f"{e.gpu}@{e.start.isoformat()}={e.nano_per_hour}" for e in entries) + f"x{count}"
+        self.fraction = fraction
+        share = "" if fraction == WHOLE else f"x{fraction}"
+        self.version = (
+            ";".join(f"{e.gpu}@{e.start.isoformat()}={e.nano_per_hour}" for e in entries) + f"x{count}{share}"
+        )
         self._starts = [_midnight(entry.start) for entry in entries]
-        self._rates = [entry.nano_per_hour * count for entry in entries]
+        self._rates = [round(entry.nano_per_hour * count * fraction) for entry in entries]
         self._sums = [0]
         for i in range(1, len(entries)):
             self._sums.append(self._sums[-1] + (self._starts[i] - self._starts[i - 1]) * self._rates[i - 1] // HOUR)
@@ -113,8 +124,8 @@ class PriceBook:
                 raise PriceError(f"GPU {price.gpu!r} has two prices from {price.start}; keep one")
             seen.add((price.gpu, price.start))
 
-    def tariff(self, device: str, count: int) -> Tariff:
-        """The tariff of ``count`` GPUs that are called ``device`` in the price table or by their driver.
+    def tariff(self, device: str, count: int, fraction: Decimal = WHOLE) -> Tariff:
+        """The tariff of ``count`` GPUs, or of a fraction of each, called ``device`` in the table or by their driver.
 
         Raises PriceError when none is known: the work is unpriced, never free.
         """
@@ -123,7 +134,7 @@ class PriceBook:
         if not found:
             known = ", ".join(sorted({p.gpu for p in self.prices}))
             raise PriceError(f"no price for GPU {device!r}; add it under prices: in farthing.yaml (known: {known})")
-        return Tariff(found, count)
+        return Tariff(found, count, fraction)
 
 
 def _midnight(day: date) -> int:

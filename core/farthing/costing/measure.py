@@ -185,10 +185,16 @@ class _Measurement:
                 self.lost_fixed += max(0, int(self.c["prefill_requests"][i]) - len(poured)) / int(self.requests[i])
             if encoder[i]:
                 self._encode(poured, int(encoder[i]))
+            for work, _ in poured:
+                if work.prompt_left == 0:
+                    self.claim(work).cached_images += work.image_left
+                    work.image_left = 0
             pending = [w for w in pending if w.prompt_left is None or w.prompt_left > 0]
 
     def _prefilled(self, work: Work, amount: int, i: int) -> None:
         claim = self.claim(work)
+        if work.context == work.cached:
+            claim.cached_tokens += work.cached
         context = amount * (work.context + amount / 2)
         work.context += amount
         claim.prefill_tokens += amount

@@ -120,13 +120,21 @@ def settle(
         money.add(_Line(account, model=model), nano)
     joules = _energy(energy, time, work, model) if energy else _Amounts(len(work.claims))
     busy_ns = split(time.busy_ns, weights.phases) if any(weights.phases) else [0] * len(PHASES)
+    # what a modelled second cost in this window: the price of the moment
+    per_second = busy * _WEIGHT / sum(weights.phases) if any(weights.phases) else 0.0
     return Settlement(
         postings=tuple(
             Posting(*line, _method(line, fit), money.lines.get(line, 0), joules.lines.get(line, 0))
             for line in sorted({*money.lines, *joules.lines})
         ),
         requests=tuple(
-            CostedRequest(claim.usage.key, money.claims[i], sum(joules.claims[i].values()), money.pool[i])
+            CostedRequest(
+                claim.usage.key,
+                money.claims[i],
+                energy_mj=sum(joules.claims[i].values()),
+                pool_nano=money.pool[i],
+                saved_nano=round(claim.saved_seconds(fit.coefficients) * per_second),
+            )
             for i, claim in enumerate(work.claims)
             if money.claims[i] or joules.claims[i]
         ),

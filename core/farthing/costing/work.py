@@ -61,6 +61,15 @@ class Claim:
     decode_fixed: float = 0.0
     encoder_tokens: int = 0
     encoder_fixed: float = 0.0
+    cached_tokens: int = 0
+    """Prompt tokens taken from a cache, counted in the window in which its prefill began."""
+    cached_images: int = 0
+    """Image tokens that no encoder computed, counted in the window in which its prefill ended."""
+
+    def saved_seconds(self, b: dict[str, float]) -> float:
+        """Modelled seconds that the caches saved: computing the cached prefix, and encoding the images."""
+        prefix = b[f.PREFILL_TOKENS] * self.cached_tokens + b[f.PREFILL_CONTEXT] * self.cached_tokens**2 / 2
+        return prefix + b[f.ENCODER_TOKENS] * self.cached_images
 
     def seconds(self, b: dict[str, float]) -> dict[str, float]:
         """Modelled seconds by phase at coefficients ``b``."""

@@ -77,6 +77,8 @@ class CostedRequest:
     """Millijoules of all phases together."""
     pool_nano: int = 0
     """The part of the cost that is a share of work recomputed after preemptions, whoever was preempted."""
+    saved_nano: int = 0
+    """What its cached prompt tokens and images would have cost at this window's price: information, not money."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -326,7 +326,7 @@ class Ledger:
         if fits:
             connection.execute(self._insert_new(t.fits), fits)
         self._write_lines(connection, boot, window, "settled")
-        shares = [(r.key, r.cost_nano, r.energy_mj) for r in window.requests]
+        shares = [(r.key, r.cost_nano, r.energy_mj, r.saved_nano) for r in window.requests]
         self._add_to_requests(connection, shares)
 
     def _note(self, connection: Connection, adjustment: Adjustment) -> bool:
@@ -343,7 +343,7 @@ class Ledger:
 
     def _write_adjustment(self, connection: Connection, boot: Boot, adjustment: Adjustment) -> None:
         self._write_lines(connection, boot, adjustment, "adjusted")
-        self._add_to_requests(connection, [(adjustment.key, adjustment.cost_nano, adjustment.energy_mj)])
+        self._add_to_requests(connection, [(adjustment.key, adjustment.cost_nano, adjustment.energy_mj, 0)])
 
     def _write_lines(self, connection: Connection, boot: Boot, source: SettledWindow | Adjustment, state: str) -> None:
         lines = [
@@ -374,7 +374,9 @@ class Ledger:
         if lines:
             connection.execute(sa.insert(t.journal), lines)
 
-    def _add_to_requests(self, connection: Connection, shares: Sequence[tuple[RecordKey, dict[str, int], int]]) -> None:
+    def _add_to_requests(
+        self, connection: Connection, shares: Sequence[tuple[RecordKey, dict[str, int], int, int]]
+    ) -> None:
         if not shares:
             return
         q = t.requests.c
@@ -389,6 +391,7 @@ class Ledger:
                 {
                     **{f"{phase}_nano": q[f"{phase}_nano"] + sa.bindparam(f"b_{phase}") for phase in PHASES},
                     "energy_mj": q.energy_mj + sa.bindparam("b_energy"),
+                    "saved_nano": q.saved_nano + sa.bindparam("b_saved"),
                 }
             ),
             [
@@ -398,8 +401,9 @@ class Ledger:
                     "b_sequence": key.sequence,
                     **{f"b_{phase}": cost_nano.get(phase, 0) for phase in PHASES},
                     "b_energy": energy_mj,
+                    "b_saved": saved_nano,
                 }
-                for key, cost_nano, energy_mj in shares
+                for key, cost_nano, energy_mj, saved_nano in shares
             ],
         )
 

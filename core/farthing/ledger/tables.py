@@ -148,6 +148,7 @@ requests = Table(
     Column("decode_nano", BigInteger, nullable=False, server_default="0"),
     Column("vision_nano", BigInteger, nullable=False, server_default="0"),
     Column("energy_mj", BigInteger, nullable=False, server_default="0"),
+    Column("saved_nano", BigInteger, nullable=False, server_default="0", comment="by caches; not money spent"),
     Index(None, "ended_wall_ns"),
     Index(None, "request_id"),
 )

@@ -128,6 +128,9 @@ def upgrade() -> None:
         sa.Column("decode_nano", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("vision_nano", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("energy_mj", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column(
+            "saved_nano", sa.BigInteger(), server_default="0", nullable=False, comment="by caches; not money spent"
+        ),
         sa.PrimaryKeyConstraint("boot", "process", "sequence"),
     )
     op.create_index(op.f("ix_requests_ended_wall_ns"), "requests", ["ended_wall_ns"], unique=False)
