@@ -99,23 +99,22 @@ def _by_tenant(ledger: Ledger, since_ns: int, by: Group, currency: str) -> Repor
         Column("prompt_computed", "Prompt tokens", "integer"),
         Column("prompt_cached", "Cached tokens", "integer"),
         Column("output", "Output tokens", "integer"),
+        Column("saved", "Saved by caches", "money"),
         *(Column(phase, phase.capitalize(), "money") for phase in c.PHASES),
         Column("aborted", "Aborted", "money"),
         Column("cost", "Total", "money"),
         Column("share", "Share", "ratio"),
-        Column("saved", "Saved by caches", "money"),
     )
+    # what caches saved stands with the tokens: it is no part of the sums to its right
     bill = sum(sum(parts.values()) for parts in cost.values()) + sum(others.values())
     rows: list[tuple[Cell, ...]] = []
     for tenant in sorted({*cost, *counts}, key=lambda name: (-sum(cost[name].values()), name)):
         parts, total = cost[tenant], sum(cost[tenant].values())
         money = [parts.get(name, 0) for name in (*c.PHASES, c.ABORTED)]
-        *tokens, saved = counts.get(tenant, (0, 0, 0, 0, 0))
-        rows.append((tenant, *tokens, *money, total, total / bill if bill else None, saved))
+        rows.append((tenant, *counts.get(tenant, (0,) * 5), *money, total, total / bill if bill else None))
     for account, nano in sorted(others.items()):
-        rows.append((f"({account})", *([None] * 8), nano, nano / bill if bill else None, None))
-    saved_in_all = _column_sums(rows, range(11, 12))
-    total_row: tuple[Cell, ...] = ("Bill", *_column_sums(rows, range(1, 10)), 1.0 if bill else None, *saved_in_all)
+        rows.append((f"({account})", *([None] * 9), nano, nano / bill if bill else None))
+    total_row: tuple[Cell, ...] = ("Bill", *_column_sums(rows, range(1, 11)), 1.0 if bill else None)
     return _table(columns, rows, total_row, _notes(ledger, since_ns), currency, f"Cost by {by}")
 
 
