@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
+
 from farthing.costing.energy import IDLE_SECONDS
 from farthing.costing.work import WindowWork
 from farthing.domain.clock import SECOND
@@ -92,15 +94,18 @@ class _Amounts:
 
 
 class _Weights:
-    """Integer weights of a window's work at one set of coefficients."""
+    """Integer weights of a window's work at one set of coefficients; lists have one entry per claim."""
 
     def __init__(self, work: WindowWork, coefficients: dict[str, float]) -> None:
         self.work = work
         modelled = work.seconds(coefficients)
         self.phases = [round(modelled[phase] * _WEIGHT) for phase in PHASES]
-        self.claims = [claim.seconds(coefficients) for claim in work.claims]
+        self.own = {
+            phase: np.rint(seconds * _WEIGHT).astype(np.int64).tolist()
+            for phase, seconds in work.claim_seconds(coefficients).items()
+        }
         pool = work.pool_seconds(coefficients)
-        holders = [round(claim.attended) for claim in work.claims]
+        holders = [round(claim.attended) for claim in work.claims] if any(pool.values()) else []
         self.holders = holders if any(holders) else []
         """Who held the KV cache, in token-steps, for sharing what preemptions cost; empty when nobody did."""
         self.pool = {phase: round(pool[phase] * _WEIGHT) if self.holders else 0 for phase in PHASES}
@@ -133,7 +138,7 @@ def settle(
                 money.claims[i],
                 energy_mj=sum(joules.claims[i].values()),
                 pool_nano=money.pool[i],
-                saved_nano=round(claim.saved_seconds(fit.coefficients) * per_second),
+                saved_nano=round(claim.saved_seconds(fit.coefficients) * per_second) if claim.saved else 0,
             )
             for i, claim in enumerate(work.claims)
             if money.claims[i] or joules.claims[i]
@@ -165,7 +170,7 @@ def _energy(energy: Energy, time: WindowTime, work: WindowWork, model: str) -> _
 
 def _spread(busy: int, weights: _Weights, model: str) -> _Amounts:
     """Busy money (or energy) over phases, their claimants, and those who share what preemptions cost."""
-    amounts = _Amounts(len(weights.claims))
+    amounts = _Amounts(len(weights.work.claims))
     if not any(weights.phases):
         amounts.add(_Line(UNATTRIBUTED, model=model, reason=REASON_UNMETERED), busy)
         return amounts
@@ -184,19 +189,21 @@ def _spread(busy: int, weights: _Weights, model: str) -> _Amounts:
 
 def _book(amounts: _Amounts, weights: _Weights, phase: str, shares: list[int], *, pooled: bool = False) -> None:
     """Each claim's share of a phase, on its line."""
+    lines = amounts.lines
     for claim, mine, share in zip(weights.work.claims, amounts.claims, shares, strict=True):
         if share:
             usage = claim.usage
             account = ACCOUNT_OF[usage.outcome]
             reason = REASON_FAILED if account == UNATTRIBUTED else REASON_PREEMPTION if pooled else ""
-            amounts.add(_Line(account, phase, usage.tenant, usage.model, usage.tier, reason), share)
+            line = _Line(account, phase, usage.tenant, usage.model, usage.tier, reason)
+            lines[line] = lines.get(line, 0) + share
             mine[phase] = mine.get(phase, 0) + share
 
 
 def _phase(phase: str, amount: int, weights: _Weights) -> tuple[list[int], int, int]:
     """A phase's amount: each claim's own share, what nobody claims, and the pool of recomputed work."""
     work = weights.work
-    own = [round(claim[phase] * _WEIGHT) for claim in weights.claims]
+    own = weights.own[phase]
     pool = weights.pool[phase]
     unclaimed = work.unclaimed[phase]
     again = work.recomputed[phase] if phase == PREFILL else 0.0

@@ -71,15 +71,10 @@ class Claim:
         prefix = b[f.PREFILL_TOKENS] * self.cached_tokens + b[f.PREFILL_CONTEXT] * self.cached_tokens**2 / 2
         return prefix + b[f.ENCODER_TOKENS] * self.cached_images
 
-    def seconds(self, b: dict[str, float]) -> dict[str, float]:
-        """Modelled seconds by phase at coefficients ``b``."""
-        prefill = b[f.STEPS] * self.prefill_fixed + b[f.PREFILL_TOKENS] * self.prefill_tokens
-        decode = b[f.STEPS] * self.decode_fixed + b[f.DECODE_TOKENS] * self.decode_tokens
-        return {
-            PREFILL: prefill + b[f.PREFILL_CONTEXT] * self.prefill_context,
-            DECODE: decode + b[f.ATTENDED] * self.attended,
-            VISION: b[f.ENCODER_TOKENS] * self.encoder_tokens + b[f.ENCODER_STEPS] * self.encoder_fixed,
-        }
+    @property
+    def saved(self) -> bool:
+        """Whether a cache had anything for it."""
+        return bool(self.cached_tokens or self.cached_images)
 
 
 @dataclass(slots=True)
@@ -108,6 +103,30 @@ class WindowWork:
     """Steps that decoded for anyone."""
     claims: tuple[Claim, ...] = ()
     """In the order of the requests' keys."""
+
+    def claim_seconds(self, b: dict[str, float]) -> dict[str, Floats]:
+        """Modelled seconds of each claim, by phase, at coefficients ``b``; arrays of one entry per claim."""
+        columns = np.array(
+            [
+                (
+                    c.prefill_fixed,
+                    c.prefill_tokens,
+                    c.prefill_context,
+                    c.decode_fixed,
+                    c.decode_tokens,
+                    c.attended,
+                    c.encoder_fixed,
+                    c.encoder_tokens,
+                )
+                for c in self.claims
+            ]
+        ).reshape(-1, 8)
+        fixed, tokens, context, decode_fixed, decode_tokens, attended, encodes, images = columns.T
+        return {
+            PREFILL: b[f.STEPS] * fixed + b[f.PREFILL_TOKENS] * tokens + b[f.PREFILL_CONTEXT] * context,
+            DECODE: b[f.STEPS] * decode_fixed + b[f.DECODE_TOKENS] * decode_tokens + b[f.ATTENDED] * attended,
+            VISION: b[f.ENCODER_TOKENS] * images + b[f.ENCODER_STEPS] * encodes,
+        }
 
     def pool_seconds(self, b: dict[str, float]) -> dict[str, float]:
         """Modelled seconds of recomputed work by phase: nobody's own, shared by who held the KV cache."""
