@@ -4,6 +4,7 @@ import itertools
 
 from hypothesis import strategies as st
 
+from farthing.costing.marks import COLUMNS
 from farthing.domain.clock import Anchor
 from farthing.domain.records import (
     EngineSequence,
@@ -21,20 +22,8 @@ START = 17_000_000_000
 WALL = 1_795_000_000_000_000_000
 
 small = st.integers(0, 40)
-_COLUMNS = (
-    "running",
-    "waiting",
-    "prefill_requests",
-    "prefill_tokens",
-    "decode_requests",
-    "decode_tokens",
-    "encoder_inputs",
-    "encoder_tokens",
-    "generated",
-    "prompt_computed",
-    "prompt_cached",
-    "preempted",
-)
+_COLUMNS = COLUMNS[1:]
+"""All but the times."""
 
 
 @st.composite

@@ -14,21 +14,8 @@ __all__ = ["COLUMNS", "Ints", "MarkTrack"]
 
 Ints = npt.NDArray[np.int64]
 
-COLUMNS = (
-    "at_ns",
-    "running",
-    "waiting",
-    "prefill_requests",
-    "prefill_tokens",
-    "decode_requests",
-    "decode_tokens",
-    "encoder_inputs",
-    "encoder_tokens",
-    "generated",
-    "prompt_computed",
-    "prompt_cached",
-    "preempted",
-)
+COLUMNS = tuple(StepMarks.__dataclass_fields__)
+"""Names of the columns of step marks."""
 
 
 _AT, _RUNNING = COLUMNS.index("at_ns"), COLUMNS.index("running")
