@@ -7,9 +7,8 @@ order, so equal records give equal books, whatever was restarted when.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -21,9 +20,10 @@ from farthing.costing.energy import (
 )
 from farthing.costing.fit import FEATURES, FitHistory
 from farthing.costing.late import LateBook
-from farthing.costing.marks import Ints, MarkTrack
+from farthing.costing.marks import MarkTrack
 from farthing.costing.measure import measure
 from farthing.costing.settle import Energy, WindowTime, settle
+from farthing.costing.timing import Span, whole_ns, window_time
 from farthing.costing.work import SLACK, WindowWork, Work, works_of
 from farthing.domain.clock import SECOND
 from farthing.domain.conventions import ASLEEP, DOWN, IDLE, STARTING, UNKNOWN
@@ -63,20 +63,10 @@ class Options:
 
 
 @dataclass(frozen=True, slots=True)
-class _Span:
-    """A closed window: [start, end) in nanoseconds, marks at positions [lo, hi)."""
-
-    start: int
-    end: int
-    lo: int
-    hi: int
-
-
-@dataclass(frozen=True, slots=True)
 class _Measured:
     """A window whose requests are all known, or given up: what it waits for is the fit."""
 
-    span: _Span
+    span: Span
     time: WindowTime
     work: WindowWork
     tokens: dict[str, int]
@@ -94,7 +84,7 @@ class _Index:
     cut_ns: int = 0
     """End of the last closed window."""
     cut_position: int = 0
-    closed: list[_Span] = field(default_factory=list)
+    closed: list[Span] = field(default_factory=list)
     """Windows closed whose requests are not all known."""
     measured: list[_Measured] = field(default_factory=list)
     """Windows that are known and not settled."""
@@ -214,9 +204,9 @@ class CostStream:
         for number, index in enumerate(self._indices):
             fit = index.fits.current()
             open_windows = [(w.span, w.time, w.work) for w in index.measured]
-            open_windows += [
-                (span, self._time(index, span)[0], measure(index.track, [], span.lo, span.hi)) for span in index.closed
-            ]
+            for span in index.closed:
+                time = window_time(index.track, index.works, self._states, span)[0]
+                open_windows.append((span, time, measure(index.track, [], span.lo, span.hi)))
             for span, time, work in open_windows:
                 result = settle(self._share(self._billed, number, span), time, work, fit=fit, model="")
                 for posting in result.postings:
@@ -236,7 +226,7 @@ class CostStream:
     def billed_nano(self) -> int:
         """Nano-dollars up to the end of each index's last closed window: all of it is settled or in progress."""
         origin = self.started.at_ns
-        spans = (_Span(origin, index.cut_ns, 0, 0) for index in self._indices)
+        spans = (Span(origin, index.cut_ns, 0, 0) for index in self._indices)
         return sum(self._share(self._billed, number, span) for number, span in enumerate(spans))
 
     @property
@@ -257,7 +247,7 @@ class CostStream:
         )
         return _Index(FitHistory(horizon), joules, LateBook(self.options.late_ns), cut_ns=self.started.at_ns)
 
-    def _share(self, cumulative: Callable[[int], int], number: int, span: _Span) -> int:
+    def _share(self, cumulative: Callable[[int], int], number: int, span: Span) -> int:
         """An index's equal share of [start, end): integer, and adding up over indices and windows.
 
         Source: Hermite's identity, the sum over i of floor((x + i) / n) is floor(x).
@@ -285,8 +275,15 @@ class CostStream:
                 span = index.closed[0]
                 if not final and placed < span.end and watermark < span.end + self.options.grace_ns:
                     break
-                index.measured.append(self._measure(number, index, span))
+                end = whole_ns(index.track, index.works, span)
+                if end < span.end:
+                    # the rest belongs to the next window, which has to be there to take it
+                    if len(index.closed) == 1:
+                        break
+                    index.closed[1] = replace(index.closed[1], start=end)
                 index.closed.pop(0)
+                if end > span.start:
+                    index.measured.append(self._measure(number, index, replace(span, end=end)))
             while index.measured and (final or self._fit_is_ready(index, watermark)):
                 measured = index.measured.pop(0)
                 settled.append(self._settle(number, index, measured))
@@ -320,7 +317,7 @@ class CostStream:
             self._cut(index, watermark, track.end)
 
     def _cut(self, index: _Index, end: int, position: int) -> None:
-        index.closed.append(_Span(index.cut_ns, end, index.cut_position, position))
+        index.closed.append(Span(index.cut_ns, end, index.cut_position, position))
         index.cut_ns, index.cut_position = end, position
 
     def _place(self, index: _Index) -> None:
@@ -350,9 +347,9 @@ class CostStream:
             return True
         return index.fits.windows >= options.warm_up and len(index.measured) > options.lag
 
-    def _measure(self, number: int, index: _Index, span: _Span) -> _Measured:
+    def _measure(self, number: int, index: _Index, span: Span) -> _Measured:
         """What was done in a window, added to the fits."""
-        time, busy_ns = self._time(index, span)
+        time, busy_ns = window_time(index.track, index.works, self._states, span)
         work = measure(index.track, index.works, span.lo, span.hi, start_ns=span.start, busy_ns=busy_ns)
         index.fits.add(work.rows, work.busy)
         millijoules = None
@@ -392,43 +389,3 @@ class CostStream:
             energy_mj=measured.energy_mj,
             energy_fit=energy.fit if energy else None,
         )
-
-    def _time(self, index: _Index, span: _Span) -> tuple[WindowTime, Ints]:
-        """A window's time by state, and the busy nanoseconds before each of its marks."""
-        track, marks = index.track, span.hi - span.lo
-        # the mark before the first, and the one after the last, whose step may have begun within the window
-        low, high = max(span.lo - 1, track.base), min(span.hi + 1, track.end)
-        at = track.columns["at_ns"][low - track.base : high - track.base]
-        running = track.columns["running"][low - track.base : high - track.base]
-        begins, ends = at.copy(), at
-        begins[1:][running[:-1] > 0] = at[:-1][running[:-1] > 0]
-        idle = (running[:-1] <= 0).nonzero()[0] + 1
-        if low == span.lo and len(at):
-            idle = np.concatenate([[0], idle])
-        if len(idle):
-            # the first step after idle began when its earliest request was scheduled
-            scheduled = np.sort(np.array([work.scheduled_ns for work in index.works], np.int64))
-            before = np.where(idle > 0, at[idle - 1], span.start - 1)
-            k = np.searchsorted(scheduled, before, side="right")
-            earliest = np.append(scheduled, np.iinfo(np.int64).max)[k]
-            begins[idle] = np.minimum(earliest, at[idle])
-        first = span.lo - low
-        begins, ends = np.maximum(begins[first:], span.start), np.minimum(ends[first:], span.end)
-        busy = np.maximum(ends - begins, 0)
-        return WindowTime(int(busy.sum()), self._other(span, begins, ends, busy)), busy[:marks]
-
-    def _other(self, span: _Span, begins: Ints, ends: Ints, busy: Ints) -> dict[str, int]:
-        """Nanoseconds of a window outside its busy intervals (ascending, disjoint), by the instance's state."""
-        kept = busy > 0
-        starts = np.concatenate([[span.start], ends[kept]])
-        stops = np.concatenate([begins[kept], [span.end]])
-        gaps = stops > starts
-        starts, stops = starts[gaps], stops[gaps]
-        found: dict[str, int] = {}
-        bounds = [*self._states, (span.end, "")]
-        for (since, state), (until, _) in itertools.pairwise(bounds):
-            if until > span.start:
-                overlap = int(np.maximum(np.minimum(stops, until) - np.maximum(starts, since), 0).sum())
-                if overlap:
-                    found[state] = found.get(state, 0) + overlap
-        return found
