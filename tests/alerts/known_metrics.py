@@ -33,7 +33,12 @@ def captures() -> list[str]:
 
 def farthing_exposition(step: int = 100) -> str:
     """What Farthing's exporter says after ``step`` windows of an engine of which everything is known."""
-    everything = replace(snapshot(step), histograms=tuple(histogram_view(step, metric) for metric in HISTOGRAMS))
+    pictured = snapshot(step)
+    everything = replace(
+        pictured,
+        engines=tuple(replace(view, late_nano={("decode", "modelled"): 1_000 * step}) for view in pictured.engines),
+        histograms=tuple(histogram_view(step, metric) for metric in HISTOGRAMS),
+    )
     registry = CollectorRegistry()
     registry.register(SnapshotCollector(lambda: everything))
     body, _ = exposition(registry, "")
