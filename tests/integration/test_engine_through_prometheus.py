@@ -52,6 +52,14 @@ def _query(offset, expression):
     return [float(series["value"][1]) for series in result]
 
 
+def _awaited(offset, expression, deadline):
+    """The result of a query once it has one."""
+    while not (found := _query(offset, expression)):
+        assert time.monotonic() < deadline, f"Prometheus has nothing for {expression}"
+        time.sleep(1)
+    return found
+
+
 def _settled(folder):
     """Sums of the journal and the windows: nano-dollars by (account, phase, method), and tokens."""
     ledger = Ledger.open(f"sqlite:///{folder}/state/ledger.db")
@@ -108,6 +116,7 @@ def test_text_and_images_on_a_real_engine_are_scraped_by_prometheus_and_costed_a
     assert lines[c.CHARGED, c.DECODE, c.ESTIMATED] > 0
     assert {method for account, _, method in lines if account == c.CHARGED} == {c.ESTIMATED}
     assert sum(lines.values()) == bill
-    (spend,) = _query(offset, f'sum({c.METRIC_TENANT_COST}{{tenant="{c.UNKNOWN}"}})')
+    # Prometheus has yet to scrape what was booked a moment ago, and to evaluate its rules on it
+    (spend,) = _awaited(offset, f'sum({c.METRIC_TENANT_COST}{{tenant="{c.UNKNOWN}"}}) > 0', deadline)
     assert spend > 0
-    assert _query(offset, c.REC_GENERATION_RATE), "the vocabulary has no series for a real engine"
+    assert _awaited(offset, c.REC_GENERATION_RATE, deadline)
