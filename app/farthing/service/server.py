@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 import socket
@@ -33,7 +34,7 @@ from farthing.service.accountant import Accountant
 from farthing.service.scraping import Scraping
 from farthing.settings import Settings, read_secret
 
-__all__ = ["Service", "bind", "end_well_on_sigterm", "price_book", "serve"]
+__all__ = ["Service", "bind", "calm_collector", "end_well_on_sigterm", "price_book", "serve"]
 
 _log = logging.getLogger(__name__)
 
@@ -161,8 +162,16 @@ def end_well_on_sigterm() -> None:
     signal.signal(signal.SIGTERM, leave)
 
 
+def calm_collector() -> None:
+    """Let Python look for reference cycles less often: costing makes many short-lived objects and no cycles, and each
+    search walks over the state of every engine (about a fifth of the time with a thousand of them).
+    """
+    gc.set_threshold(100_000, 50, 50)
+
+
 def serve(settings: Settings) -> None:
     """Run until SIGTERM or SIGINT."""
+    calm_collector()
     listener = bind(settings.serve.host, settings.serve.port, "serve.port")
     ledger = Ledger.open(settings.ledger)
     end_well_on_sigterm()
