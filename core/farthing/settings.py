@@ -15,6 +15,7 @@ from farthing.domain.conventions import DEFAULT_PORT
 from farthing.domain.errors import ConfigError
 
 __all__ = [
+    "TOKEN_VARIABLE",
     "AlertSettings",
     "CostingSettings",
     "EngineSettings",
@@ -28,6 +29,7 @@ __all__ = [
 
 CONFIG_VARIABLE = "FARTHING_CONFIG"
 DEFAULT_CONFIG = "farthing.yaml"
+TOKEN_VARIABLE = "FARTHING_INTAKE_TOKEN"  # noqa: S105 - the name of a variable
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 

@@ -19,7 +19,8 @@ from farthing.replay.live import ReplayOptions, run_replay
 from farthing.replay.offline import cost_recording, to_json
 from farthing.replay.recording import load_recording
 from farthing.service.server import price_book
-from farthing.settings import Settings, read_secret
+from farthing.settings import TOKEN_VARIABLE, Settings, read_secret
+from farthing.stack.parts import serve_url
 
 __all__ = ["replay_live", "replay_offline"]
 
@@ -60,13 +61,12 @@ def replay_live(
 ) -> None:
     """Play a recording until it ends, or for ever with ``loop``."""
     recording = load_recording(source)
-    intake = "127.0.0.1" if settings.serve.host in ("0.0.0.0", "::") else settings.serve.host  # noqa: S104 - compared, not bound
     run_replay(
         recording,
         ReplayOptions(
             engine=engine or Path(recording.name).name,
-            intake_url=to or f"http://{intake}:{settings.serve.port}",
-            token=read_secret("FARTHING_INTAKE_TOKEN", settings.serve.token_file),
+            intake_url=to or serve_url(settings),
+            token=read_secret(TOKEN_VARIABLE, settings.serve.token_file),
             host=host,
             port=port or settings.stack.replay_port,
             speed=speed,

@@ -32,7 +32,7 @@ from farthing.exporters.web.routes import web_routes
 from farthing.ledger.repository import Ledger
 from farthing.service.accountant import Accountant
 from farthing.service.scraping import Scraping
-from farthing.settings import Settings, read_secret
+from farthing.settings import TOKEN_VARIABLE, Settings, read_secret
 
 __all__ = ["Service", "bind", "calm_collector", "end_well_on_sigterm", "price_book", "serve"]
 
@@ -72,7 +72,7 @@ class Service:
         registry = CollectorRegistry()
         registry.register(SnapshotCollector(self.snapshot))
         self._registry = registry
-        token = read_secret("FARTHING_INTAKE_TOKEN", settings.serve.token_file)
+        token = read_secret(TOKEN_VARIABLE, settings.serve.token_file)
         self.app = Starlette(
             lifespan=self._lifespan,
             routes=[

@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from farthing.domain.errors import StackError
-from farthing.settings import Settings, read_secret
+from farthing.settings import TOKEN_VARIABLE, Settings, read_secret
 from farthing.stack.compose_config import COMPOSE_FILE, compose_configuration
 from farthing.stack.container import compose_command
 from farthing.stack.effective import shift_ports
@@ -30,7 +30,6 @@ PROJECT = "farthing"
 DEMO_PROFILE = "demo"
 CONTAINER_READABLE_FILE = 0o644
 CONTAINER_READABLE_FOLDER = 0o755
-TOKEN_VARIABLE = "FARTHING_INTAKE_TOKEN"  # noqa: S105 - the name of a variable
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from pathlib import Path
 from rich.console import Console
 
 from farthing.domain.errors import StackError
-from farthing.settings import Settings, read_secret
+from farthing.settings import TOKEN_VARIABLE, Settings, read_secret
 from farthing.stack.configuration import write_configuration
 from farthing.stack.effective import effective_settings, shift_ports
 from farthing.stack.health import Awaited, PartFailedError, last_lines, wait_until_ready
@@ -36,7 +36,6 @@ READY_SECONDS = 60.0
 STOP_SECONDS = 75.0
 """Longer than all parts together may take to stop one after the other."""
 WATCH_SECONDS = 0.5
-TOKEN_VARIABLE = "FARTHING_INTAKE_TOKEN"  # noqa: S105 - the name of a variable
 
 
 @dataclass(frozen=True, slots=True)
