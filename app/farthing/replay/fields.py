@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-__all__ = ["DEVICE", "GPU_SAMPLE", "REQUEST", "SCRAPE", "STEP", "LineType", "wrong_field"]
+__all__ = ["DEVICE", "GPU_SAMPLE", "RECORD", "REQUEST", "SCRAPE", "STEP", "LineType", "wrong_field"]
 
 Count = Annotated[int, Meta(ge=0)]
 
@@ -84,11 +84,20 @@ class _GpuSample(LineType, frozen=True):
     gpu: Count = 0
 
 
+class _Record(LineType, frozen=True):
+    kind: str
+    boot: str
+    proc: Count
+    seq: Count
+
+
 STEP: msgspec.json.Decoder[_Step] = msgspec.json.Decoder(_Step)
 REQUEST: msgspec.json.Decoder[_Request] = msgspec.json.Decoder(_Request)
 SCRAPE: msgspec.json.Decoder[_Scrape] = msgspec.json.Decoder(_Scrape)
 DEVICE: msgspec.json.Decoder[_Device] = msgspec.json.Decoder(_Device)
 GPU_SAMPLE: msgspec.json.Decoder[_GpuSample] = msgspec.json.Decoder(_GpuSample)
+RECORD: msgspec.json.Decoder[_Record] = msgspec.json.Decoder(_Record)
+"""A record of the wire; farthing.collectors.wire knows the rest of it."""
 
 
 def wrong_field(error: msgspec.ValidationError) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
@@ -11,8 +12,9 @@ from typing import Any
 from farthing.books.prices import PriceBook
 from farthing.collectors.engines.catalogue import load_catalogue, read_signals
 from farthing.collectors.engines.exposition import parse_exposition
-from farthing.collectors.wire import decode_line, decode_raw
+from farthing.collectors.wire import decode_raw
 from farthing.costing.checks import reconcile
+from farthing.costing.stream import Options
 from farthing.domain import conventions as c
 from farthing.domain.clock import SECOND, utc
 from farthing.domain.errors import RecordingError
@@ -36,17 +38,49 @@ class OfflineRun:
     """A costed recording: the account, what it would post, its raw records and its checks."""
 
     recording: Recording
-    account: BootAccount
-    entry: Entry
+    accounts: tuple[BootAccount, ...]
+    """One for each boot of the engine, in order."""
+    entries: tuple[Entry, ...]
+    """What each account would post."""
     raw: tuple[RawRecord, ...]
     bill_nano: int
-    """The recording's span x price."""
+    """The recording's span x price; of a recording with several boots, the spans of its boots."""
     checks: tuple[Check, ...]
+
+    @property
+    def account(self) -> BootAccount:
+        """The last boot's."""
+        return self.accounts[-1]
+
+    @property
+    def entry(self) -> Entry:
+        """All boots' entries as one, under the last boot."""
+        return Entry(
+            self.entries[-1].boot,
+            tuple(row for entry in self.entries for row in entry.requests),
+            tuple(window for entry in self.entries for window in entry.windows),
+            tuple(adjustment for entry in self.entries for adjustment in entry.adjustments),
+        )
+
+    @property
+    def wip(self) -> dict[str, int]:
+        """Work in progress of all boots: phase or account -> nano-dollars."""
+        total: Counter[str] = Counter()
+        for account in self.accounts:
+            total.update(account.wip())
+        return dict(total)
+
+    @property
+    def energy_mj(self) -> int | None:
+        """Millijoules of all boots; None without samples."""
+        known = [account.energy_mj for account in self.accounts if account.energy_mj is not None]
+        return sum(known) if known else None
 
     def write(self, ledger: Ledger) -> None:
         """Store the records and post the books; what the ledger has already stays as it is."""
         ledger.add(self.raw)
-        ledger.post(self.entry.boot, self.entry.requests, self.entry.windows, self.entry.adjustments)
+        for entry in self.entries:
+            ledger.post(entry.boot, entry.requests, entry.windows, entry.adjustments)
 
 
 def cost_recording(recording: Recording, settings: Settings, prices: PriceBook) -> OfflineRun:
@@ -57,37 +91,73 @@ def cost_recording(recording: Recording, settings: Settings, prices: PriceBook) 
         for timed in wire_records(recording, boot=boot, engine=recording.name)
     )
     options = costing_options(settings)
-    first = decode_line(raw[0].line)
-    if not isinstance(first, Started):
-        raise RecordingError(f"{recording.name}: its first record is not a start")
-    account = BootAccount(first, prices.tariff(first.gpu, first.gpu_count), recording.name, options)
-    order = BootOrder(options.grace_ns)
+    boots: dict[str, list[RawRecord]] = {}
     for record in raw:
-        order.add(record)
-    for ordered in order.ready(final=True):
-        account.feed(ordered)
-    account.missing = order.missing
-    account.end()
-    (entry,) = account.drain()
-    lines: Counter[str] = Counter()
-    for posting in _postings(entry):
-        lines[posting.account] += posting.nano
-    # of the recording's span, not of what the account has billed: a tail that got lost must show as a residual
-    bill_nano = account.tariff.bill(recording.start_ns, recording.end_ns)
-    evidence = account.evidence(lines, _counters(recording))
+        boots.setdefault(record.key.boot, []).append(record)
+    accounts = tuple(_account(recording, records, prices, options) for records in boots.values())
+    entries = tuple(entry for account in accounts for entry in account.drain())
+    bills = _bills(recording, accounts)
     return OfflineRun(
         recording=recording,
-        account=account,
-        entry=entry,
+        accounts=accounts,
+        entries=entries,
         raw=raw,
-        bill_nano=bill_nano,
-        checks=reconcile(replace(evidence, bill_nano=bill_nano)),
+        bill_nano=sum(bills),
+        checks=_checks(recording, accounts, entries, bills),
     )
+
+
+def _checks(
+    recording: Recording, accounts: Sequence[BootAccount], entries: Sequence[Entry], bills: Sequence[int]
+) -> tuple[Check, ...]:
+    """Every boot's checks by name; of boots that disagree, the red one's."""
+    merged: dict[str, Check] = {}
+    for account, entry, bill in zip(accounts, entries, bills, strict=True):
+        lines: Counter[str] = Counter()
+        for posting in _postings(entry):
+            lines[posting.account] += posting.nano
+        # an engine's counters begin anew with each boot, and the last exposition is the last boot's
+        evidence = account.evidence(lines, _counters(recording) if account is accounts[-1] else None)
+        for check in reconcile(replace(evidence, bill_nano=bill)):
+            if merged.get(check.name, check).ok:
+                merged[check.name] = check
+    return tuple(merged.values())
+
+
+def _account(recording: Recording, records: Iterable[RawRecord], prices: PriceBook, options: Options) -> BootAccount:
+    """One boot's account, with all of its records in it."""
+    order = BootOrder(options.grace_ns)
+    account: BootAccount | None = None
+    for raw in records:
+        order.add(raw)
+    for ordered in order.ready(final=True):
+        if account is None:
+            if not isinstance(ordered, Started):
+                raise RecordingError(f"{recording.name}: its first record is not a start")
+            account = BootAccount(ordered, prices.tariff(ordered.gpu, ordered.gpu_count), recording.name, options)
+        account.feed(ordered)
+    if account is None:
+        raise RecordingError(f"{recording.name}: holds no records")
+    account.missing = order.missing
+    account.end()
+    return account
+
+
+def _bills(recording: Recording, accounts: Sequence[BootAccount]) -> list[int]:
+    """Nano-dollars of the span, by boot: not what the accounts have billed, so that a tail that got lost shows."""
+    if not recording.boots:
+        return [accounts[0].tariff.bill(recording.start_ns, recording.end_ns)]
+    bills = []
+    for account, records in zip(accounts, recording.boots, strict=True):
+        first, last = records[0], max(row["at_ns"] for row in records if row["kind"] == "lifecycle")
+        bills.append(account.tariff.bill(first["wall_ns"], first["wall_ns"] + last - first["at_ns"]))
+    return bills
 
 
 def to_json(run: OfflineRun) -> Json:
     """The stable JSON of a replay (schema in docs/replay.md)."""
-    postings, windows = _postings(run.entry), run.entry.windows
+    entry = run.entry
+    postings, windows = _postings(entry), entry.windows
     accounts: Counter[str] = Counter()
     phases: dict[str, Counter[str]] = {account: Counter() for account in c.ACCOUNTS}
     reasons: Counter[str] = Counter()
@@ -98,12 +168,12 @@ def to_json(run: OfflineRun) -> Json:
         by_method[p.account, p.phase, p.method] += p.nano
         if p.account == c.UNATTRIBUTED:
             reasons[p.reason] += p.nano
-    wip = run.account.wip()
+    wip = run.wip
     counts: Counter[str] = Counter()
     for window in windows:
         counts.update(window.tokens)
-    requests = run.entry.requests
-    energy = run.account.energy_mj
+    requests = entry.requests
+    energy = run.energy_mj
     return {
         "schema_version": c.REPLAY_SCHEMA_VERSION,
         "policy_version": c.POLICY_VERSION,

@@ -15,14 +15,17 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from farthing.collectors.wire import decode_line
 from farthing.domain.clock import Anchor, nanoseconds
-from farthing.domain.errors import RecordingError
+from farthing.domain.errors import RecordError, RecordingError
 from farthing.replay import fields
 from farthing.replay.fields import wrong_field
 
 __all__ = ["PACKAGED", "Recording", "Scrape", "load_recording", "packaged_names"]
 
 PACKAGED = Path(__file__).parent / "recordings"
+RECORDS = "records.jsonl.gz"
+"""Where it is there, the recording was made by a probe, and needs neither steps nor requests."""
 _FORMAT = "see docs/replay.md for the format"
 
 Decoder: TypeAlias = "msgspec.json.Decoder[Any]"
@@ -52,6 +55,9 @@ class Recording:
     end_ns: int
     """UTC nanoseconds of the last record of any file."""
     anchor: Anchor
+    """Of the first boot."""
+    boots: tuple[tuple[dict[str, Any], ...], ...] = ()
+    """Records of the wire as a probe sent them, by boot; ``steps`` and ``requests`` are empty then."""
 
     def last_exposition(self) -> str:
         """The last scrape that succeeded."""
@@ -102,8 +108,16 @@ def load_recording(source: str | Path) -> Recording:
             raise RecordingError(
                 f"{source}: no such folder, and no packaged recording of that name (packaged: {known})"
             )
-    steps = _rows(folder / "steps.jsonl.gz", fields.STEP)
-    requests = _rows(folder / "requests.jsonl.gz", fields.REQUEST)
+    boots: tuple[tuple[dict[str, Any], ...], ...] = ()
+    steps: list[dict[str, Any]] = []
+    requests: list[dict[str, Any]] = []
+    if (folder / RECORDS).exists():
+        boots = _boots(folder / RECORDS)
+        anchor = Anchor(wall_ns=boots[0][0]["wall_ns"], mono_ns=boots[0][0]["at_ns"])
+    else:
+        steps = _rows(folder / "steps.jsonl.gz", fields.STEP)
+        requests = _rows(folder / "requests.jsonl.gz", fields.REQUEST)
+        anchor = Anchor(wall_ns=nanoseconds(steps[0]["t"]), mono_ns=nanoseconds(steps[0]["m"]))
     metrics = _rows(folder / "metrics.jsonl.gz", fields.SCRAPE)
     nvml = _rows(folder / "nvml.jsonl.gz", fields.GPU_SAMPLE, first_line=fields.DEVICE)
     if not any(row["body"] for row in metrics):
@@ -111,6 +125,7 @@ def load_recording(source: str | Path) -> Recording:
     scrapes = tuple(Scrape(nanoseconds(row["t"]), row["body"]) for row in metrics)
     moments = [nanoseconds(rows[i]["t"]) for rows in (steps, metrics, nvml[1:]) if rows for i in (0, -1)]
     moments += [nanoseconds(row[key]) for row in requests for key in ("t0", "end")]
+    moments += [boot[0]["wall_ns"] for boot in boots]
     return Recording(
         name=folder.name,
         steps=tuple(steps),
@@ -120,8 +135,27 @@ def load_recording(source: str | Path) -> Recording:
         gpu_samples=tuple(nvml[1:]),
         start_ns=min(moments),
         end_ns=max(moments),
-        anchor=Anchor(wall_ns=nanoseconds(steps[0]["t"]), mono_ns=nanoseconds(steps[0]["m"])),
+        anchor=anchor,
+        boots=boots,
     )
+
+
+def _boots(path: Path) -> tuple[tuple[dict[str, Any], ...], ...]:
+    """The records of a probe by boot, each beginning with its start; every record once, in sequence by process."""
+    boots: dict[str, dict[tuple[int, int], dict[str, Any]]] = {}
+    for number, row in enumerate(_rows(path, fields.RECORD), start=1):
+        try:
+            decode_line(msgspec.json.encode(row))
+        except RecordError as error:
+            raise RecordingError(f"{path}:{number}: {error}; {_FORMAT}") from error
+        boots.setdefault(row["boot"], {})[row["proc"], row["seq"]] = row
+    result = []
+    for name, records in boots.items():
+        first = records.get((0, 0))
+        if first is None or first["kind"] != "started":
+            raise RecordingError(f"{path}: boot {name} has no record of its start; {_FORMAT}")
+        result.append(tuple(records[key] for key in sorted(records)))
+    return tuple(sorted(result, key=lambda boot: int(boot[0]["wall_ns"])))
 
 
 def _rows(path: Path, lines_of: Decoder, first_line: Decoder | None = None) -> list[dict[str, Any]]:

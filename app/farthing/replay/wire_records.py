@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from heapq import merge
 from typing import Any
 
 from farthing.domain.clock import SECOND, Anchor, nanoseconds
@@ -50,6 +51,8 @@ def wire_records(
     the monotonic clock is never moved, only its anchor.
     """
     shift = 0 if wall_start_ns is None else wall_start_ns - recording.start_ns
+    if recording.boots:
+        return _as_probed(recording, boot, engine, model, shift)
     anchor = recording.anchor
     timed = [
         *_lifecycle(recording, engine, model or model_name(recording), shift),
@@ -63,6 +66,48 @@ def wire_records(
     for sequence, (at_ns, _, kind, fields) in enumerate(timed):
         result.append(TimedRecord(anchor.to_wall(at_ns) + shift, _build(kind, boot, sequence, fields)))
     return result
+
+
+def _as_probed(recording: Recording, boot: str, engine: str, model: str, shift: int) -> list[TimedRecord]:
+    """The records that a probe sent, under new names, with the device's samples among its first process's."""
+    result: list[TimedRecord] = []
+    for number, records in enumerate(recording.boots):
+        started = records[0]
+        anchor = Anchor(wall_ns=started["wall_ns"], mono_ns=started["at_ns"])
+        name = boot if number == 0 else f"{boot}.{number}"
+        ended = max(_event_ns(row) for row in records)
+        own = [(_event_ns(row), row) for row in records if row["proc"] == 0]
+        samples = [
+            (at, {"v": started["v"], "kind": "gpu", "proc": 0, **fields["columns"], "gpu_index": fields["gpu_index"]})
+            for at, _, _, fields in _gpu(recording, anchor)
+            if started["at_ns"] <= fields["columns"]["at_ns"][0] and at <= ended
+        ]
+        # the last record says that nothing more comes
+        body, last = own[:-1], own[-1:]
+        merged = [*merge(body, samples, key=lambda pair: pair[0]), *last]
+        rows, inserted, sequence = [], 0, -1
+        for _, row in merged:
+            # a sequence that is missing stays missing
+            sequence = row["seq"] + inserted if "seq" in row else sequence + 1
+            inserted += "seq" not in row
+            rows.append({**row, "seq": sequence})
+        rows += [row for row in records if row["proc"] != 0]
+        for row in rows:
+            changed = {**row, "boot": name}
+            if row["kind"] == "started":
+                changed |= {"engine": engine, "model": model or row["model"], "wall_ns": row["wall_ns"] + shift}
+            elif row["kind"] == "usage" and model:
+                changed["model"] = model
+            result.append(TimedRecord(anchor.to_wall(_event_ns(row)) + shift, changed))
+    result.sort(key=lambda timed: timed.wall_ns)
+    return result
+
+
+def _event_ns(row: Row) -> int:
+    """The moment of a record, monotonic: when it was sent, as nearly as it says."""
+    if row["kind"] == "gpu":
+        return int(row["at_ns"][-1])
+    return int(row.get("until_ns") or row.get("ended_ns") or row["at_ns"])
 
 
 def model_name(recording: Recording) -> str:

@@ -1,0 +1,94 @@
+"""A recording made by a probe: its own records in place of steps and requests, of one boot or of several."""
+
+import gzip
+import json
+import shutil
+
+import pytest
+from tests.replay.conftest import TEXT
+
+from farthing.domain.errors import RecordingError
+from farthing.replay.offline import cost_recording, to_json
+from farthing.replay.recording import PACKAGED, load_recording
+from farthing.replay.wire_records import wire_records
+from farthing.service.server import price_book
+from farthing.settings import Settings
+
+
+def write(folder, records):
+    """Put records into a recording's folder."""
+    with gzip.open(folder / "records.jsonl.gz", "wt", encoding="utf-8") as file:
+        file.writelines(json.dumps(record) + "\n" for record in records)
+
+
+@pytest.fixture(scope="module")
+def sent():
+    """What a probe would have sent of the packaged text recording: everything but the device's samples."""
+    timed = wire_records(load_recording(TEXT), boot="b", engine="e")
+    records = [item.record for item in timed if item.record["kind"] != "gpu"]
+    return [{**record, "seq": sequence} for sequence, record in enumerate(records)]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with the scrapes and the device's samples of the packaged recording."""
+    for name in ("metrics", "nvml"):
+        shutil.copy(PACKAGED / TEXT / f"{name}.jsonl.gz", tmp_path)
+    return tmp_path
+
+
+def costed(folder):
+    """The JSON of an offline replay."""
+    return to_json(cost_recording(load_recording(folder), Settings(), price_book(Settings())))
+
+
+def test_a_probes_records_give_the_books_of_the_steps_and_requests_they_came_from(folder, sent):
+    """One run, recorded in two ways: equal lines, tokens and joules."""
+    write(folder, reversed(sent))
+    ours = costed(folder)
+    theirs = to_json(cost_recording(load_recording(TEXT), Settings(), price_book(Settings())))
+    for key in set(theirs) - {"engine", "window"}:
+        assert ours[key] == theirs[key], key
+    assert all(check["ok"] for check in ours["checks"])
+
+
+def test_a_restart_in_a_recording_is_two_boots_in_the_books(folder, sent):
+    """Each boot is billed from its start to its end; what was between them is not."""
+    started = sent[0]
+    later = 600_000_000_000
+    again = [
+        {**started, "boot": "b2", "at_ns": started["at_ns"], "wall_ns": started["wall_ns"] + later},
+        *({**record, "boot": "b2"} for record in sent[1:]),
+    ]
+    write(folder, [*sent, *again])
+    one = to_json(cost_recording(load_recording(TEXT), Settings(), price_book(Settings())))
+    result = costed(folder)
+    assert result["residual_nano_usd"] == 0
+    assert abs(result["bill_nano_usd"] - 2 * one["bill_nano_usd"]) <= 1  # a cut of a nano-dollar
+    assert result["requests"]["finished"] == 2 * one["requests"]["finished"]
+    timed = wire_records(load_recording(folder), boot="x", engine="renamed")
+    assert {item.record["boot"] for item in timed} == {"x", "x.1"}
+    assert [item.wall_ns for item in timed] == sorted(item.wall_ns for item in timed)
+    assert {item.record["engine"] for item in timed if item.record["kind"] == "started"} == {"renamed"}
+
+
+def test_a_lost_record_turns_a_check_red(folder, sent):
+    """A recording is not above suspicion."""
+    lost = next(i for i, record in enumerate(sent) if i > len(sent) // 2 and record["kind"] == "steps")
+    write(folder, sent[:lost] + sent[lost + 1 :])
+    assert not all(check["ok"] for check in costed(folder)["checks"])
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ({"kind": "usage"}, "boot"),
+        ({"v": 1, "kind": "lifecycle", "boot": "b", "proc": 0, "seq": 1, "at_ns": -1, "event": "ready"}, "at_ns"),
+        ({"v": 1, "kind": "lifecycle", "boot": "c", "proc": 0, "seq": 0, "at_ns": 1, "event": "ready"}, "boot c"),
+    ],
+)
+def test_a_wrong_record_is_named_with_its_field(folder, sent, line, problem):
+    """As every other file of a recording."""
+    write(folder, [sent[0], line])
+    with pytest.raises(RecordingError, match=rf"records\.jsonl\.gz.*{problem}"):
+        load_recording(folder)
