@@ -119,7 +119,7 @@ def _checks(
         # an engine's counters begin anew with each boot, and the last exposition is the last boot's
         evidence = account.evidence(lines, _counters(recording) if account is accounts[-1] else None)
         for check in reconcile(replace(evidence, bill_nano=bill)):
-            if merged.get(check.name, check).ok:
+            if check.name not in merged or merged[check.name].ok:
                 merged[check.name] = check
     return tuple(merged.values())
 
