@@ -80,6 +80,10 @@ class ServeSettings(_Strict):
     """File with the bearer token that intake demands; FARTHING_INTAKE_TOKEN overrides it. None: no token."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 64 * 1024 * 1024
     """Largest decompressed body that intake accepts."""
+    intake_bodies_per_second: Annotated[float, Field(gt=0)] = 500.0
+    """Bodies that one client address may post, over ten seconds; more are answered with 429 and sent again later."""
+    intake_bytes_per_second: Annotated[int, Field(ge=1024)] = 64 * 1024 * 1024
+    """Decompressed bytes that intake takes from all senders together, over ten seconds."""
 
 
 class CostingSettings(_Strict):
@@ -91,6 +95,10 @@ class CostingSettings(_Strict):
     horizon_windows: Annotated[int, Field(ge=12)] = 720
     """Windows that a fit looks back over (720 of 5 s: one hour)."""
     scrape_seconds: Annotated[float, Field(gt=0)] = 2.0
+    silent_seconds: Annotated[int, Field(ge=60)] = 600
+    """After so long without any record of an engine that did not stop, what is known of it settles."""
+    abandoned_seconds: Annotated[int, Field(ge=60)] = 86_400
+    """After so long its books are closed: what it says later is counted as lost."""
 
 
 class AlertSettings(_Strict):

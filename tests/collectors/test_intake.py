@@ -16,12 +16,14 @@ from starlette.requests import ClientDisconnect
 from tests.collectors.wire_records import Pair, pairs
 
 from farthing.collectors import intake as intake_module
-from farthing.collectors.intake import IntakeCounts, intake_routes
+from farthing.collectors.intake import IntakeCounts, IntakeLimits, intake_routes
+from farthing.domain import conventions as c
 from farthing.domain.errors import ConfigError, LedgerError
-from farthing.domain.records import RawRecord, RecordKey
+from farthing.domain.records import RawRecord, RecordKey, mirrored
 from farthing_probe import wire
 
 LIMIT = 64 * 1024
+LIMITS = IntakeLimits(LIMIT)
 TOKEN = "crown-and-farthing"
 
 
@@ -33,6 +35,10 @@ class MemoryStore:
         self.broken = False
         self.threads: set[int] = set()
         self._busy = threading.Lock()
+
+    def sequences(self) -> list[int]:
+        """Of the records, without what is kept of refused ones."""
+        return sorted(record.key.sequence for record in self.stored.values() if record.kind != c.INBOX_REFUSED)
 
     def add(self, records: Sequence[RawRecord]) -> int:
         assert self._busy.acquire(blocking=False), "two batches are being stored at once"
@@ -51,11 +57,22 @@ class MemoryStore:
 class Bench:
     """An intake over a memory store, and how often it said that something new came in."""
 
-    def __init__(self, token: str | None = None) -> None:
+    def __init__(self, token: str | None = None, limits: IntakeLimits = LIMITS) -> None:
         self.store = MemoryStore()
         self.counts = IntakeCounts()
         self.woken = 0
-        self.app = Starlette(routes=intake_routes(self.store, token, LIMIT, self.counts, self._wake))
+        self.clock = 0.0
+        self.prices: dict[str, dict[str, int]] = {}
+        routes = intake_routes(
+            self.store,
+            token,
+            limits,
+            self.counts,
+            self._wake,
+            unit_prices=lambda boots: {boot: self.prices[boot] for boot in boots & self.prices.keys()},
+            clock=lambda: self.clock,
+        )
+        self.app = Starlette(routes=routes)
 
     def _wake(self) -> None:
         self.woken += 1
@@ -135,7 +152,7 @@ def test_a_bad_line_is_refused_by_field_and_the_rest_is_stored(bench: Bench, cap
     assert answer.status_code == 200
     assert answer.json()["accepted"] == 2
     assert answer.json()["refused"] == [{"line": 2, "field": "prompt_tokens", "problem": "expected int >= 0"}]
-    assert sorted(key.sequence for key in bench.store.stored) == [1, 3]
+    assert bench.store.sequences() == [1, 3]
     assert bench.counts.view().records[("unknown", "refused")] == 1
     assert "prompt_tokens" in caplog.text
     assert "ada" not in caplog.text
@@ -147,6 +164,93 @@ def test_only_the_first_refusals_are_shown_and_all_are_counted(bench: Bench):
     assert answer.status_code == 200
     assert [refusal["line"] for refusal in answer.json()["refused"]] == list(range(1, 21))
     assert bench.counts.view().records == {("unknown", "refused"): 100}
+
+
+def test_what_is_kept_of_a_refused_record_is_its_key_and_why(bench: Bench):
+    """Costing then knows that it will not come; no value of it is stored, and it stands in no other record's way."""
+    bad = usage(2, prompt_tokens=-1, user="ada")
+    bench.post_gzip(wire.USAGE_PATH, wire.encode([usage(1), bad]))
+    kept = bench.store.stored[RecordKey("boot-1", 0, -3)]
+    assert mirrored(kept.key) == RecordKey("boot-1", 0, 2)
+    assert kept.kind == "refused"
+    assert json.loads(kept.line) == {"kind": "refused", "field": "prompt_tokens", "problem": "expected int >= 0"}
+    assert bench.woken == 2
+    again = bench.post_gzip(wire.USAGE_PATH, wire.encode([bad]))
+    assert (again.json()["accepted"], again.json()["duplicate"], bench.woken) == (0, 0, 2)
+    assert bench.post_gzip(wire.USAGE_PATH, wire.encode([usage(2)])).json()["accepted"] == 1
+    assert bench.store.sequences() == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"nonsense",
+        b"[1]",
+        json.dumps({**usage(1), "boot": ""}).encode(),
+        json.dumps({**usage(1), "boot": "a\x00b", "status": -1}).encode(),
+        json.dumps({**usage(1), "boot": "scrape:h100/m/1"}).encode(),
+        json.dumps({**usage(1), "proc": -1}).encode(),
+        json.dumps({**usage(1), "seq": 2**63}).encode(),
+        json.dumps({**ready(1), "kind": "started"}).encode(),
+    ],
+)
+def test_a_refused_line_that_does_not_say_whose_it_is_leaves_nothing(bench: Bench, line: bytes):
+    """Nor does a start: without it nothing can be costed, so a mended one is waited for."""
+    assert len(bench.post(wire.USAGE_PATH, line).json()["refused"]) == 1
+    assert not bench.store.stored
+
+
+def test_boots_that_farthing_scrapes_itself_are_not_taken_from_outside(bench: Bench):
+    """A sender must not write into the account of another's engine."""
+    answer = bench.post_gzip(wire.WINDOWS_PATH, wire.encode([{**ready(1), "boot": "scrape:h100/m/1"}]))
+    assert answer.json()["refused"][0]["field"] == "boot"
+    assert not bench.store.stored
+
+
+def test_the_answer_brings_unit_prices_of_the_boots_that_the_body_named(bench: Bench):
+    """And of no others: a sender learns nothing of other engines."""
+    bench.prices = {"boot-1": {"prefill": 12, "decode": 345}, "boot-2": {"decode": 7}}
+    assert bench.post_gzip(wire.USAGE_PATH, wire.encode([usage(1)])).json()["unit_prices"] == {
+        "boot-1": {"prefill": 12, "decode": 345}
+    }
+    again = bench.post_gzip(wire.USAGE_PATH, wire.encode([usage(1)]))
+    assert again.json()["unit_prices"] == {"boot-1": {"prefill": 12, "decode": 345}}
+    assert bench.post_gzip(wire.USAGE_PATH, wire.encode([usage(1, boot="boot-3")])).json()["unit_prices"] == {}
+    assert bench.post(wire.USAGE_PATH, b"").json()["unit_prices"] == {}
+
+
+def test_a_sender_run_wild_is_told_when_to_come_back():
+    """429 with whole seconds, counted as limited; after them it is let in again."""
+    bench = Bench(limits=IntakeLimits(LIMIT, bodies_per_second=0.5))
+    body = json.dumps(usage(1)).encode()
+    # ten seconds' worth at once, and one more
+    assert [bench.post(wire.USAGE_PATH, body).status_code for _ in range(6)] == [200] * 6
+    told = bench.post(wire.USAGE_PATH, body)
+    assert (told.status_code, told.headers["retry-after"]) == (429, "2")
+    assert told.json() == {"error": "too much at a time; send it again in 2 s"}
+    assert bench.counts.view().records["body", "limited"] == 1
+    bench.clock += 2
+    assert bench.post(wire.USAGE_PATH, body).status_code == 200
+    assert bench.post(wire.USAGE_PATH, body).status_code == 429
+
+
+def test_bytes_are_counted_as_they_unfold_and_for_all_senders_together():
+    """A body of any size passes and is paid for afterwards: what a sender must send never becomes unsendable."""
+    bench = Bench(limits=IntakeLimits(LIMIT, bytes_per_second=LIMIT / 20))
+    large = gzip.compress(b" " * LIMIT)
+    assert bench.post_gzip(wire.USAGE_PATH, large).status_code == 200
+    told = bench.post_gzip(wire.USAGE_PATH, large)
+    assert (told.status_code, told.headers["retry-after"]) == (429, "10")
+    bench.clock += 10.1
+    assert bench.post_gzip(wire.USAGE_PATH, gzip.compress(b" " * (LIMIT + 1))).status_code == 413
+    assert bench.post_gzip(wire.USAGE_PATH, large).status_code == 429
+
+
+def test_a_wrong_token_costs_its_sender_nothing_of_the_limits():
+    """Who may not enter cannot use up what others share an address with."""
+    bench = Bench(TOKEN, limits=IntakeLimits(LIMIT, bodies_per_second=0.1))
+    assert [bench.post(wire.USAGE_PATH, b"").status_code for _ in range(20)] == [401] * 20
+    assert bench.post(wire.USAGE_PATH, b"", authorization=f"Bearer {TOKEN}").status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -358,4 +462,4 @@ def test_damaged_batches_never_break_the_intake(some: list[Pair], data):
     said = answer.json()
     assert answer.status_code == 200
     assert said["accepted"] + said["duplicate"] + len(said["refused"]) == lines
-    assert len(bench.store.stored) == said["accepted"]
+    assert len(bench.store.sequences()) == said["accepted"]

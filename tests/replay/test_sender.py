@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.applications import Starlette
 
-from farthing.collectors.intake import IntakeCounts, intake_routes
+from farthing.collectors.intake import IntakeCounts, IntakeLimits, intake_routes
 from farthing.domain.errors import ConfigError, FarthingError
 from farthing.domain.records import RawRecord
 from farthing.replay.sender import Sender
@@ -274,7 +274,7 @@ def test_everything_arrives_in_order_although_the_intake_restarts():
         port = probe.getsockname()[1]
 
     async def serve_until(reached: int) -> None:
-        routes = intake_routes(store, "crown", 1 << 20, IntakeCounts(), lambda: None)
+        routes = intake_routes(store, "crown", IntakeLimits(1 << 20), IntakeCounts(), lambda: None)
         config = uvicorn.Config(Starlette(routes=routes), host="127.0.0.1", port=port, log_config=None, lifespan="off")
         server = uvicorn.Server(config)
         running = asyncio.create_task(server.serve())

@@ -1,5 +1,6 @@
 """The accountant: the same records give the same books, however they are read and whatever was restarted when."""
 
+import contextlib
 import random
 from collections import Counter
 from typing import Any
@@ -8,7 +9,9 @@ import pytest
 import sqlalchemy as sa
 from tests.service.books import ENGINE, accountant, content, journal_sums, raw_of, raw_records
 
+from farthing.costing.stream import CostStream
 from farthing.domain import conventions as c
+from farthing.domain.errors import LedgerError
 from farthing.domain.records import RecordKey
 from farthing.ledger import tables as t
 from farthing.ledger.repository import Ledger
@@ -342,3 +345,66 @@ def test_the_check_of_a_boot_can_be_held_against_its_engines_counters(raw, open_
     assert names == {c.CHECK_REQUESTS}
     assert keeper.account("b") is not None
     assert keeper.account(RecordKey("nobody", 0, 0).boot) is None
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_ledger_that_fails_for_a_while_misses_nothing_afterwards(raw, open_ledger, undisturbed, monkeypatch, seed):
+    """A full disk may refuse any posting; what was settled by then must not wait for a restart."""
+    draw = random.Random(seed)  # noqa: S311 - a seeded trial, not a secret
+    ledger = open_ledger()
+    keeper = accountant(ledger)
+    post = ledger.post
+    failures = 0
+
+    def failing(*args):
+        nonlocal failures
+        if draw.random() < 0.6:
+            failures += 1
+            raise LedgerError("disk full")
+        return post(*args)
+
+    monkeypatch.setattr(ledger, "post", failing)
+    for begin in range(0, len(raw), 300):
+        ledger.add(raw[begin : begin + 300])
+        with contextlib.suppress(LedgerError):
+            keeper.advance()
+    assert failures > 2
+    monkeypatch.setattr(ledger, "post", post)
+    keeper.advance()
+    assert content(ledger) == undisturbed
+    (view,) = keeper.snapshot().engines
+    assert (view.residual_nano, red(view)) == (0, set())
+
+
+def test_a_boot_that_cannot_be_costed_stops_no_other(recording, open_ledger, undisturbed, monkeypatch, caplog):
+    """A mistake of the cost model about one engine is red for that engine, and no dollar of the others waits."""
+    ledger = open_ledger()
+    keeper = accountant(ledger)
+    bad, good = raw_records(recording, boot="bad", engine="broken"), raw_records(recording)
+    feed = CostStream.feed
+
+    def failing(stream, record):
+        if record.key == bad[700].key:
+            raise ZeroDivisionError("canary")
+        return feed(stream, record)
+
+    monkeypatch.setattr(CostStream, "feed", failing)
+    for begin in range(0, len(good), 500):
+        ledger.add(bad[begin : begin + 500])
+        ledger.add(good[begin : begin + 500])
+        keeper.advance()
+        views = {view.engine.name: view for view in keeper.snapshot().engines}
+        assert [view.residual_nano for view in views.values()] == [0, 0]
+    assert red(views[ENGINE]) == set()
+    assert red(views["broken"]) == {c.CHECK_ARRIVED}
+    assert views["broken"].bill_nano > 0
+    assert caplog.text.count("cannot be costed") == 1
+    mine = {name: [row for row in rows if "b" in row] for name, rows in content(ledger).items()}
+    assert mine == undisturbed
+    # mended, the next start costs it from its records
+    monkeypatch.setattr(CostStream, "feed", feed)
+    again = accountant(ledger)
+    again.advance()
+    assert [red(view) for view in again.snapshot().engines] == [set(), set()]
+    bills = ledger.select(sa.select(t.boots.c.bill_nano))
+    assert bills[0] == bills[1]

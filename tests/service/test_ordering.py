@@ -1,5 +1,6 @@
 """The order of a boot's records: equal arrivals come out equal, gaps are waited for and then counted."""
 
+import json
 import random
 
 import pytest
@@ -7,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.service.books import raw_of, raw_records
 
+from farthing.collectors.wire import refusal
 from farthing.domain.clock import SECOND
+from farthing.domain.errors import RecordError
 from farthing.domain.records import Lifecycle, Started, StepBatch
 from farthing.replay.recording import load_recording
 from farthing.service.ordering import BootOrder
@@ -162,3 +165,88 @@ def test_a_recording_comes_out_whole_however_its_records_are_read(seed):
     assert isinstance(out[0], Started)
     assert isinstance(out[-1], Lifecycle)
     assert any(isinstance(record, StepBatch) for record in out)
+
+
+def refused(seq, process=0):
+    """What intake keeps of a record that it refused."""
+    line = json.dumps({**batch(seq, 5, process), "until_ns": -1}).encode()
+    kept = refusal(line, RecordError("until_ns", "expected int >= 0"))
+    assert kept is not None
+    return kept
+
+
+def run_raw(raws):
+    order, out = BootOrder(GRACE), []
+    for raw in raws:
+        order.add(raw)
+        out += [(record.key.process, record.key.sequence) for record in order.ready()]
+    return out, order
+
+
+def test_a_refused_record_is_not_waited_for():
+    """What intake refused never comes: the records after it come out at once, and it is no lost one."""
+    first, second, third = raw_of([started(), batch(1, 5), batch(3, 6)])
+    out, order = run_raw([first, second, refused(2), third])
+    assert out == [(0, 0), (0, 1), (0, 3)]
+    assert (order.missing, order.refused) == (0, 1)
+    out, order = run_raw([first, second, third, refused(2)])
+    assert out == [(0, 0), (0, 1), (0, 3)]
+    assert (order.missing, order.refused) == (0, 1)
+
+
+def test_a_refused_record_that_was_passed_over_before_is_refused_and_not_lost():
+    """Its refusal may be the last to arrive."""
+    out, order = run_raw([*raw_of([started(), batch(2, 5), batch(3, 20)]), refused(1), refused(1)])
+    assert out == [(0, 0), (0, 2), (0, 3)]
+    assert (order.missing, order.refused) == (0, 1)
+
+
+def test_refused_records_within_a_gap_are_told_from_the_lost_ones():
+    """A gap may hold both."""
+    raws = [*raw_of([started()]), refused(2), refused(4), *raw_of([batch(5, 5), batch(6, 16)])]
+    out, order = run_raw(raws)
+    assert out == [(0, 0), (0, 5), (0, 6)]
+    assert (order.missing, order.refused) == (2, 2)
+
+
+def test_a_process_whose_first_record_was_refused_goes_on():
+    """And a gap after it is waited for like any other."""
+    second = [refused(0, 1), *raw_of([batch(2, 5, 1), batch(3, 16, 1)])]
+    out, order = run_raw([*raw_of([started(2), batch(1, 5), batch(2, 20)]), *second])
+    assert out == [(0, 0), (0, 1), (1, 2), (1, 3)]
+    assert (order.missing, order.refused) == (1, 1)
+
+
+def test_a_mended_record_takes_the_place_of_its_refusal():
+    """In its turn when it is quick enough; a usage record later than that comes out as late."""
+    mended = raw_of([batch(2, 5)])
+    out, order = run_raw([*raw_of([started()]), refused(2), *mended, *raw_of([batch(1, 4)])])
+    assert out == [(0, 0), (0, 1), (0, 2)]
+    assert (order.missing, order.refused) == (0, 0)
+    late = wire.usage("b", 0, 1, request_id="", engine_index=0, model="m", outcome="finished", status=200,
+                      arrived_ns=1, ended_ns=2)  # fmt: skip
+    out, order = run_raw([*raw_of([started()]), refused(1), *raw_of([batch(2, 5), late, late])])
+    assert out == [(0, 0), (0, 2), (0, 1)]
+    assert (order.missing, order.refused) == (0, 0)
+
+
+def test_a_refusal_of_what_has_come_already_changes_nothing():
+    """The first record of a key is kept."""
+    raws = raw_of([started(), batch(1, 5), batch(3, 7)])
+    _, order = run_raw([*raws, refused(1), refused(3)])
+    assert (order.missing, order.refused) == (0, 0)
+
+
+def test_a_gap_of_any_size_is_counted_and_not_stored():
+    """A sender that numbers its records by the clock must not fill the memory."""
+    out, order = run([started(), batch(2**61, 5), batch(2**61 + 1, 16), batch(2**61 + 3, 17)])
+    assert out == [(0, 0), (0, 2**61), (0, 2**61 + 1)]
+    assert order.missing == 2**53
+
+
+def test_records_of_a_process_that_was_not_announced_are_counted():
+    """They can have no turn, and must not be forgotten."""
+    _, order = run([batch(0, 5, 1), started(1), batch(1, 5)])
+    assert order.missing == 1
+    _, order = run([batch(0, 5, 1), started(2)])
+    assert order.missing == 0

@@ -14,6 +14,7 @@ from farthing.ledger import tables as t
 from farthing.ledger.repository import Ledger
 from farthing.replay.live import LiveReplay, ReplayOptions
 from farthing.replay.recording import load_recording
+from farthing.service.accountant import Accountant
 from farthing.service.server import Service, price_book
 from farthing.settings import Settings
 from farthing_probe import wire
@@ -75,6 +76,81 @@ def test_a_scraped_engine_is_costed_as_estimated_and_survives_a_restart(ledger):
     again.advance()
     assert content(ledger) == before
     assert {check.name for check in again.snapshot().engines[0].checks if not check.ok} == set()
+
+
+def test_an_engine_whose_probe_reports_is_scraped_for_its_gauges_alone(ledger):
+    """Whatever the settings say of a probe: one engine on the page, one bill, and no scrape in the inbox any more."""
+    recording = load_recording("h100-llama8b-vllm0.26")
+    replay = LiveReplay(recording, ReplayOptions("llama", "http://unused", None, speed=15.0, lead_seconds=30.0))
+    now = time.time_ns()
+    probe = raw_records(recording, engine="llama", wall_start_ns=now - 20 * SECOND)
+    scraped = sa.select(sa.func.count()).where(t.records.c.boot.startswith(c.SCRAPED_BOOT))
+    with served(replay.app) as engine_url:
+        service = Service(settings_for(engine_url), ledger)
+        with served(service.app):
+            wait_until(lambda: len(windows_of(ledger)) >= 3, 60, "scrapes in the books")
+            ledger.add(probe[:400])
+            wait_until(lambda: service.snapshot().engines[0].engine.kind == "vllm", 60, "the engine")
+            wait_until(lambda: "b" in {row.boot for row in windows_of(ledger)}, 60, "the probe's windows in the books")
+            ((before,),) = ledger.select(scraped)
+            failures = service.snapshot().engines[0].gauges.scrape_failures
+            time.sleep(1.0)
+            (view,) = service.snapshot().engines
+            assert ledger.select(scraped) == [(before,)]
+            assert view.gauges.scrape_up
+            assert view.gauges.scrape_failures == failures
+            assert view.residual_nano == 0
+            assert {check.name for check in view.checks if not check.ok} == set()
+
+
+@pytest.mark.parametrize(
+    ("reported", "url"),
+    [("gpu-1:8000", "http://gpu-1:8000"), ("box:8000", "http://localhost:8000"), ("h100", "http://x")],
+)
+def test_a_probe_that_calls_itself_by_its_address_means_the_configured_engine(ledger, reported, url):
+    """Two names for one engine would be two bills for one GPU."""
+    recording = load_recording("h100-llama8b-vllm0.26")
+    begin = recording.start_ns // SECOND
+    settings = Settings.model_validate({"engines": [{"name": "h100", "url": url, "gpu": "H100-SXM"}]})
+    scrapes = raw_of([scraped_start(begin - 20), *(counters(n, begin - 20 + 2 * n, 100 * n) for n in range(1, 120))])
+    ledger.add(scrapes[:10])
+    ledger.add(raw_records(recording, engine=reported)[:1_000])
+    ledger.add(scrapes[10:])
+    keeper = Accountant(ledger, settings, price_book(settings), clock_ns=time.time_ns, hostname="box")
+    keeper.advance()
+    (view,) = keeper.snapshot().engines
+    assert view.engine.name == "h100"
+    assert view.residual_nano == 0
+    assert set(keeper.unit_prices.of({"b"})) == {reported}
+    # settings that change later rename nobody who is in the books
+    renamed = Accountant(ledger, Settings(), price_book(settings), clock_ns=time.time_ns, hostname="elsewhere")
+    renamed.advance()
+    assert [view.engine.name for view in renamed.snapshot().engines] == ["h100"]
+
+
+def test_time_that_the_scraper_billed_is_not_billed_again_when_the_probe_begins_before_it_spoke(ledger):
+    """An engine loads its model for minutes, scraped and down, before its probe can say when that began."""
+    recording = load_recording("h100-llama8b-vllm0.26")
+    begin = recording.start_ns // SECOND
+    settings = Settings()
+    # scraped until 61 s after the moment from which the probe reports
+    scrapes = raw_of([scraped_start(begin - 20), *(counters(n, begin - 19 + 2 * n, 100 * n) for n in range(1, 41))])
+    probe = raw_records(recording)
+    ledger.add(scrapes)
+    ledger.add(probe[:1_500])
+    for part in ([], [], probe[1_500:]):
+        ledger.add(part)
+        keeper = accountant(ledger)
+        keeper.advance()
+        (view,) = keeper.snapshot().engines
+        assert view.residual_nano == 0
+    tariff = price_book(settings).tariff("H100-SXM", 1)
+    assert view.bill_nano == tariff.bill((begin - 20) * SECOND, recording.end_ns)
+    bills = dict(ledger.select(sa.select(t.boots.c.boot, t.boots.c.bill_nano)))
+    assert bills["scrape:h100/m/1"] == tariff.bill((begin - 20) * SECOND, (begin + 61) * SECOND)
+    assert sum(journal_sums(ledger, "debit").values()) == view.bill_nano
+    # what was billed already has no price in it
+    assert keeper.unit_prices.of({"b"})["h100"][c.DECODE] > 0
 
 
 def counters(seq, at_s, tokens, boot="scrape:h100/m/1"):

@@ -86,7 +86,8 @@ MEANINGS: Final = {
     "Where it is not set but `stack.state_dir` is, the ledger lies in that folder.",
     "engines": "What is served. None: `farthing up` replays a recorded H100.",
     "prices": "What GPUs cost. None: the default prices below.",
-    "engines[].name": "Name in metrics, reports and records; each its own. A probe reports under the same name.",
+    "engines[].name": "Name in metrics, reports and records; each its own. A probe reports under the same name, or "
+    "under the host and port of `url`.",
     "engines[].kind": "Which catalogue of metric names is used.",
     "engines[].metrics_path": "Path of the engine's metrics, appended to `url`.",
     "engines[].gpu_count": "GPUs that the engine occupies, all billed. Used together with `gpu`.",

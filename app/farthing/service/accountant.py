@@ -7,8 +7,10 @@ it starts again from the inbox and posts exactly what was not posted yet.
 from __future__ import annotations
 
 import logging
+import socket
 import threading
-from collections import Counter
+import time
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib.metadata import version
@@ -16,18 +18,22 @@ from importlib.metadata import version
 import sqlalchemy as sa
 
 from farthing.books.prices import WHOLE, PriceBook, Tariff
-from farthing.costing.checks import Evidence, reconcile
+from farthing.costing.checks import Evidence
 from farthing.domain import conventions as c
 from farthing.domain.errors import PriceError
 from farthing.domain.model import Check, EngineGauges, EngineView, IntakeView, Snapshot
-from farthing.domain.records import Record, Started, Usage
+from farthing.domain.records import RawRecord, Record, Started, Usage
 from farthing.ledger import tables as t
 from farthing.ledger.repository import Boot, Ledger
-from farthing.service.boot_account import BootAccount, costing_options
+from farthing.service.boot_account import BootAccount, Entry, costing_options
+from farthing.service.checks import checks_of
 from farthing.service.latency import Latencies
+from farthing.service.naming import booked_name
 from farthing.service.ordering import BootOrder
 from farthing.service.scraped_account import ScrapedAccount
+from farthing.service.silence import SILENT_PROCESS, Silence
 from farthing.service.totals import Totals
+from farthing.service.unit_prices import UnitPrices
 from farthing.service.views import EngineBooks, engine_view, tenant_views
 from farthing.settings import Settings
 
@@ -41,7 +47,8 @@ Account = BootAccount | ScrapedAccount
 class Accountant:
     """Keeps the books of every engine. ``advance`` and ``snapshot`` may be called from different threads.
 
-    ``gauges`` gives the scraper's latest reading by engine, ``intake`` its counts of records.
+    ``gauges`` gives the scraper's latest reading by engine, ``intake`` its counts of records. ``clock_ns`` is UTC;
+    ``monotonic_ns`` tells how long nothing came of an engine. ``hostname`` is what probes on this machine call it.
     """
 
     def __init__(
@@ -53,6 +60,8 @@ class Accountant:
         clock_ns: Callable[[], int],
         gauges: Callable[[], Mapping[str, EngineGauges]] = dict,
         intake: Callable[[], IntakeView] = IntakeView,
+        monotonic_ns: Callable[[], int] = time.monotonic_ns,
+        hostname: str | None = None,
     ) -> None:
         self.ledger = ledger
         self._settings = settings
@@ -60,19 +69,27 @@ class Accountant:
         self._clock_ns = clock_ns
         self._gauges = gauges
         self._intake = intake
+        self._hostname = socket.gethostname() if hostname is None else hostname
         self._options = costing_options(settings)
+        self._silence = Silence(settings.costing, monotonic_ns)
+        self.unit_prices = UnitPrices()
         self._lock = threading.RLock()
         self._last_id = 0
         self._done_id = ledger.last_id()
         """Records of closed boots that arrived later than this are late; the earlier ones are costed."""
         self._orders: dict[str, BootOrder] = {}
         self._accounts: dict[str, Account] = {}
+        self._unposted: dict[Account, deque[Entry]] = {}
+        self._behind = False
+        """There may be something to post."""
         self._unpriced: dict[str, str] = {}
         self._latencies = Latencies()
         self._totals = Totals.load(ledger)
         self._boots: dict[str, Boot] = {boot.boot: boot for boot in ledger.boots()}
         self._checks: dict[str, tuple[Check, ...]] = {}
         self._probed_since = _probed_since(ledger)
+        self._broken: defaultdict[str, list[str]] = defaultdict(list)
+        """engine -> its boots that cannot be costed any further."""
         self._begun: set[str] = set()
         """Boots whose start has arrived."""
         self._orphans: Counter[str] = Counter()
@@ -81,23 +98,47 @@ class Accountant:
     # ---- writing -------------------------------------------------------------------------------
 
     def advance(self) -> int:
-        """Cost every record that has arrived; returns how many were read."""
+        """Cost every record that has arrived; returns how many were read.
+
+        Raises LedgerError when the ledger fails; what was costed by then is posted by the next call.
+        """
         read = 0
         with self._lock:
+            if self._behind:
+                self._post_all()
             while rows := self.ledger.records_after(self._last_id, done_id=self._done_id):
+                self._behind = True
                 for row_id, raw in rows:
                     self._last_id = row_id
-                    if self._is_late(raw.key.boot):
+                    if self._is_late(raw):
                         continue
+                    self._silence.heard(raw)
                     order = self._orders.setdefault(raw.key.boot, BootOrder(self._options.grace_ns))
                     order.add(raw)
                     # one at a time: the books must depend on the order of arrival alone, not on where a read ends
                     for record in order.ready():
                         self._feed(record)
                 read += len(rows)
-                for account in list(dict.fromkeys(self._accounts.values())):
-                    self._post(account)
+                self._post_all()
         return read
+
+    def note_silence(self) -> int:
+        """Write down in the inbox which boots have fallen silent, for ``advance`` to read; returns how many."""
+        with self._lock:
+            noted = []
+            for boot, account in self._accounts.items():
+                if not isinstance(account, BootAccount):
+                    continue
+                if account.closed:
+                    self._silence.forget(boot)
+                elif record := self._silence.record(account, self.ledger.next_sequence):
+                    _log.warning("engine %s: nothing comes of boot %s any more: %s", account.engine, boot, record.kind)
+                    noted.append(record)
+            return self.ledger.add(noted)
+
+    def probed(self, engine: str) -> bool:
+        """Whether the engine's probe has ever reported: then its counters are not costed. From any thread."""
+        return engine in self._probed_since
 
     def account(self, boot: str) -> Account | None:
         """The account of a boot that is open or was closed by this process."""
@@ -107,10 +148,11 @@ class Accountant:
         """The checks of a boot's account against the ledger, and against the engine's own counters if given."""
         with self._lock:
             account = self._accounts[boot]
-            return reconcile(account.evidence(self._lines(account), counters))
+            return checks_of(account.evidence(self._lines(account), counters), account.refused)
 
-    def _is_late(self, boot: str) -> bool:
+    def _is_late(self, raw: RawRecord) -> bool:
         """Whether the boot was closed before this process began; its record is counted and changes nothing."""
+        boot = raw.key.boot
         known = self._boots.get(boot)
         if known is None or known.closed_ns is None or boot in self._accounts:
             return False
@@ -124,18 +166,31 @@ class Accountant:
             self._begun.add(boot)
             if boot not in self._accounts:
                 self._open(record)
-        elif boot not in self._begun:
+        elif boot not in self._begun and record.key.process != SILENT_PROCESS:
             self._orphans[boot] += 1
         account = self._accounts.get(boot)
         if isinstance(account, ScrapedAccount) and self._probed(account.engine):
             account.closed = True
         elif account is not None:
-            account.feed(record)
+            try:
+                account.feed(record)
+            except Exception:
+                # a mistake of ours about one boot; the others' books go on
+                _log.exception(
+                    "engine %s: a record of boot %s cannot be costed; its books stand still", account.engine, boot
+                )
+                self._give_up(account)
+                return
             if isinstance(record, Usage):
                 self._latencies.observe(record, account.started.anchor)
 
+    def _give_up(self, account: Account) -> None:
+        for boot in self._boots_of(account):
+            del self._accounts[boot]
+            self._broken[account.engine].append(boot)
+
     def _open(self, started: Started) -> None:
-        boot, engine = started.key.boot, started.engine
+        boot, engine = started.key.boot, self._engine_of(started)
         scraped = boot.startswith(c.SCRAPED_BOOT)
         if scraped and self._probed(engine):
             return
@@ -144,6 +199,8 @@ class Accountant:
         count = configured.gpu_count if configured and configured.gpu else started.gpu_count
         try:
             tariff = self._prices.tariff(gpu, count, configured.gpu_fraction if configured else WHOLE)
+            # a boot whose clock lies before the first price has none either
+            tariff.nano_per_hour(started.anchor.wall_ns)
         except PriceError as error:
             if engine not in self._unpriced:
                 _log.error("engine %s is unpriced: %s; its records are kept", engine, error)
@@ -158,11 +215,18 @@ class Accountant:
             for record in self._orders[earlier.started.key.boot].ready(final=True):
                 earlier.feed(record)
             earlier.end()
+        billed: list[int] = []
         for account in self._accounts.values():
             if isinstance(account, ScrapedAccount) and account.engine == engine:
                 account.closed = True
+                billed.append(account.watermark_ns)
         self._probed_since.setdefault(engine, self._last_id)
-        self._accounts[boot] = BootAccount(started, tariff, engine, self._options)
+        self._accounts[boot] = BootAccount(started, tariff, engine, self._options, billed_ns=max(billed, default=None))
+
+    def _engine_of(self, started: Started) -> str:
+        """The name that a boot is booked under; one that is in the books keeps its name whatever the settings say."""
+        known = self._boots.get(started.key.boot)
+        return known.engine if known else booked_name(started.engine, self._settings.engines, self._hostname)
 
     def _probed(self, engine: str) -> bool:
         """Whether the engine's probe had reported before the record at hand arrived.
@@ -177,20 +241,31 @@ class Accountant:
         accounts = (a for a in self._accounts.values() if isinstance(a, BootAccount))
         return [account for account in accounts if account.engine == engine and not account.closed]
 
+    def _post_all(self) -> None:
+        for account in list(dict.fromkeys(self._accounts.values())):
+            self._post(account)
+        self._behind = False
+
     def _post(self, account: Account) -> None:
         changed = False
         if isinstance(account, BootAccount):
-            account.missing = self._orders[account.started.key.boot].missing
-        for entry in account.drain():
+            order = self._orders[account.started.key.boot]
+            account.missing, account.refused = order.missing, order.refused
+        unposted = self._unposted.setdefault(account, deque())
+        unposted.extend(account.drain())
+        while unposted:
+            entry = unposted[0]
             news = entry.requests or entry.windows or entry.adjustments
-            if not news and self._boots.get(entry.boot.boot) == entry.boot:
-                continue
-            posted = self.ledger.post(entry.boot, entry.requests, entry.windows, entry.adjustments)
-            self._boots[entry.boot.boot] = entry.boot
-            self._totals.add(entry.boot.engine, posted)
-            changed = True
+            if news or self._boots.get(entry.boot.boot) != entry.boot:
+                posted = self.ledger.post(entry.boot, entry.requests, entry.windows, entry.adjustments)
+                self._boots[entry.boot.boot] = entry.boot
+                self._totals.add(entry.boot.engine, posted)
+                changed = True
+            if isinstance(account, BootAccount):
+                self.unit_prices.observe(account.started, account.engine, entry.windows)
+            unposted.popleft()
         if changed:
-            self._checks[account.engine] = reconcile(account.evidence(self._lines(account)))
+            self._checks[account.engine] = checks_of(account.evidence(self._lines(account)), account.refused)
 
     def _lines(self, account: Account) -> dict[str, int]:
         return self._totals.boot_lines(self._boots_of(account))
@@ -272,11 +347,15 @@ class Accountant:
                 lost=sum(boot.lost for boot in boots),
                 one_sided=0 if latest else self._totals.one_sided[engine],
             )
-            latest |= {check.name: check for check in reconcile(evidence) if not (check.ok and check.name in latest)}
+            checks = checks_of(evidence, sum(boot.refused for boot in boots))
+            latest |= {check.name: check for check in checks if not (check.ok and check.name in latest)}
         if engine in self._unpriced:
             latest[c.CHECK_PRICED] = Check(c.CHECK_PRICED, False, self._unpriced[engine])
         if self._orphans[engine]:
             detail = f"{self._orphans[engine]} records of this boot arrived without its start: it cannot be billed"
+            latest[c.CHECK_ARRIVED] = Check(c.CHECK_ARRIVED, False, detail)
+        if self._broken[engine]:
+            detail = f"boot {self._broken[engine][-1]} cannot be costed any further, see the log; its records are kept"
             latest[c.CHECK_ARRIVED] = Check(c.CHECK_ARRIVED, False, detail)
         return tuple(latest.values())
 

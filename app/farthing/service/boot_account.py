@@ -12,11 +12,24 @@ from farthing.costing.stream import CostStream, Options
 from farthing.domain import conventions as c
 from farthing.domain.clock import SECOND
 from farthing.domain.model import Adjustment, Fit, SettledWindow
-from farthing.domain.records import Counters, GpuSamples, Lifecycle, Record, Started, StepBatch, Usage
+from farthing.domain.records import (
+    Counters,
+    GpuSamples,
+    Lifecycle,
+    Record,
+    RecordKey,
+    Started,
+    StepBatch,
+    StepMarks,
+    Usage,
+)
 from farthing.ledger.repository import Boot, RequestRow
 from farthing.settings import Settings
 
 __all__ = ["BootAccount", "Entry", "costing_options", "request_row"]
+
+_SILENCES = (c.INBOX_SILENT, c.INBOX_ABANDONED)
+_NO_MARKS = StepMarks(*([()] * len(StepMarks.__dataclass_fields__)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +46,14 @@ class Entry:
 class BootAccount:
     """Feeds one boot's records through costing and gathers what is to be posted."""
 
-    def __init__(self, started: Started, tariff: Tariff, engine: str, options: Options) -> None:
+    def __init__(
+        self, started: Started, tariff: Tariff, engine: str, options: Options, *, billed_ns: int | None = None
+    ) -> None:
+        """``billed_ns`` (UTC): the engine is billed up to here already, by its counters."""
         self.started = started
         self.tariff = tariff
         self.engine = engine
+        self._billed_ns = billed_ns
         self.stream = CostStream(started, self._bill, options)
         self.state = c.STARTING
         self.running: int | None = None
@@ -48,19 +65,30 @@ class BootAccount:
         self.marks: Counter[str] = Counter()
         self._energy: dict[int, tuple[int, int]] = {}
         self._late = 0
+        self._until: dict[tuple[int, int], int] = {}
+        """By process and engine index: complete up to here."""
         self.missing = 0
-        """Records that never arrived, as whoever orders them counts."""
+        self.refused = 0
+        """Records that never arrived, and that intake refused, as whoever orders them counts."""
+        self.silent = False
+        """Nothing has come for a while, and nobody knows why."""
 
     def feed(self, record: Record) -> None:
         """Take the next record in canonical order; one that comes after the end changes nothing and is counted."""
+        if isinstance(record, Lifecycle) and record.event in _SILENCES:
+            self._fall_silent(record)
+            return
         if self.closed:
             self._late += 1
             return
+        self.silent = False
         if isinstance(record, Usage):
             self._requests.append(request_row(record, self.engine, self._wall(record.ended_ns)))
             _count_usage(self.records, record)
         elif isinstance(record, StepBatch):
             marks = record.marks
+            if record.engine_index < self.started.ranks:
+                self._until[record.key.process, record.engine_index] = record.until_ns
             self.marks.update({"prompt_computed": sum(marks.prompt_computed), "engine_output": sum(marks.generated)})
             if len(marks):
                 self.running, self.waiting = marks.running[-1], marks.waiting[-1]
@@ -77,7 +105,20 @@ class BootAccount:
         """Settle all that is known: nothing more can come (another boot took this engine's place)."""
         if not self.closed:
             self._windows += self.stream.finish()
-            self.state = "stop"
+            self.state, self.silent = "stop", False
+
+    def _fall_silent(self, record: Lifecycle) -> None:
+        """Settle what is known. No request is waited for any longer; one that is told of after all is a late one."""
+        if self.closed:
+            return
+        self.running = self.waiting = None
+        if record.event == c.INBOX_ABANDONED:
+            self.end()
+            return
+        self.silent = True
+        for (process, index), until_ns in self._until.items():
+            key = RecordKey(record.key.boot, process, record.key.sequence)
+            self._windows += self.stream.feed(StepBatch(key, index, until_ns, until_ns, _NO_MARKS))
 
     @property
     def closed(self) -> bool:
@@ -121,6 +162,7 @@ class BootAccount:
             lost=self._lost,
             energy_first_mj=sum(first for first, _ in self._energy.values()) if self._energy else None,
             energy_last_mj=sum(last for _, last in self._energy.values()) if self._energy else None,
+            refused=self.refused,
         )
 
     def wip(self) -> dict[str, int]:
@@ -157,7 +199,10 @@ class BootAccount:
         return self.started.anchor.to_wall(mono_ns)
 
     def _bill(self, start_ns: int, end_ns: int) -> int:
-        return self.tariff.bill(self._wall(start_ns), self._wall(end_ns))
+        start, end = self._wall(start_ns), self._wall(end_ns)
+        if self._billed_ns is not None:
+            start, end = max(start, self._billed_ns), max(end, self._billed_ns)
+        return self.tariff.bill(start, end)
 
 
 def costing_options(settings: Settings) -> Options:

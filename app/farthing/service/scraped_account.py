@@ -24,6 +24,8 @@ class ScrapedAccount:
     """Feeds one engine's scrapes through costing; its records' times are UTC nanoseconds."""
 
     energy_mj: int | None = None
+    refused = 0
+    """The scraper's own records are never wrong."""
 
     def __init__(self, started: Started, tariff: Tariff, engine: str) -> None:
         self.started = started

@@ -29,12 +29,18 @@ _log = logging.getLogger(__name__)
 
 
 class Scraping:
-    """Scrapes engines until it is cancelled; ``gauges`` is always the latest reading."""
+    """Scrapes engines until it is cancelled; ``gauges`` is always the latest reading.
 
-    def __init__(self, settings: Settings, ledger: Ledger, on_records: Callable[[], None]) -> None:
+    ``probed`` tells whether an engine's probe reports, whatever the settings say: its counters are not costed then.
+    """
+
+    def __init__(
+        self, settings: Settings, ledger: Ledger, on_records: Callable[[], None], probed: Callable[[str], bool]
+    ) -> None:
         self._settings = settings
         self._ledger = ledger
         self._on_records = on_records
+        self._probed = probed
         self._gauges: dict[str, EngineGauges] = {}
         self._failing: dict[str, str] = {}
 
@@ -65,7 +71,7 @@ class Scraping:
             outcome = await scraper.scrape()
             self._gauges[engine.name] = outcome.gauges
             self._report(engine.name, str(outcome.error) if outcome.error else "")
-            if outcome.records and not engine.probe:
+            if outcome.records and not engine.probe and not self._probed(engine.name):
                 raw = [_raw(record) for record in outcome.records]
                 await asyncio.to_thread(self._ledger.add, raw)
                 self._on_records()

@@ -22,7 +22,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from farthing.books.prices import GpuPrice, PriceBook
-from farthing.collectors.intake import IntakeCounts, intake_routes
+from farthing.collectors.intake import IntakeCounts, IntakeLimits, intake_routes
 from farthing.domain.errors import PortBusyError
 from farthing.domain.model import Snapshot
 from farthing.domain.money import to_nano
@@ -57,7 +57,7 @@ class Service:
         self.settings = settings
         self._counts = IntakeCounts()
         self._wake = asyncio.Event()
-        self._scraping = Scraping(settings, ledger, self._wake.set)
+        self._scraping = Scraping(settings, ledger, self._wake.set, self._is_probed)
         self._accountant = Accountant(
             ledger,
             settings,
@@ -73,13 +73,15 @@ class Service:
         registry.register(SnapshotCollector(self.snapshot))
         self._registry = registry
         token = read_secret(TOKEN_VARIABLE, settings.serve.token_file)
+        serve = settings.serve
+        limits = IntakeLimits(serve.max_body_bytes, serve.intake_bodies_per_second, serve.intake_bytes_per_second)
         self.app = Starlette(
             lifespan=self._lifespan,
             routes=[
                 Route("/metrics", self._metrics, name="metrics"),
                 Route("/healthz", self._healthz, name="healthz"),
                 Route("/readyz", self._readyz, name="readyz"),
-                *intake_routes(ledger, token, settings.serve.max_body_bytes, self._counts, self._wake.set),
+                *intake_routes(ledger, token, limits, self._counts, self._wake.set, unit_prices=self._unit_prices),
                 *web_routes(self.snapshot, self._history),
             ],
         )
@@ -87,6 +89,13 @@ class Service:
     def snapshot(self) -> Snapshot:
         """The picture after the last costing; the page, ``/metrics`` and the API share it."""
         return self._snapshot
+
+    def _is_probed(self, engine: str) -> bool:
+        return self._accountant.probed(engine)
+
+    def _unit_prices(self, boots: set[str]) -> dict[str, dict[str, int]]:
+        """Of the engines of some boots; none while the past is still being read again."""
+        return self._accountant.unit_prices.of(boots) if self._ready else {}
 
     def _metrics(self, request: Request) -> Response:
         body, content_type = exposition(self._registry, request.headers.get("accept", ""))
@@ -129,6 +138,7 @@ class Service:
 
     def _tick(self) -> None:
         self._accountant.advance()
+        self._accountant.note_silence()
         self._snapshot = self._accountant.snapshot()
         self._history.observe(self._snapshot)
 

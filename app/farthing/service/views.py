@@ -11,12 +11,10 @@ from farthing.ledger.repository import Boot
 from farthing.service.boot_account import BootAccount
 from farthing.service.scraped_account import ScrapedAccount
 from farthing.service.totals import Totals
+from farthing.service.unit_prices import TOKENS_OF_PHASE
 from farthing.settings import EngineSettings
 
 __all__ = ["EngineBooks", "engine_view", "tenant_views", "unit_costs"]
-
-_TOKENS_OF_PHASE = {c.PREFILL: "prompt_computed", c.DECODE: "engine_output", c.VISION: "encoder"}
-"""What a phase's unit cost is per million of, as the engine counts them."""
 
 _STATES = {"stop": "down", "down": "down", "asleep": "asleep", "draining": "draining", c.STARTING: "starting"}
 
@@ -88,7 +86,7 @@ def unit_costs(accounts: dict[tuple[str, str, str], int], counts: dict[str, int]
     costs: dict[str, int | None] = {}
     for phase in c.PHASES:
         nano = sum(n for (account, p, _), n in accounts.items() if p == phase and account in (c.CHARGED, c.ABORTED))
-        tokens = counts.get(_TOKENS_OF_PHASE[phase], 0)
+        tokens = counts.get(TOKENS_OF_PHASE[phase], 0)
         costs[phase] = nano * 1_000_000 // tokens if tokens else None
     return costs
 
@@ -113,6 +111,8 @@ def tenant_views(totals: Totals) -> tuple[TenantView, ...]:
 def _state(account: BootAccount | ScrapedAccount | None, latest: Boot | None, gauges: EngineGauges) -> str:
     if account is None:
         return "down" if latest and latest.closed_ns is not None else c.UNKNOWN
+    if isinstance(account, BootAccount) and account.silent:
+        return c.UNKNOWN
     known = _STATES.get(account.state)
     if known:
         return known

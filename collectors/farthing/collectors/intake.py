@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import hmac
 import logging
+import math
 import threading
+import time
 import zlib
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import anyio
@@ -22,20 +24,25 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from farthing.collectors.wire import decode_raw
-from farthing.domain.conventions import UNKNOWN
+from farthing.collectors.rate_limit import RateLimit
+from farthing.collectors.wire import decode_raw, refusal
+from farthing.domain.conventions import INBOX_REFUSED, SCRAPED_BOOT, UNKNOWN
 from farthing.domain.errors import ConfigError, RecordError
 from farthing.domain.model import IntakeView
 from farthing.domain.records import RawRecord
 from farthing_probe.wire import USAGE_PATH, WINDOWS_PATH
 
-__all__ = ["IntakeCounts", "RecordStore", "intake_routes"]
+__all__ = ["IntakeCounts", "IntakeLimits", "RecordStore", "UnitPrices", "intake_routes"]
+
+UnitPrices = Callable[[set[str]], Mapping[str, Mapping[str, int]]]
+"""Boots -> engine -> phase -> nano-dollars per million tokens; called in the event loop, on every answer."""
 
 ACCEPTED = "accepted"
 DUPLICATE = "duplicate"
 REFUSED = "refused"
+LIMITED = "limited"
 BODY = "body"
-"""The kind under which a body that is refused as a whole is counted, once."""
+"""The kind under which a body that is refused as a whole, or told to come later, is counted, once."""
 
 MAX_LINES = 100_000
 SHOWN_REFUSALS = 20
@@ -43,6 +50,8 @@ BODIES_IN_MEMORY = 8
 """Posts that are read and stored at a time; the others wait in their sockets."""
 BODY_SECONDS = 30.0
 """How long a body may take to arrive before its place goes to another."""
+LOG_SECONDS = 60.0
+"""A sender that is told to wait is logged this often at most."""
 
 _log = logging.getLogger(__name__)
 
@@ -63,7 +72,7 @@ class IntakeCounts:
         self._lock = threading.Lock()
 
     def add(self, kind: str, result: str, number: int = 1) -> None:
-        """Count ``number`` records of a kind as accepted, duplicate or refused."""
+        """Count ``number`` records of a kind as accepted, duplicate or refused; of bodies, also as limited."""
         if number:
             with self._lock:
                 self._counts[kind, result] += number
@@ -72,6 +81,17 @@ class IntakeCounts:
         """The counts so far, as a copy."""
         with self._lock:
             return IntakeView(records=dict(self._counts))
+
+
+@dataclass(frozen=True, slots=True)
+class IntakeLimits:
+    """What senders may bring. ``max_body_bytes`` bounds a body both as sent and decompressed."""
+
+    max_body_bytes: int
+    bodies_per_second: float = 500.0
+    """By client address."""
+    bytes_per_second: float = 64 * 1024 * 1024
+    """Of all senders together, decompressed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +108,14 @@ class _Refusal:
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    records: dict[str, list[RawRecord]]
+    size: int
+    """Bytes, decompressed."""
+    records: dict[str, list[RawRecord]] = field(default_factory=dict)
     """By kind, so that new and duplicate records are counted exactly for each."""
-    refusals: list[_Refusal]
+    refusals: list[_Refusal] = field(default_factory=list)
+    kept_refusals: list[RawRecord] = field(default_factory=list)
+    """What is stored of the refused lines."""
+    boots: set[str] = field(default_factory=set)
 
 
 class _BodyRefusedError(Exception):
@@ -105,23 +130,25 @@ class _BodyRefusedError(Exception):
 def intake_routes(
     store: RecordStore,
     token: str | None,
-    max_body_bytes: int,
+    limits: IntakeLimits,
     counts: IntakeCounts,
     on_accepted: Callable[[], None],
+    *,
+    unit_prices: UnitPrices = lambda _: {},
+    clock: Callable[[], float] = time.monotonic,
 ) -> list[Route]:
     """Routes of the two intake paths, sharing one store.
 
-    ``max_body_bytes`` bounds a body both as sent and decompressed. ``on_accepted`` is called in the event loop
-    after new records were committed. ``token`` None means that no bearer token is asked for; an empty one
-    would let everybody in and raises ConfigError.
+    ``on_accepted`` is called in the event loop after new records were committed. ``token`` None means that no
+    bearer token is asked for; an empty one would let everybody in and raises ConfigError.
 
     Answers: 200 with ``{"accepted", "duplicate", "refused": [{"line", "field", "problem"}], "unit_prices"}`` for
     every body that could be read (``refused`` shows the first 20); else ``{"error"}`` with 400 unreadable,
-    401 wrong token, 413 too large, 503 not stored: send it again.
+    401 wrong token, 413 too large, 429 too many or too much: send it later, 503 not stored: send it again.
     """
     if token is not None and not token.strip():
         raise ConfigError("the intake token is empty; write one into serve.token_file or remove the setting")
-    intake = _Intake(store, token, max_body_bytes, counts, on_accepted)
+    intake = _Intake(store, token, _Gate(limits, clock), counts, on_accepted, unit_prices)
 
     async def usage(request: Request) -> Response:
         return await intake.post(request, USAGE_PATH)
@@ -135,20 +162,50 @@ def intake_routes(
     ]
 
 
+class _Gate:
+    """Lets a sender in while neither it nor all senders together are above their rates."""
+
+    def __init__(self, limits: IntakeLimits, clock: Callable[[], float]) -> None:
+        self.max_body_bytes = limits.max_body_bytes
+        self._bodies = RateLimit(limits.bodies_per_second, clock)
+        self._bytes = RateLimit(limits.bytes_per_second, clock)
+        self._clock = clock
+        self._logged = -math.inf
+
+    def enter(self, sender: str) -> int:
+        """Whole seconds that the sender has to wait; 0: it is let in."""
+        wait = max(self._bodies.wait_seconds(sender), self._bytes.wait_seconds(""))
+        if not wait:
+            self._bodies.charge(sender, 1)
+            return 0
+        if self._clock() >= self._logged + LOG_SECONDS:
+            self._logged = self._clock()
+            _log.warning(
+                "intake tells %s to send later; serve.intake_*_per_second are its limits", sender or "a sender"
+            )
+        return max(1, math.ceil(wait))
+
+    def charge(self, size: int) -> None:
+        """Count what a body held."""
+        self._bytes.charge("", size)
+
+
 class _Intake:
-    def __init__(
+    def __init__(  # noqa: PLR0917 - the parts of one intake, in the order of a post's way
         self,
         store: RecordStore,
         token: str | None,
-        max_body_bytes: int,
+        gate: _Gate,
         counts: IntakeCounts,
         on_accepted: Callable[[], None],
+        unit_prices: UnitPrices,
     ) -> None:
         self._store = store
         self._token = None if token is None else token.encode()
-        self._limit = max_body_bytes
+        self._gate = gate
         self._counts = counts
         self._on_accepted = on_accepted
+        self._unit_prices = unit_prices
         self._places = anyio.Semaphore(BODIES_IN_MEMORY)
         self._writing = anyio.Lock()
 
@@ -156,12 +213,18 @@ class _Intake:
         if not self._may_enter(request):
             self._counts.add(BODY, REFUSED)
             return _error(401, "a valid bearer token is required", {"WWW-Authenticate": "Bearer"})
+        wait = self._gate.enter(request.client.host if request.client else "")
+        if wait:
+            self._counts.add(BODY, LIMITED)
+            return _error(429, f"too much at a time; send it again in {wait} s", {"Retry-After": str(wait)})
+        limit = self._gate.max_body_bytes
         async with self._places:
             try:
                 with anyio.fail_after(BODY_SECONDS):
-                    body = await _read(request, self._limit)
-                batch = await anyio.to_thread.run_sync(_read_batch, body, _encoding(request), self._limit, path)
+                    body = await _read(request, limit)
+                batch = await anyio.to_thread.run_sync(_read_batch, body, _encoding(request), limit, path)
             except _BodyRefusedError as refused:
+                self._gate.charge(limit if refused.status == 413 else 0)
                 self._counts.add(BODY, REFUSED)
                 return _error(refused.status, refused.problem)
             except TimeoutError:
@@ -169,6 +232,7 @@ class _Intake:
                 return _error(503, f"the body did not arrive within {BODY_SECONDS:.0f} s; send it again")
             except ClientDisconnect:
                 return _error(400, "the connection closed before the body was complete")
+            self._gate.charge(batch.size)
             return await self._keep(batch)
 
     def _may_enter(self, request: Request) -> bool:
@@ -181,7 +245,9 @@ class _Intake:
 
     async def _keep(self, batch: _Batch) -> Response:
         accepted = duplicate = 0
-        for kind, records in batch.records.items():
+        for kind, records in (*batch.records.items(), (INBOX_REFUSED, batch.kept_refusals)):
+            if not records:
+                continue
             try:
                 async with self._writing:
                     new = await anyio.to_thread.run_sync(self._store.add, records)
@@ -189,14 +255,15 @@ class _Intake:
                 # Only the class: a driver's text quotes the statement and, with it, the records.
                 _log.error("intake could not store %d %s records: %s", len(records), kind, type(error).__name__)
                 return _error(503, "the records could not be stored; send them again", {"Retry-After": "1"})
-            self._counts.add(kind, ACCEPTED, new)
-            self._counts.add(kind, DUPLICATE, len(records) - new)
-            accepted += new
-            duplicate += len(records) - new
+            if kind != INBOX_REFUSED:
+                self._counts.add(kind, ACCEPTED, new)
+                self._counts.add(kind, DUPLICATE, len(records) - new)
+                accepted += new
+                duplicate += len(records) - new
             if new:
                 self._on_accepted()
-        for refusal in batch.refusals:
-            self._counts.add(refusal.kind, REFUSED)
+        for refused in batch.refusals:
+            self._counts.add(refused.kind, REFUSED)
         if batch.refusals:
             first = batch.refusals[0]
             _log.warning("intake refused %d records; first: %s %s", len(batch.refusals), first.field, first.problem)
@@ -204,8 +271,8 @@ class _Intake:
             {
                 "accepted": accepted,
                 "duplicate": duplicate,
-                "refused": [refusal.shown() for refusal in batch.refusals[:SHOWN_REFUSALS]],
-                "unit_prices": {},
+                "refused": [refused.shown() for refused in batch.refusals[:SHOWN_REFUSALS]],
+                "unit_prices": self._unit_prices(batch.boots),
             }
         )
 
@@ -237,7 +304,7 @@ def _read_batch(body: bytes, encoding: str, limit: int, path: str) -> _Batch:
         raise _BodyRefusedError(400, "the content encoding is not supported; send gzip or plain JSON lines")
     if body.count(b"\n") > MAX_LINES:
         raise _BodyRefusedError(413, f"the body has more than {MAX_LINES} lines; send fewer records at a time")
-    batch = _Batch({}, [])
+    batch = _Batch(len(body))
     for number, line in enumerate(body.split(b"\n"), start=1):
         text = line.strip()
         if not text:
@@ -247,10 +314,16 @@ def _read_batch(body: bytes, encoding: str, limit: int, path: str) -> _Batch:
             record = decode_raw(text)
             kind = record.kind
             _check_path(kind, path)
+            _check_boot(record.key.boot)
         except RecordError as error:
             batch.refusals.append(_Refusal(number, kind, error.field, error.problem))
+            # a record at the wrong path is a right one: it is waited for
+            kept = refusal(text, error) if kind == UNKNOWN else None
+            if kept is not None:
+                batch.kept_refusals.append(kept)
             continue
         batch.records.setdefault(kind, []).append(record)
+        batch.boots.add(record.key.boot)
     return batch
 
 
@@ -276,3 +349,8 @@ def _check_path(kind: str, path: str) -> None:
     rightful = USAGE_PATH if kind == "usage" else WINDOWS_PATH
     if path != rightful:
         raise RecordError("kind", f"{kind} records belong at {rightful}")
+
+
+def _check_boot(boot: str) -> None:
+    if boot.startswith(SCRAPED_BOOT):
+        raise RecordError("boot", f"must not begin with {SCRAPED_BOOT}, which names what Farthing scrapes itself")

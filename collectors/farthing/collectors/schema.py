@@ -24,6 +24,7 @@ __all__ = [
     "WireCounters",
     "WireGpu",
     "WireHead",
+    "WireKey",
     "WireLifecycle",
     "WireMarks",
     "WireSequence",
@@ -174,6 +175,18 @@ class WireHead(msgspec.Struct, frozen=True):
 
     v: Any = None
     kind: Any = None
+
+
+class WireKey(msgspec.Struct, frozen=True):
+    """What every version of the schema has, by which a refused record can still be told from a lost one."""
+
+    boot: Name128
+    proc: Count
+    seq: Total
+    kind: Any = None
+
+    def record_key(self) -> RecordKey:
+        return RecordKey(self.boot, self.proc, self.seq)
 
 
 AnyWire = WireStarted | WireLifecycle | WireSteps | WireUsage | WireGpu | WireCounters

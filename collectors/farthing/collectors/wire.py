@@ -20,6 +20,7 @@ from farthing.collectors.schema import (
     WireCounters,
     WireGpu,
     WireHead,
+    WireKey,
     WireLifecycle,
     WireSequence,
     WireStarted,
@@ -27,7 +28,7 @@ from farthing.collectors.schema import (
     WireUsage,
 )
 from farthing.domain.clock import Anchor
-from farthing.domain.conventions import OUTCOMES, UNKNOWN, WIRE_VERSION
+from farthing.domain.conventions import INBOX_REFUSED, OUTCOMES, SCRAPED_BOOT, UNKNOWN, WIRE_VERSION
 from farthing.domain.errors import RecordError
 from farthing.domain.records import (
     Counters,
@@ -41,13 +42,15 @@ from farthing.domain.records import (
     StepMarks,
     Usage,
     event_ns,
+    mirrored,
 )
 from farthing_probe import wire as probe_wire
 
-__all__ = ["decode_line", "decode_raw"]
+__all__ = ["decode_line", "decode_raw", "refusal"]
 
 _DECODER: msgspec.json.Decoder[AnyWire] = msgspec.json.Decoder(AnyWire)
 _HEAD_DECODER = msgspec.json.Decoder(WireHead)
+_KEY_DECODER = msgspec.json.Decoder(WireKey)
 _ENCODER = msgspec.json.Encoder()
 
 
@@ -69,6 +72,24 @@ def decode_raw(line: bytes) -> RawRecord:
     wire = _parse(line)
     kind = str(wire.__struct_config__.tag)
     return RawRecord(wire.record_key(), kind, event_ns(_record(wire)), _ENCODER.encode(wire))
+
+
+def refusal(line: bytes, error: RecordError) -> RawRecord | None:
+    """What the inbox keeps of a refused line, so that its sequence is not waited for; it holds no value of the line.
+
+    None where the line does not say whose it is, and for a start: without it nothing can be costed, so a mended one
+    is worth waiting for.
+    """
+    if len(line) > MAX_LINE_BYTES:
+        return None
+    try:
+        head = _KEY_DECODER.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    if head.kind == "started" or head.boot.startswith(SCRAPED_BOOT):
+        return None
+    reason = _ENCODER.encode({"kind": INBOX_REFUSED, "field": error.field, "problem": error.problem})
+    return RawRecord(mirrored(head.record_key()), INBOX_REFUSED, 0, reason)
 
 
 def _parse(line: bytes) -> AnyWire:

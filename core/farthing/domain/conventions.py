@@ -165,6 +165,14 @@ DASHBOARD_FLEET: Final = "farthing-fleet"
 SCRAPED_BOOT: Final = "scrape:"
 """Prefix of the boot of an engine that is costed from its counters, without the probe."""
 
+# ---- kinds of the inbox that no sender may send ----------------------------------------------------
+INBOX_REFUSED: Final = "refused"
+"""In the place of a record that intake refused, so that nobody waits for it."""
+INBOX_SILENT: Final = "silent"
+"""Nothing has come of a boot for a while: what is known of it settles, and it may go on."""
+INBOX_ABANDONED: Final = "abandoned"
+"""Nothing has come of a boot for so long that its books are closed."""
+
 CHECK_RESIDUAL: Final = "residual_is_zero"
 CHECK_NOT_NEGATIVE: Final = "no_line_is_negative"
 CHECK_UNATTRIBUTED: Final = "unattributed_is_small"

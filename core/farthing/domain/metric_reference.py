@@ -183,7 +183,8 @@ METRICS: Final = (
         "counter",
         "records",
         (names.LABEL_KIND, names.LABEL_RESULT),
-        "Records that intake received, by kind and result: accepted, duplicate or refused.",
+        "Records that intake received, by kind and result: accepted, duplicate or refused. Of the kind body, bodies "
+        "that were refused as a whole, or limited: told to come later.",
     ),
     Metric(
         names.METRIC_WATERMARK_LAG,

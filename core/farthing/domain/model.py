@@ -221,7 +221,7 @@ class HistogramView:
 
 @dataclass(frozen=True, slots=True)
 class IntakeView:
-    """Counts of records by (kind, result); results are accepted, duplicate, refused."""
+    """Counts of records by (kind, result); results are accepted, duplicate, refused and, of bodies, limited."""
 
     records: dict[tuple[str, str], int] = field(default_factory=dict)
 

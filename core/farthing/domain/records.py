@@ -24,6 +24,7 @@ __all__ = [
     "StepMarks",
     "Usage",
     "event_ns",
+    "mirrored",
 ]
 
 
@@ -208,10 +209,18 @@ class RawRecord:
 
     key: RecordKey
     kind: str
-    """Wire kind: started, lifecycle, steps, usage, gpu or counters."""
+    """Wire kind (started, lifecycle, steps, usage, gpu or counters), or one of conventions' INBOX_* kinds."""
     event_ns: int
     line: bytes
     """UTF-8 JSON without its line end, holding nothing but the fields that the wire schema names."""
+
+
+def mirrored(key: RecordKey) -> RecordKey:
+    """The key under which the refusal of ``key`` lies in the inbox, and the other way round.
+
+    Sequences of refusals are negative: a record that is mended and sent again still has its own key to itself.
+    """
+    return RecordKey(key.boot, key.process, -1 - key.sequence)
 
 
 def event_ns(record: Record) -> int:

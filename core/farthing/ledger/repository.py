@@ -48,9 +48,11 @@ class Boot:
     bill_nano: int = 0
     """Allocation x price from its start to the end of its last window, computed without the windows."""
     lost: int = 0
-    """Records that never arrived, came after its end, or are of a rank that it did not announce."""
+    """Records that never arrived, came after its end, or are of a rank or process that it did not announce."""
     energy_first_mj: int | None = None
     energy_last_mj: int | None = None
+    refused: int = 0
+    """Records that intake refused, and that were not mended since."""
 
     @property
     def energy_mj(self) -> int | None:
@@ -237,6 +239,7 @@ class Ledger:
                 lost=row.lost,
                 energy_first_mj=row.energy_first_mj,
                 energy_last_mj=row.energy_last_mj,
+                refused=row.refused,
             )
             for row in rows
         ]
@@ -281,6 +284,7 @@ class Ledger:
             "lost": boot.lost,
             "energy_first_mj": boot.energy_first_mj,
             "energy_last_mj": boot.energy_last_mj,
+            "refused": boot.refused,
         }
         connection.execute(sa.update(t.boots).where(t.boots.c.boot == boot.boot).values(**changing))
 

@@ -1,6 +1,8 @@
 """The ledger's tables. Money is integer nano-dollars, time integer nanoseconds; JSON columns hold evidence.
 
-``records`` is the inbox, exactly as received; everything else is derived from it and could be recomputed.
+``records`` is the inbox, exactly as received; everything else is derived from it and could be recomputed. Besides
+records it holds what Farthing itself has to remember in their order: a refused record under a negative sequence
+(``domain.records.mirrored``), and the silence of a boot under the process -1.
 ``journal`` is append-only: triggers refuse updates and deletes.
 """
 
@@ -48,6 +50,7 @@ boots = Table(
     Column("lost", BigInteger, nullable=False, server_default="0", comment="records that were not costed"),
     Column("energy_first_mj", BigInteger, nullable=True),
     Column("energy_last_mj", BigInteger, nullable=True),
+    Column("refused", BigInteger, nullable=False, server_default="0"),
     Index(None, "engine"),
 )
 

@@ -1,0 +1,90 @@
+"""What a million tokens cost of late, by engine: what intake tells senders, for estimates of their own."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from farthing.domain import conventions as c
+from farthing.domain.clock import SECOND
+from farthing.domain.model import SettledWindow
+from farthing.domain.records import Started
+
+__all__ = ["TOKENS_OF_PHASE", "UnitPrices"]
+
+SPAN_NS = 300 * SECOND
+"""Prices are means over so much time, up to an engine's last settled work: a lifetime's mean misleads, since a
+price depends on company."""
+
+TOKENS_OF_PHASE = {c.PREFILL: "prompt_computed", c.DECODE: "engine_output", c.VISION: "encoder"}
+"""What a phase's price is per million of, as the engine counts them."""
+
+
+@dataclass(slots=True)
+class _Recent:
+    """Settled windows in which one boot worked: (end, nano-dollars by phase and tokens by kind), and their sums."""
+
+    boot: str
+    windows: deque[tuple[int, Counter[str]]] = field(default_factory=deque)
+    sums: Counter[str] = field(default_factory=Counter)
+
+    def add(self, end_ns: int, counts: Counter[str]) -> None:
+        self.windows.append((end_ns, counts))
+        self.sums.update(counts)
+        while self.windows[0][0] <= end_ns - SPAN_NS:
+            self.sums.subtract(self.windows.popleft()[1])
+
+
+class UnitPrices:
+    """Takes windows as they settle. ``of`` only looks up, and may be called from any thread meanwhile."""
+
+    def __init__(self) -> None:
+        self._recent: dict[str, _Recent] = {}
+        self._prices: dict[str, dict[str, int]] = {}
+        self._engines: dict[str, tuple[str, str]] = {}
+        """boot -> (engine, what its sender calls it)."""
+
+    def observe(self, started: Started, engine: str, windows: Sequence[SettledWindow]) -> None:
+        """Count what a boot settled; ``engine`` is the name that it is booked under."""
+        boot = started.key.boot
+        self._engines[boot] = engine, started.engine
+        # a window that was billed to somebody else already has no price
+        worked = [window for window in windows if window.busy_ns and window.bill_nano]
+        if not worked:
+            return
+        recent = self._recent.get(engine)
+        if recent is None or recent.boot != boot:
+            recent = self._recent[engine] = _Recent(boot)
+        for window in sorted(worked, key=lambda window: window.end_ns):
+            recent.add(window.end_ns, _counts(window))
+        self._prices[engine] = _prices(recent.sums)
+
+    def of(self, boots: Iterable[str]) -> dict[str, dict[str, int]]:
+        """engine -> phase -> nano-dollars per million tokens, under the name that each boot's sender gave.
+
+        A phase of which nothing is settled is left out, and so is an engine without any: unknown is not 0.
+        """
+        found = {}
+        for boot in boots:
+            engine, called = self._engines.get(boot, ("", ""))
+            prices = self._prices.get(engine)
+            if prices:
+                found[called] = prices
+        return found
+
+
+def _counts(window: SettledWindow) -> Counter[str]:
+    """What each phase cost, whoever bore it, and the tokens that the engine processed in it."""
+    counts: Counter[str] = Counter()
+    for posting in window.postings:
+        if posting.phase:
+            counts[posting.phase] += posting.nano
+    for kind in TOKENS_OF_PHASE.values():
+        counts[kind] += window.tokens.get(kind, 0)
+    return counts
+
+
+def _prices(sums: Counter[str]) -> dict[str, int]:
+    priced = {phase: (sums[phase], sums[kind]) for phase, kind in TOKENS_OF_PHASE.items()}
+    return {phase: nano * 1_000_000 // tokens for phase, (nano, tokens) in priced.items() if nano > 0 and tokens > 0}

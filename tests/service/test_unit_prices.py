@@ -1,0 +1,152 @@
+"""Unit prices in intake's answers: of late, of what is settled, of the engines that the body named, never 0."""
+
+import asyncio
+
+import httpx
+import pytest
+from tests.service.books import accountant, raw_of, raw_records
+from tests.service.running import served, wait_until
+
+from farthing.collectors.wire import decode_line
+from farthing.domain import conventions as c
+from farthing.domain.clock import SECOND
+from farthing.domain.model import Posting, SettledWindow
+from farthing.ledger.repository import Ledger
+from farthing.replay.recording import load_recording
+from farthing.replay.sender import Sender
+from farthing.replay.wire_records import wire_records
+from farthing.service.server import Service
+from farthing.service.unit_prices import UnitPrices
+from farthing.settings import Settings
+from farthing_probe import wire
+
+TEXT, VISION = "h100-llama8b-vllm0.26", "h100-qwen2vl7b-vllm0.26"
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    """An empty ledger."""
+    ledger = Ledger.open(f"sqlite:///{tmp_path}/ledger.db")
+    yield ledger
+    ledger.close()
+
+
+def start(boot="b", engine="e"):
+    raw = raw_of([
+        wire.started(
+            boot, 0, 0, at_ns=0, wall_ns=0, engine=engine, engine_kind="vllm", version="", model="m", gpu="H100",
+            gpu_count=1,
+        )
+    ])  # fmt: skip
+    return decode_line(raw[0].line)
+
+
+def window(end_s, *postings, tokens=None, bill=None, busy=1):
+    lines = tuple(Posting(account, phase, "", "m", "", "", "modelled", nano) for account, phase, nano in postings)
+    bill = sum(line.nano for line in lines) if bill is None else bill
+    begin, end = (end_s - 5) * SECOND, end_s * SECOND
+    return SettledWindow("b", 0, begin, end, bill, busy, {}, {}, tokens or {}, lines, (), "f")
+
+
+def test_a_price_is_what_a_phase_cost_whoever_bore_it_per_million_tokens():
+    """Failed and lost work was computed as well: its tokens are in the divisor, so its money belongs above it."""
+    prices = UnitPrices()
+    prices.observe(start(), "e", [
+        window(5, (c.CHARGED, c.DECODE, 600), (c.ABORTED, c.DECODE, 100), (c.UNATTRIBUTED, c.DECODE, 50),
+               (c.IDLE, "", 9_000), tokens={"engine_output": 500}),
+        window(10, (c.CHARGED, c.DECODE, 250), (c.CHARGED, c.PREFILL, 40),
+               tokens={"engine_output": 500, "prompt_computed": 8_000_000}),
+    ])  # fmt: skip
+    assert prices.of({"b"}) == {"e": {c.DECODE: 1_000_000, c.PREFILL: 5}}
+
+
+def test_what_is_unknown_is_left_out_and_never_0():
+    """No tokens, no money, nothing settled, or a boot that nobody knows."""
+    prices = UnitPrices()
+    assert prices.of({"b"}) == {}
+    prices.observe(start(), "e", [])
+    assert prices.of({"b"}) == {}
+    prices.observe(start(), "e", [
+        window(5, (c.IDLE, "", 10), busy=0),
+        window(10, (c.CHARGED, c.PREFILL, 10), tokens={"engine_output": 5}),
+        window(15, (c.CHARGED, c.DECODE, 0), bill=0, tokens={"engine_output": 5}),
+    ])  # fmt: skip
+    assert prices.of({"b"}) == {}
+    prices.observe(start(), "e", [window(20, (c.CHARGED, c.DECODE, 5), tokens={"engine_output": 5})])
+    assert prices.of({"b", "c"}) == {"e": {c.DECODE: 500_000}}
+
+
+def test_only_the_last_five_minutes_of_work_count():
+    """A lifetime's mean would tell of company that is long gone; idle time in between takes nothing away."""
+    prices = UnitPrices()
+    cheap = [window(s, (c.CHARGED, c.DECODE, 1), tokens={"engine_output": 1_000}) for s in range(5, 1_005, 5)]
+    dear = [window(s, (c.CHARGED, c.DECODE, 100), tokens={"engine_output": 1_000}) for s in range(1_005, 1_305, 5)]
+    prices.observe(start(), "e", cheap)
+    assert prices.of({"b"}) == {"e": {c.DECODE: 1_000}}
+    prices.observe(start(), "e", [*dear[:30], window(1_155, (c.IDLE, "", 7), busy=0)])
+    assert prices.of({"b"}) == {"e": {c.DECODE: 50_500}}
+    prices.observe(start(), "e", dear[30:])
+    assert prices.of({"b"}) == {"e": {c.DECODE: 100_000}}
+    prices.observe(start(), "e", [window(9_000, (c.IDLE, "", 7), busy=0)])
+    assert prices.of({"b"}) == {"e": {c.DECODE: 100_000}}
+
+
+def test_a_new_boot_has_the_price_of_the_last_one_until_it_has_one_of_its_own():
+    """The same engine on the same GPU; and each boot is answered under the name that its sender gave."""
+    prices = UnitPrices()
+    prices.observe(start(), "e", [window(900, (c.CHARGED, c.DECODE, 5), tokens={"engine_output": 5})])
+    prices.observe(start("later", "host:8000"), "e", [])
+    assert prices.of({"later"}) == {"host:8000": {c.DECODE: 1_000_000}}
+    prices.observe(start("later", "host:8000"), "e", [window(5, (c.CHARGED, c.DECODE, 9), tokens={"engine_output": 5})])
+    assert prices.of({"later", "b"}) == {"host:8000": {c.DECODE: 1_800_000}, "e": {c.DECODE: 1_800_000}}
+
+
+def test_the_recorded_prices_are_those_of_its_last_windows(ledger):
+    """Against the unit costs of the whole run: of the same order, and not the same."""
+    ledger.add(raw_records(load_recording(VISION)))
+    keeper = accountant(ledger)
+    keeper.advance()
+    prices = keeper.unit_prices.of({"b"})["h100"]
+    (view,) = keeper.snapshot().engines
+    lifetime = view.unit_cost_nano_per_million
+    assert set(prices) == set(c.PHASES)
+    for phase, nano in prices.items():
+        known = lifetime[phase]
+        assert known is not None
+        assert isinstance(nano, int)
+        assert known / 2 < nano < 2 * known
+
+
+def test_a_sender_gets_the_prices_of_its_engine_and_of_no_other(ledger):
+    """Through a real server: none before work is settled, then integers; an unpriced engine has none."""
+    service = Service(Settings(), ledger)
+    text = [item.record for item in wire_records(load_recording(TEXT), boot="text", engine="llama")]
+    vision = [item.record for item in wire_records(load_recording(VISION), boot="vision", engine="qwen")]
+    unpriced = [item.record for item in wire_records(load_recording(TEXT), boot="unpriced", engine="rtx")]
+    unpriced[0]["gpu"] = "NVIDIA GeForce RTX 4090"
+
+    def prices_of(url, *records):
+        body = wire.encode(records)
+        headers = {"content-encoding": "gzip"}
+        answer = httpx.post(url + wire.path_of(records[0]), content=body, headers=headers, trust_env=False)
+        assert answer.status_code == 200
+        return answer.json()["unit_prices"]
+
+    async def deliver(url, records):
+        async with httpx.AsyncClient(timeout=20, trust_env=False) as client:
+            await Sender(url, None, client).send(records)
+
+    with served(service.app) as url:
+        wait_until(lambda: httpx.get(f"{url}/readyz", trust_env=False).status_code == 200, 10, "ready")
+        assert prices_of(url, text[0]) == {}
+        for records in (text, vision, unpriced[:1_000]):
+            asyncio.run(deliver(url, records))
+        states = ["down", "down", "unknown"]
+        wait_until(lambda: [view.state for view in service.snapshot().engines] == states, 30, "costed")
+        told = prices_of(url, text[0])
+        assert list(told) == ["llama"]
+        assert set(told["llama"]) == {c.PREFILL, c.DECODE}
+        assert all(type(nano) is int and nano > 0 for nano in told["llama"].values())
+        assert set(prices_of(url, text[0], vision[0], unpriced[0])) == {"llama", "qwen"}
+        assert prices_of(url, unpriced[0]) == {}
+        assert prices_of(url, wire.lifecycle("nobody", 0, 5, at_ns=0, event="ready")) == {}
