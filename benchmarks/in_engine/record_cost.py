@@ -24,7 +24,7 @@ from vllm.v1.engine import FinishReason
 from vllm.v1.metrics.loggers import PrometheusStatLogger
 from vllm.v1.metrics.stats import FinishedRequestStats, IterationStats, SchedulerIterationDetails, SchedulerStats
 
-from farthing_probe.meter import RequestMeter
+from farthing_probe import RequestMeter
 from farthing_probe.probe import obtain
 from farthing_probe.stat_logger import FarthingStatLogger
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from farthing_probe.meter import RequestMeter
     from farthing_probe.offline import meter
+    from farthing_probe.request_meter import RequestMeter
 
 __all__ = ["RequestMeter", "meter"]
 
@@ -14,7 +14,7 @@ __all__ = ["RequestMeter", "meter"]
 def __getattr__(name: str) -> Any:
     """Load what is asked for (PEP 562): the wire's schema is read outside of engines too."""
     if name == "RequestMeter":
-        from farthing_probe.meter import RequestMeter  # noqa: PLC0415
+        from farthing_probe.request_meter import RequestMeter  # noqa: PLC0415
 
         return RequestMeter
     if name == "meter":

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from farthing_probe.attribution import clamp
 from farthing_probe.settings import Settings
 
 __all__ = ["Identity"]
@@ -47,15 +48,13 @@ class Identity:
             proc=max(0, int(getattr(parallel, "_api_process_rank", 0) or 0)),
             processes=processes,
             started_ns=started_ns,
-            engine=settings.engine[:128],
+            engine=clamp(settings.engine, 128),
             version=_version(),
-            model=_model(config)[:256],
-            gpu=(settings.gpu or name)[:128],
+            model=clamp(_model(config), 256),
+            gpu=clamp(settings.gpu or name, 128),
             gpu_count=count,
             gpu_uuids=uuids,
-            details=bool(
-                getattr(getattr(config, "observability_config", None), "enable_logging_iteration_details", False)
-            ),
+            details=_details(config),
         )
 
 
@@ -82,6 +81,17 @@ def _process_start_ns(pid: int) -> int:
         return now
     age_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - ticks * SECOND // os.sysconf("SC_CLK_TCK")
     return max(0, now - max(0, age_ns))
+
+
+def _details(config: Any) -> bool:
+    """Whether steps come with the scheduler's details; from 0.16 to 0.25 the flag only writes to the core's log."""
+    if not getattr(getattr(config, "observability_config", None), "enable_logging_iteration_details", False):
+        return False
+    try:
+        from vllm.v1.metrics.stats import SchedulerStats  # noqa: PLC0415
+    except Exception:
+        return False
+    return hasattr(SchedulerStats, "iteration_details")
 
 
 def _version() -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from farthing_probe.attribution import clamp
 from farthing_probe.probe import log, obtain
 from farthing_probe.stat_logger import FarthingStatLogger
 
@@ -17,7 +18,7 @@ def meter(llm: Any, *, job: str, tenant: str = "", project: str = "") -> Iterato
     """Meter what an ``LLM`` does inside the block, booked to the workload ``job``; one block a process at a time.
 
     The ``LLM`` must keep statistics (``LLM(..., disable_log_stats=False)``): without them this logs one error
-    and the block runs unmetered. It never raises anything of its own.
+    and the block runs unmetered. It never raises anything of its own. Each block is a boot of its own.
     """
     probe = attached = manager = None
     try:
@@ -30,7 +31,9 @@ def meter(llm: Any, *, job: str, tenant: str = "", project: str = "") -> Iterato
 
             probe = obtain(engine.vllm_config)
             if probe is not None:
-                probe.attribution = {"workload": job, "tenant": tenant, "project": project}
+                probe.attribution = {
+                    "workload": clamp(job, 512), "tenant": clamp(tenant, 256), "project": clamp(project, 512),
+                }  # fmt: skip
                 attached = PerEngineStatLoggerAdapter(engine.vllm_config, [0], FarthingStatLogger)
                 manager.stat_loggers.append(attached)
                 attached.log_engine_initialized()
@@ -40,5 +43,6 @@ def meter(llm: Any, *, job: str, tenant: str = "", project: str = "") -> Iterato
         yield
     finally:
         if probe is not None and attached is not None and manager is not None:
-            manager.stat_loggers.remove(attached)
-            probe.stop()
+            if attached in manager.stat_loggers:
+                manager.stat_loggers.remove(attached)
+            probe.end()

@@ -48,7 +48,7 @@ class Steps(Protocol):
     """The step marks of one engine index."""
 
     def cut(self) -> tuple[int, dict[str, list[int]], bool]:
-        """(complete up to, columns, whether a request is running); called under the probe's lock."""
+        """(complete up to, columns, whether more are left); called under the probe's lock."""
         ...
 
 
@@ -80,22 +80,27 @@ class Probe:
         self._metrics = SelfMetrics()
         self._sequence = 0
         self._cut_ns = 0
-        self._began = self._ended = False
+        self.began_ns = 0
+        """Where this boot begins."""
+        self._began = self._ended = self._stopped = False
         self._switched_ns: int | None = None
 
     # ---- life ----------------------------------------------------------------------------------
 
     def begin_once(self) -> None:
-        """Begin the first boot, and the thread that delivers."""
-        if self._began:
-            return
-        self._began = True
-        self._begin(self.identity.boot, self.identity.started_ns)
-        self.delivery.start()
+        """Begin the first boot, and the thread that delivers; where a boot has been ended, the next."""
+        if not self._began:
+            self._began = True
+            self._begin(self.identity.boot, self.identity.started_ns)
+            self.delivery.start()
+        elif self._ended and self._switched_ns is None:
+            now = time.monotonic_ns()
+            self._begin(f"{self.identity.boot}-{now:x}", now)
 
     def _begin(self, boot: str, started_ns: int) -> None:
         with self.lock:
-            self.boot, self._sequence, self._ended = boot, 0, False
+            self.boot, self._sequence, self._ended, self._stopped = boot, 0, False, False
+            self.began_ns = started_ns
             self._cut_ns = time.monotonic_ns()
             self.on = True
             if self.identity.proc:
@@ -123,20 +128,22 @@ class Probe:
         """Report a change of state, one of wire.EVENTS."""
         self.send(wire.lifecycle, at_ns=time.monotonic_ns(), event=name)
 
-    def _end(self) -> None:
+    def end(self) -> None:
         """Say all that is known, and that nothing more comes of this boot."""
         with self.lock:
             if self._ended:
                 return
             self._ended, self.on = True, False
             self._settle(final=True)
-            self._cut()
+            while self._cut():
+                pass
             self.event("stop")
+            self._stopped = True
 
     def stop(self, seconds: float = FLUSH_SECONDS) -> None:
         """End the boot and deliver what waits, in at most so many seconds; what is left goes to the spool."""
         try:
-            self._end()
+            self.end()
             self.delivery.close(seconds)
         except Exception as error:
             self.failed("stop", error)
@@ -146,6 +153,8 @@ class Probe:
     def send(self, build: Callable[..., wire.Wire], **fields: Any) -> None:
         """Number a record and hand it on; its key is unique whichever thread sends it."""
         with self.lock:
+            if self._stopped:  # its last record is out; the engine's thread came a moment too late
+                return
             sequence = self._sequence
             self._sequence += 1
             self.delivery.put(build(self.boot, self.identity.proc, sequence, **fields))
@@ -162,19 +171,27 @@ class Probe:
 
     def _settle(self, *, final: bool) -> None:
         now = time.monotonic_ns()
-        for request in [each for each in self.pending if each.settle(now, final=final)]:
-            self.pending.pop(request, None)
+        for request in list(self.pending):
+            try:
+                settled = request.settle(now, final=final)
+            except Exception as error:
+                self.failed("settle", error)
+                settled = True
+            if settled:
+                self.pending.pop(request, None)
 
-    def _cut(self) -> None:
-        """One batch of each engine index. An empty one is a heartbeat: nothing ran, and this process lives."""
-        self._cut_ns = time.monotonic_ns()
+    def _cut(self) -> bool:
+        """One batch of each engine index, an empty one as a heartbeat: this process lives. Whether steps are left."""
+        self._cut_ns, left = time.monotonic_ns(), False
         for rank, index in enumerate(sorted(self.steps)):
-            until_ns, columns, _ = self.steps[index].cut()
+            until_ns, columns, more = self.steps[index].cut()
+            left = left or more
             oldest = next(iter(self.pending), None)
             open_ns = until_ns if oldest is None else min(until_ns, oldest.arrived_ns)
             if not self.metered_http:
                 open_ns = min(open_ns, self._quiet_ns(until_ns))
             self.send(wire.steps, engine_index=rank, until_ns=until_ns, open_ns=open_ns, columns=columns)
+        return left
 
     def _quiet_ns(self, until_ns: int) -> int:
         """Without the middleware nobody tells when requests arrive: not before the engine last had none."""
@@ -194,7 +211,7 @@ class Probe:
             switched_ns = None
         if switched_ns is not None and self.on:
             log.warning("farthing_probe is off: %s exists", path)
-            self._end()
+            self.end()
             self._switched_ns = switched_ns
         elif switched_ns is None and self._switched_ns is not None:
             log.warning("farthing_probe is on again")

@@ -13,7 +13,10 @@ from typing import Any
 from farthing_probe import wire
 from farthing_probe.probe import Probe, ordered
 
-__all__ = ["EngineSequence", "watch"]
+__all__ = ["EngineSequence", "entries", "watch"]
+
+MOST_ENTRIES = 1024
+"""In one record; intake takes no more."""
 
 
 def _ns(seconds: float) -> int:
@@ -62,7 +65,7 @@ class EngineSequence:
             return None  # it cannot be told apart from those that the middleware holds
         made = cls(probe)
         made.request_id = identity or ""
-        made.arrived_ns = max(0, at_ns - _ns(statistics.e2e_latency))
+        made.arrived_ns = max(0, at_ns - max(0, _ns(statistics.e2e_latency)))  # of a clock that may be set back
         made.report(engine_index, at_ns, statistics)
         return made
 
@@ -126,7 +129,8 @@ class EngineSequence:
             scheduled, first = last - _ns(ended.inference_time), last - _ns(ended.decode_time)
             prompt, output = ended.num_prompt_tokens, ended.num_generation_tokens
             queued = max(0, _ns(ended.queued_time))
-            if not ended.num_generation_tokens and not ended.inference_time > 0:
+            # never scheduled: the moment is 0 then, and inference_time the age of the core's clock
+            if not output and not 0 < ended.inference_time <= ended.e2e_latency + 1:
                 return None
         elif stats is None or not stats.scheduled_ts or not stats.last_token_ts:
             return None
@@ -144,11 +148,26 @@ class EngineSequence:
             first_ns=first_ns,
             last_ns=last_ns or 0,
             prompt_tokens=prompt,
-            cached_tokens=min(cached, prompt),
+            cached_tokens=max(0, min(cached, prompt)),  # -1 before the scheduler has looked
             output_tokens=output,
             queued_ns=queued,
             preemptions=getattr(ended_stats, "num_preemptions", 0) or getattr(stats, "num_preemptions", 0) or 0,
         )
+
+
+def entries(sequences: list[EngineSequence]) -> list[wire.Wire]:
+    """The entries of a record; what are too many for one become one, so that the totals stay."""
+    made = [entry for each in sequences if (entry := each.entry()) is not None]
+    if len(made) <= MOST_ENTRIES:
+        return made
+    rest = made[MOST_ENTRIES - 1 :]
+    totals = {
+        name: sum(entry[name] for entry in rest)
+        for name in ("prompt_tokens", "cached_tokens", "output_tokens", "preemptions")
+    }
+    moments = {name: min(entry[name] for entry in rest) for name in ("scheduled_ns", "first_ns")}
+    last_ns, queued_ns = (max(entry[name] for entry in rest) for name in ("last_ns", "queued_ns"))
+    return [*made[: MOST_ENTRIES - 1], wire.sequence(**moments, **totals, last_ns=last_ns, queued_ns=queued_ns)]
 
 
 def _embeddings(position: Any) -> int:

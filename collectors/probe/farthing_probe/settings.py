@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import sys
 import urllib.parse
@@ -20,7 +21,10 @@ __all__ = ["PREFIX", "SettingError", "Settings"]
 PREFIX = "FARTHING_PROBE_"
 DEFAULT_URL = "http://127.0.0.1:9464"
 MIB = 1 << 20
+MOST_GPUS = 1024
+"""Intake takes no instance of more."""
 
+DIGEST = re.compile("[0-9a-fA-F]{64}")
 ATTRIBUTION = ("tenant", "project", "workload", "user", "tier")
 HEADERS: dict[str, tuple[str, ...]] = {
     "tenant": ("x-tenant-id", "x-llm-d-tenant-id", "x-llm-d-inference-fairness-id"),
@@ -72,7 +76,7 @@ class Settings:
             token=_secret(given, "TOKEN"),
             engine=given.get(PREFIX + "ENGINE", "") or f"{socket.gethostname()}:{_port(sys.argv)}",
             gpu=given.get(PREFIX + "GPU", ""),
-            gpu_count=_number(given, "GPU_COUNT", 0),
+            gpu_count=_number(given, "GPU_COUNT", 0, MOST_GPUS),
             spool=spool,
             spool_bytes=_number(given, "SPOOL_MIB", 256) * MIB,
             queue_bytes=_number(given, "QUEUE_MIB", 32) * MIB,
@@ -96,23 +100,28 @@ def _port(argv: Sequence[str]) -> str:
 
 def _path(given: Mapping[str, str], name: str) -> Path | None:
     text = given.get(PREFIX + name, "")
-    return Path(text).expanduser() if text else None
+    try:
+        return Path(text).expanduser() if text else None
+    except RuntimeError:
+        raise SettingError(f"{PREFIX}{name}: {text!r} is below the home of nobody that this machine knows") from None
 
 
 def _spool(given: Mapping[str, str]) -> Path | None:
-    text = given.get(PREFIX + "SPOOL")
-    if text == "":
-        return None
+    if PREFIX + "SPOOL" in given:
+        return _path(given, "SPOOL")
     state = given.get("XDG_STATE_HOME") or "~/.local/state"
-    return Path(text or f"{state}/farthing-probe").expanduser()
+    try:
+        return Path(f"{state}/farthing-probe").expanduser()
+    except RuntimeError:  # a container's arbitrary user has no home
+        return None
 
 
-def _number(given: Mapping[str, str], name: str, default: int) -> int:
+def _number(given: Mapping[str, str], name: str, default: int, most: int = 1 << 40) -> int:
     text = given.get(PREFIX + name, "")
     if not text:
         return default
-    if not text.isdecimal():
-        raise SettingError(f"{PREFIX}{name} is {text!r}; give a whole number")
+    if not text.isdecimal() or len(text) > 15 or int(text) > most:
+        raise SettingError(f"{PREFIX}{name} is {text[:40]!r}; give a whole number, {most} at most")
     return int(text)
 
 
@@ -126,18 +135,18 @@ def _flag(given: Mapping[str, str], name: str, *, default: bool) -> bool:
 
 def _url(given: Mapping[str, str]) -> str:
     url = (given.get(PREFIX + "URL") or DEFAULT_URL).rstrip("/")
-    parts = urllib.parse.urlsplit(url)
     try:
+        parts = urllib.parse.urlsplit(url)
         usable = parts.scheme in {"http", "https"} and parts.hostname and (parts.port or True)
     except ValueError:
         usable = False
-    if not usable or parts.username or parts.query:
+    if not usable or "@" in parts.netloc or parts.query:
         raise SettingError(f"{PREFIX}URL is no http or https address of farthing serve, such as {DEFAULT_URL}")
     return url
 
 
 def _read(given: Mapping[str, str], name: str) -> str:
-    path = Path(given[PREFIX + name]).expanduser()
+    path = _path(given, name) or Path()
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -159,9 +168,9 @@ def _keys(given: Mapping[str, str]) -> dict[str, str]:
     problem = f"{PREFIX}KEYS_FILE must hold a JSON object: SHA-256 of a key, in hexadecimal -> tenant"
     try:
         keys = json.loads(_read(given, "KEYS_FILE"))
-    except json.JSONDecodeError:
+    except (json.JSONDecodeError, RecursionError):
         raise SettingError(problem) from None
-    if not isinstance(keys, dict) or not all(isinstance(v, str) and len(k) == 64 for k, v in keys.items()):
+    if not isinstance(keys, dict) or not all(isinstance(v, str) and DIGEST.fullmatch(k) for k, v in keys.items()):
         raise SettingError(problem)
     return {digest.lower(): tenant for digest, tenant in keys.items()}
 
@@ -170,7 +179,7 @@ def _headers(given: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
     headers = dict(HEADERS)
     for entry in filter(None, given.get(PREFIX + "HEADERS", "").split(",")):
         name, equals, header = (part.strip().lower() for part in entry.partition("="))
-        if name not in ATTRIBUTION or not equals or not header:
+        if name not in ATTRIBUTION or not equals or not header or not header.isascii():
             raise SettingError(f"{PREFIX}HEADERS: {entry!r} is not FIELD=HEADER with a field of {ATTRIBUTION}")
         headers[name] = (header, *(known for known in headers[name] if known != header))
     return headers

@@ -16,8 +16,8 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from farthing_probe import wire
-from farthing_probe.meter import finished
 from farthing_probe.probe import obtain
+from farthing_probe.request_meter import finished
 
 __all__ = ["FarthingStatLogger", "StepLog"]
 
@@ -37,14 +37,12 @@ class StepLog:
         self.engine_index = engine_index
         self.quiet_ns = time.monotonic_ns()
         """When nothing was last known to be running or waiting."""
-        self._running = 0
         self._marks: deque[tuple[int, ...]] = deque()
         self._first_ns = 0
         self.probe = obtain(vllm_config)
         if self.probe is None:
             return
         self._details = self.probe.identity.details
-        self._alone = self.probe.identity.processes == 1
         self.probe.steps[engine_index] = self
         if self._details and not self.probe.settings.iteration_log:
             silence_iterations()
@@ -59,12 +57,16 @@ class StepLog:
         try:
             with probe.lock:
                 at = time.monotonic_ns()
-                self._marks.append(self._mark(at, scheduler_stats, iteration_stats))
+                # numbers, or nothing: one that is none would have the whole batch refused
+                self._marks.append(tuple(map(int, self._mark(at, scheduler_stats, iteration_stats))))
+        except Exception as error:
+            probe.failed("record", error)
+        try:
             ended = getattr(iteration_stats, "finished_requests", None)
             if ended:
                 finished(probe, self.engine_index, at, ended)
         except Exception as error:
-            probe.failed("record", error)
+            probe.failed("finished", error)
 
     def _mark(self, at: int, scheduler: Any, iteration: Any) -> tuple[int, ...]:
         """One row of wire.MARK_COLUMNS."""
@@ -98,7 +100,6 @@ class StepLog:
             did = (0, 0, 0, 0, 0, 0)
         else:
             did = self._inferred(iteration, running, computed)
-        self._running = running
         return (at, running, waiting, *did, generated, computed, cached, preempted)
 
     @staticmethod
@@ -120,7 +121,7 @@ class StepLog:
             self._marks.popleft()
         values = zip(*rows, strict=True) if rows else ((),) * len(wire.MARK_COLUMNS)
         columns = {name: list(column) for name, column in zip(wire.MARK_COLUMNS, values, strict=True)}
-        return until_ns, columns, self._running > 0
+        return until_ns, columns, bool(self._marks)
 
     def log_engine_initialized(self, *_: Any, **__: Any) -> None:
         """Begin to report; called once every index has its logger."""

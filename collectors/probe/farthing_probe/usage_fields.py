@@ -30,7 +30,7 @@ def told_by(body: bytes) -> Told:
         return Told()
     try:
         usage, _ = json.JSONDecoder().raw_decode(body[begin + len(USAGE) - 1 :].decode("utf-8", "replace"))
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):  # an integer may have more digits than Python reads
         return Told()
     details = _object(usage, "prompt_tokens_details") or _object(usage, "input_tokens_details")
     prompt = _count(usage, "prompt_tokens", "input_tokens")
@@ -38,7 +38,7 @@ def told_by(body: bytes) -> Told:
     if "cache_read_input_tokens" in usage:
         # Anthropic counts what came from the cache, and what went into it, beside the rest
         cached = _count(usage, "cache_read_input_tokens") or 0
-        prompt = (prompt or 0) + cached + (_count(usage, "cache_creation_input_tokens") or 0)
+        prompt = min(LARGEST, (prompt or 0) + cached + (_count(usage, "cache_creation_input_tokens") or 0))
     image = _count(_object(details, "multimodal_tokens"), "image")
     whole = prompt if prompt is not None else 0
     return Told(

@@ -17,7 +17,7 @@ from typing import Any
 from farthing_probe import wire
 from farthing_probe.attribution import attribute, clamp
 from farthing_probe.probe import Probe, current, obtain, ordered
-from farthing_probe.sequences import EngineSequence, watch
+from farthing_probe.sequences import EngineSequence, entries, watch
 from farthing_probe.usage_fields import USAGE, Told, told_by
 
 __all__ = ["RequestMeter", "finished"]
@@ -30,9 +30,9 @@ App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 PATHS = frozenset(
     {
         "/v1/chat/completions", "/v1/chat/completions/batch", "/v1/completions", "/v1/responses", "/v1/messages",
-        "/cohere/v2/chat", "/v1/systemone", "/inference/v1/generate", "/generative_scoring", "/invocations",
-        "/v1/embeddings", "/v2/embed", "/pooling", "/classify", "/score", "/v1/score", "/rerank", "/v1/rerank",
-        "/v2/rerank", "/v1/audio/transcriptions", "/v1/audio/translations",
+        "/cohere/v2/chat", "/v1/systemone", "/v1/decisions", "/inference/v1/generate", "/generative_scoring",
+        "/invocations", "/v1/embeddings", "/v2/embed", "/pooling", "/classify", "/score", "/v1/score", "/rerank",
+        "/v1/rerank", "/v2/rerank", "/v1/audio/transcriptions", "/v1/audio/translations",
     }
 )  # fmt: skip
 """Routes that reach the engine; everything else passes by untouched."""
@@ -42,6 +42,11 @@ LONGEST_NS = 3600 * LINGER_NS
 """How long it waits while the engine still works for it (background responses)."""
 CLOSED, UNAVAILABLE = 499, 503
 DONE = (b"data: [DONE]", b"event: message_stop", b"event: response.completed")
+ERRORS = (b'data: {"error":', b"event: error", b"event: response.failed")
+"""How events begin. In an answer's text quotation marks and line feeds are escaped: no text can begin a line."""
+DONE_LINES = tuple(b"\n" + event for event in DONE)
+BACKGROUND = "/v1/responses"
+"""The route whose answer may go out before the engine is asked."""
 ID_HEADER = b"x-request-id"
 
 _request: contextvars.ContextVar[Exchange | None] = contextvars.ContextVar("farthing_request", default=None)
@@ -68,12 +73,14 @@ class RequestMeter:
 
     def _open(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> Exchange | None:
         """The exchange of a request that is to be metered; None for all else, and for whatever goes wrong here."""
+        probe = current()
+        if probe is not None:
+            probe.metered_http = True  # from the first call, which is the server's start
         if scope["type"] != "http" or scope["method"] != "POST":
             return None
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         if path not in PATHS:
             return None
-        probe = current()
         try:
             client = scope["app"].state.engine_client
             if probe is None and (probe := obtain(getattr(client, "vllm_config", None))) is not None:
@@ -93,9 +100,9 @@ class RequestMeter:
 
 
 def _current_sequences() -> list[EngineSequence] | None:
-    """Where a state that is added now belongs; None outside of any metered request."""
+    """Where a state that is added now belongs; None outside of any metered request, and after its record."""
     exchange = _request.get()
-    return None if exchange is None else exchange.sequences
+    return None if exchange is None or exchange.sent else exchange.sequences
 
 
 class Exchange:
@@ -106,7 +113,8 @@ class Exchange:
         self.request_id = headers.get(ID_HEADER, b"").decode("latin-1")
         if not self.request_id:
             self.request_id = uuid.uuid4().hex
-            scope["headers"] = [*scope["headers"], (ID_HEADER, self.request_id.encode())]
+            # before an empty one: the first counts
+            scope["headers"] = [(ID_HEADER, self.request_id.encode()), *scope["headers"]]
         self.sequences: list[EngineSequence] = []
         self.who = attribute(headers, probe.settings)
         self._probe, self._path, self._receive, self._send = probe, path, receive, send
@@ -117,9 +125,10 @@ class Exchange:
         self._hung_up_ns: int | None = None
         self._chunks = 0
         self._stream = False
-        self._complete = self._delivered = self._error = False
+        self._complete = self._delivered = self._error = self._works = False
         self._usage_body = b""
-        self._sent = False
+        self.sent = False
+        """Whether its record is out."""
         with probe.lock:
             probe.metered_http = True
             self.arrived_ns = time.monotonic_ns()
@@ -128,15 +137,27 @@ class Exchange:
     async def receive(self) -> Message:
         """What the client sends; notes that it hung up."""
         message = await self._receive()
-        if message["type"] == "http.disconnect" and not self._complete and self._hung_up_ns is None:
-            self._hung_up_ns = time.monotonic_ns()
+        if message["type"] == "http.disconnect":
+            self._hang_up()
+        return message
+
+    def _hang_up(self) -> None:
+        if self._complete or self._hung_up_ns is not None:
+            return
+        self._hung_up_ns = time.monotonic_ns()
+        try:
             for sequence in self.sequences:
                 sequence.locate()
-        return message
+        except Exception as error:
+            self._probe.failed("locate", error)
 
     async def send(self, message: Message) -> None:
         """What goes to the client: notes the moments, and keeps the one piece that tells the usage."""
-        await self._send(message)
+        try:
+            await self._send(message)
+        except OSError:  # ASGI 2.4: the client has gone
+            self._hang_up()
+            raise
         try:
             if message["type"] == "http.response.body":
                 body = message.get("body", b"")
@@ -155,13 +176,12 @@ class Exchange:
         self._last_ns = time.monotonic_ns()
         if self._first_ns is None:
             self._first_ns = self._last_ns
-            # in an answer's text a quotation mark is escaped, so these bytes are never part of it
-            self._error = self._stream and body.startswith(b'data: {"error":')
-        elif self._stream and body.startswith(b'data: {"error":'):
-            self._error = True
         if self._stream:
             self._chunks += 1
-            self._delivered = self._delivered or body.startswith(DONE) or any(mark in body[-512:] for mark in DONE)
+            self._error = self._error or body.startswith(ERRORS)
+            if not self._delivered:
+                end = body[-512:]
+                self._delivered = body.startswith(DONE) or any(line in end for line in DONE_LINES)
         if USAGE in body:
             self._usage_body = body
 
@@ -179,24 +199,31 @@ class Exchange:
 
     def settle(self, now_ns: int, *, final: bool) -> bool:
         """See probe.Pending."""
-        if self._sent or (not self._probe.on and not final):
-            return self._sent
+        if self.sent or (not self._probe.on and not final):
+            return self.sent
         if not final and (self._ended_ns is None or self._waits(now_ns - self._ended_ns)):
             return False
-        self._sent = True
+        self.sent = True
         try:
             self._report(now_ns)
-        finally:
-            for sequence in self.sequences:
-                sequence.forget()
-            self.sequences = []
-            self._usage_body = b""
+        except Exception as error:  # states that are not as expected: the client's side is left
+            self._probe.failed("report", error)
+            self._let_go()
+            self._report(now_ns)
+        self._let_go()
         return True
 
+    def _let_go(self) -> None:
+        for sequence in self.sequences:
+            sequence.forget()
+        self.sequences = []
+
     def _waits(self, since_ns: int) -> bool:
-        if any(sequence.alive for sequence in self.sequences):
+        worked, self._works = self._works, any(sequence.alive for sequence in self.sequences)
+        if self._works or worked:  # once more: a sequence has ended a moment before its statistics come
             return since_ns < LONGEST_NS
-        return since_ns < LINGER_NS and any(not sequence.reported for sequence in self.sequences)
+        expected = any(not sequence.reported for sequence in self.sequences)
+        return since_ns < LINGER_NS and (expected or (not self.sequences and self._path == BACKGROUND))
 
     def _outcome(self) -> str:
         if self._status >= 500 or self._error:
@@ -214,7 +241,7 @@ class Exchange:
     def _report(self, now_ns: int) -> None:
         probe, outcome = self._probe, self._outcome()
         told = told_by(self._usage_body) if self._usage_body else Told()
-        given = [entry for each in self.sequences if (entry := each.entry()) is not None]
+        given = entries(self.sequences)
         status = CLOSED if outcome == "aborted" else self._status
         if outcome == "failed" and status < 500:
             status = 500 if self._ended_ns is not None else UNAVAILABLE
@@ -226,7 +253,11 @@ class Exchange:
             first = last = None
         prompt = sum(each.prompt_tokens for each in self.sequences if each.first_of_prompt) or None
         adapter = next((each.adapter for each in self.sequences if each.adapter), "")
+        prompt = told.prompt if told.prompt is not None or given else prompt
         images = sum(each.image_tokens for each in self.sequences if each.first_of_prompt) if self.sequences else None
+        images = told.image if told.image is not None else images
+        if images is not None and prompt is not None:
+            images = min(images, prompt)
         probe.send(
             wire.usage,
             request_id=clamp(self.request_id, 512),
@@ -243,9 +274,9 @@ class Exchange:
             trace_id=self.who.trace_id,
             # who sent a wrong key may claim to be anybody
             **({} if rejected else self.who.fields),
-            prompt_tokens=told.prompt if told.prompt is not None or given else prompt,
+            prompt_tokens=prompt,
             cached_tokens=told.cached,
-            image_tokens=told.image if told.image is not None else images,
+            image_tokens=images,
             output_tokens=told.output,
             delivered_tokens=None if told.output is not None or given or not self._chunks else self._pieces(),
             sequences=given,
@@ -256,22 +287,30 @@ class Exchange:
 def finished(probe: Probe, engine_index: int, at_ns: int, ended: list[Any]) -> None:
     """Take what the engine says of sequences that ended with the step reported at ``at_ns``."""
     for statistics in ended:
-        sequence = EngineSequence.of_finished(probe, engine_index, at_ns, statistics)
-        if sequence is None:
-            continue
-        # nobody's over HTTP: another front end, or no middleware
-        entry = sequence.entry()
-        probe.send(
-            wire.usage,
-            request_id=clamp(sequence.request_id, 512),
-            engine_index=probe.rank(engine_index),
-            model=probe.identity.model,
-            outcome="aborted" if sequence.finish_reason == "abort" else "finished",
-            status=0,
-            arrived_ns=sequence.arrived_ns,
-            ended_ns=at_ns,
-            finish_reason=sequence.finish_reason,
-            **probe.attribution,
-            sequences=[entry] if entry is not None else [],
-            seen_by="engine",
-        )
+        try:
+            sequence = EngineSequence.of_finished(probe, engine_index, at_ns, statistics)
+            if sequence is not None:
+                _report_alone(probe, probe.rank(engine_index), at_ns, sequence)
+        except Exception as error:
+            probe.failed("finished", error)
+
+
+def _report_alone(probe: Probe, rank: int, at_ns: int, sequence: EngineSequence) -> None:
+    """The record of a sequence that is nobody's over HTTP: another front end's, or there is no middleware."""
+    given = entries([sequence])
+    if (given[0]["scheduled_ns"] if given else sequence.arrived_ns) < probe.began_ns:
+        return  # the boot that it ran in has ended, and said what it knew of it
+    probe.send(
+        wire.usage,
+        request_id=clamp(sequence.request_id, 512),
+        engine_index=rank,
+        model=probe.identity.model,
+        outcome="aborted" if sequence.finish_reason == "abort" else "finished",
+        status=0,
+        arrived_ns=sequence.arrived_ns,
+        ended_ns=at_ns,
+        finish_reason=sequence.finish_reason,
+        **probe.attribution,
+        sequences=given,
+        seen_by="engine",
+    )
