@@ -1,10 +1,13 @@
 """The ledger: idempotent, append-only, exactly what the tables say."""
 
 import json
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 
 from farthing.domain.clock import Anchor
@@ -120,3 +123,25 @@ def test_a_ledger_of_a_newer_version_is_refused(ledger, tmp_path):
         connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
     with pytest.raises(LedgerError, match="cannot be migrated"):
         Ledger.open(f"sqlite:///{tmp_path}/deep/ledger.db")
+
+
+def test_a_ledger_of_the_first_version_is_migrated_with_what_is_in_it(tmp_path):
+    """Nobody has to begin anew."""
+    url = f"sqlite:///{tmp_path}/old.db"
+    config = Config()
+    config.set_main_option("script_location", str(Path(t.__file__).parent / "migrations"))
+    engine = sa.create_engine(url)
+    old = {**dict.fromkeys((c.name for c in t.boots.columns), 1), "boot": "b", "closed_ns": None}
+    del old["refused"]
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        connection.execute(sa.insert(sa.table("boots", *map(sa.column, old))), old)
+    engine.dispose()
+    ledger = Ledger.open(url)
+    (boot,) = ledger.boots()
+    assert (boot.boot, boot.lost, boot.refused) == ("b", 1, 0)
+    ledger.post(BOOT, [], [])
+    with ledger.engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), t.metadata) == []
+    ledger.close()

@@ -46,8 +46,8 @@ class BootOrder:
     """Orders one boot's records by sequence within a process and by event time between processes.
 
     A sequence that never arrives (its sender dropped and counted it) is passed over once the same process has
-    sent something a grace period later, or its last record. One that intake refused is passed over at once. Take
-    what is ``ready`` after every record: then the order depends on the order of arrival alone, not on how many
+    sent something a grace period later, or the boot falls silent. One that intake refused is passed over at once.
+    Take what is ``ready`` after every record: then the order depends on the order of arrival alone, not on how many
     records were read at once.
     """
 
@@ -152,7 +152,7 @@ class BootOrder:
         if expected in held:
             return held[expected]
         waited = self._newest[process] - self._oldest[process]
-        if not final and process not in self._stopped and waited <= self._grace_ns:
+        if not final and waited <= self._grace_ns:
             return None
         first = min(held)
         for sequence in sorted(one for one in refused if expected <= one < first):
