@@ -156,9 +156,15 @@ def test_an_engine_that_never_comes_back_is_closed_after_a_day(raw, open_ledger,
     ledger.add(raw[:CUT])
     keeper = accountant(ledger, wall)
     tick(keeper)
-    for _ in range(30):
+    for number in range(24):
+        assert tick(keeper) == (number == 1)
         wall.now += 3_600
-        tick(keeper)
+    wall.now -= 1
+    assert tick(keeper) == 0
+    assert wip(keeper) > 0
+    wall.now += 1
+    assert tick(keeper) == 1
+    tick(keeper)
     assert wip(keeper) == 0
     (view,) = keeper.snapshot().engines
     assert view.state == "down"

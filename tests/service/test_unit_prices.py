@@ -150,3 +150,22 @@ def test_a_sender_gets_the_prices_of_its_engine_and_of_no_other(ledger):
         assert set(prices_of(url, text[0], vision[0], unpriced[0])) == {"llama", "qwen"}
         assert prices_of(url, unpriced[0]) == {}
         assert prices_of(url, wire.lifecycle("nobody", 0, 5, at_ns=0, event="ready")) == {}
+
+
+def test_while_the_past_is_read_again_there_is_no_price_of_it(ledger):
+    """Right after a start the books stand somewhere in the past, and what work cost then is not what it costs now."""
+    ledger.add(raw_records(load_recording(TEXT)))
+    service = Service(Settings(), ledger)
+    service._accountant.advance()
+    body = wire.encode([wire.lifecycle("b", 0, 1, at_ns=0, event="ready")])
+
+    async def post():
+        # without its lifespan the service has not said yet that it is ready
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(service.app)) as client:
+            return await client.post(
+                f"http://farthing{wire.WINDOWS_PATH}", content=body, headers={"content-encoding": "gzip"}
+            )
+
+    assert asyncio.run(post()).json()["unit_prices"] == {}
+    service._ready = True
+    assert set(asyncio.run(post()).json()["unit_prices"]["h100"]) == {c.PREFILL, c.DECODE}
