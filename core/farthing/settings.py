@@ -80,7 +80,7 @@ class ServeSettings(_Strict):
     """File with the bearer token that intake demands; FARTHING_INTAKE_TOKEN overrides it. None: no token."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 64 * 1024 * 1024
     """Largest decompressed body that intake accepts."""
-    intake_bodies_per_second: Annotated[float, Field(gt=0)] = 500.0
+    intake_bodies_per_second: Annotated[float, Field(gt=0)] = 200.0
     """Bodies that one client address may post, over ten seconds; more are answered with 429 and sent again later."""
     intake_bytes_per_second: Annotated[int, Field(ge=1024)] = 64 * 1024 * 1024
     """Decompressed bytes that intake takes from all senders together, over ten seconds."""

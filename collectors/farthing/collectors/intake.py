@@ -88,7 +88,7 @@ class IntakeLimits:
     """What senders may bring. ``max_body_bytes`` bounds a body both as sent and decompressed."""
 
     max_body_bytes: int
-    bodies_per_second: float = 500.0
+    bodies_per_second: float = 200.0
     """By client address."""
     bytes_per_second: float = 64 * 1024 * 1024
     """Of all senders together, decompressed."""
