@@ -59,6 +59,19 @@ def test_an_aborted_twin_does_not_take_the_statistics_of_the_other(rig):
     assert [each.entry()["output_tokens"] for each in mine] == [1, 2]
 
 
+@pytest.mark.parametrize("prompts", [(50, 153), (50, 50)])
+def test_an_aborted_twin_of_as_many_tokens_does_not_take_them_either(rig, prompts):
+    """Its prompt is another, or its moments are."""
+    mine, (aborted, finished) = held(rig, *[{"external": "chatcmpl-abc", "prompt": p} for p in prompts])
+    rig.clock.pass_(1)
+    rig.step({aborted: 2, finished: 1})
+    rig.engine.abort(aborted)
+    rig.clock.pass_(1)
+    rig.step({finished: 1}, {finished: "stop"})
+    assert [each.reported for each in mine] == [False, True]
+    assert [each.entry()["prompt_tokens"] for each in mine] == list(prompts)
+
+
 def test_two_of_one_prompt_are_one_prompt(rig):
     """n = 2: both count what they cost, one counts what was asked."""
     mine, sequences = held(rig, {"external": "chatcmpl-abc", "n": 2, "images": [4]})

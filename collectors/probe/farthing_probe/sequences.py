@@ -57,10 +57,11 @@ class EngineSequence:
     def of_finished(cls, probe: Probe, engine_index: int, at_ns: int, statistics: Any) -> EngineSequence | None:
         """Tell the sequence that these statistics are of; one of nobody's is returned."""
         identity = getattr(statistics, "request_id", None)  # from 0.20
-        for known in probe.unreported.get(identity, ()) if identity else ():
-            if not known.alive and known.generated == statistics.num_generation_tokens:
-                known.report(engine_index, at_ns, statistics)
-                return None
+        held = probe.unreported.get(identity, ()) if identity else ()
+        ended = [each for each in held if not each.alive and each.generated == statistics.num_generation_tokens]
+        if ended:
+            min(ended, key=lambda each: each._unlike(statistics)).report(engine_index, at_ns, statistics)
+            return None
         if identity is None and probe.metered_http:
             return None  # it cannot be told apart from those that the middleware holds
         made = cls(probe)
@@ -68,6 +69,12 @@ class EngineSequence:
         made.arrived_ns = max(0, at_ns - max(0, _ns(statistics.e2e_latency)))  # of a clock that may be set back
         made.report(engine_index, at_ns, statistics)
         return made
+
+    def _unlike(self, statistics: Any) -> tuple[bool, float]:
+        """How far statistics are from being its own: ids need not be unique, and an aborted twin has ended as well."""
+        stats = getattr(self._state, "stats", None)
+        inferred = stats.last_token_ts - stats.scheduled_ts if stats is not None else float("inf")
+        return self.prompt_tokens != statistics.num_prompt_tokens, abs(inferred - statistics.inference_time)
 
     def report(self, engine_index: int, at_ns: int, statistics: Any) -> None:
         """Take vLLM's statistics of its end."""
