@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 from tests.probe.answers import DONE, ROLE, TEXT, body, only, start
-from tests.probe.rig import GONE
+from tests.probe.rig import GONE, JSON
 
 from farthing_probe.request_meter import RequestMeter
 
@@ -88,6 +88,19 @@ def test_an_answer_that_spells_the_end_is_not_at_its_end(rig, mark):
     """Line feeds are escaped inside a text, so that no text begins a line."""
     rig.ask(streaming(rig, tokens=1, pieces=[ROLE, TEXT.replace(b"hi", mark)]))
     assert only(rig.settle()).outcome == "aborted"
+
+
+@pytest.mark.parametrize("status", [200, 400, 500])
+def test_what_is_answered_to_nobody_is_an_abort(rig, status):
+    """A server may answer 400 to a body that broke off because its client had gone."""
+
+    async def app(_scope, receive, send):
+        assert await receive() is GONE
+        await send(start(status, JSON))
+        await send(body(b'{"error":{}}', more=False))
+
+    rig.ask(app, incoming=[])
+    assert (only(rig.settle()).outcome, rig.usages[0].status) == ("aborted", 499)
 
 
 def test_a_server_whose_send_raises_is_a_client_that_hung_up(rig):

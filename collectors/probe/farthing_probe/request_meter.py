@@ -166,7 +166,8 @@ class Exchange:
                 if not message.get("more_body"):
                     self._complete = True
             elif message["type"] == "http.response.start":
-                self._status = message["status"]
+                if self._hung_up_ns is None:  # what nobody hears is no answer, such as 400 to half a body
+                    self._status = message["status"]
                 kinds = [value for name, value in message.get("headers", ()) if name.lower() == b"content-type"]
                 self._stream = bool(kinds) and kinds[0].startswith(b"text/event-stream")
         except Exception as error:

@@ -51,10 +51,13 @@ RESPONSES, BATCH = "/v1/responses", "/v1/chat/completions/batch"
 
 @dataclass(frozen=True, slots=True)
 class HangUp:
-    """When a client closes its socket: after so many chunks of output (0: at the headers), or so many seconds."""
+    """When a client closes its socket: after so many chunks of output (0: at the headers), after so many seconds, or
+    with half its request sent.
+    """
 
     chunks: int | None = None
     seconds: float | None = None
+    asking: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,6 +279,11 @@ def abort_list(rng: random.Random) -> dict[str, Any]:
     return _aborted(drawn, HangUp(seconds=rng.uniform(0.1, 0.3)))
 
 
+def abort_asking(rng: random.Random) -> dict[str, Any]:
+    """Gone in the middle of its own request, of which the engine never hears."""
+    return {**_aborted(chat_whole(rng), HangUp(asking=True)), "sequences": 0, "prompts": ()}
+
+
 def _rejected(drawn: dict[str, Any], status: int) -> dict[str, Any]:
     return {**drawn, "status": status, "outcome": "rejected", "sequences": 0, "output_tokens": None, "prompts": ()}
 
@@ -366,6 +374,7 @@ TEXT: tuple[tuple[Recipe, int], ...] = (
     (abort_completion, 1),
     (abort_waiting, 3),
     (abort_list, 1),
+    (abort_asking, 1),
     (bad_parameter, 2),
     (bad_json_field, 1),
     (too_long, 2),

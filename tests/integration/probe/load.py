@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
-from tests.integration.probe.asks import Ask
+from tests.integration.probe.asks import Ask, HangUp
 
 __all__ = ["Seen", "Told", "count_prompts", "drive", "unexpected"]
 
 CONCURRENCY = 8
 PATIENCE_SECONDS = 120.0
+MOMENT_SECONDS = 0.2
+"""In which a server takes in what it has been sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +119,8 @@ def _surprise(seen: Seen) -> str:
 async def _send(client: httpx.AsyncClient, url: str, ask: Ask) -> Seen:
     seen = Seen(ask)
     try:
-        if ask.hang_up is not None and ask.hang_up.seconds is not None:
-            await _ask_and_leave(url, seen, ask.hang_up.seconds)
+        if ask.hang_up is not None and ask.hang_up.chunks is None:
+            await _ask_and_leave(url, seen, ask.hang_up)
         else:
             await _exchange(client, url, seen)
     except (httpx.HTTPError, OSError) as error:
@@ -126,17 +128,17 @@ async def _send(client: httpx.AsyncClient, url: str, ask: Ask) -> Seen:
     return seen
 
 
-async def _ask_and_leave(url: str, seen: Seen, seconds: float) -> None:
-    """Send a whole request, wait for an answer so long, and close the socket: no client library is that rude."""
+async def _ask_and_leave(url: str, seen: Seen, hang_up: HangUp) -> None:
+    """Send a request, or half of one, wait for an answer so long, and close the socket: no client library does that."""
     host, _, port = url.removeprefix("http://").partition(":")
     body = json.dumps(seen.ask.body).encode()
     head = {"Host": host, "Content-Type": "application/json", "Content-Length": str(len(body)), **seen.ask.headers}
     lines = [f"POST {seen.ask.path} HTTP/1.1", *(f"{name}: {value}" for name, value in head.items()), "", ""]
     reader, writer = await asyncio.open_connection(host, int(port))
     try:
-        writer.write("\r\n".join(lines).encode() + body)
+        writer.write("\r\n".join(lines).encode() + (body[: len(body) // 2] if hang_up.asking else body))
         await writer.drain()
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(hang_up.seconds or MOMENT_SECONDS):
             answer = await reader.readline()
         seen.status = int(answer.split()[1])
     except TimeoutError:

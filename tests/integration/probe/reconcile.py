@@ -103,7 +103,7 @@ def uncertain(records: Iterable[Record]) -> dict[tuple[str, str], str]:
     reasons = {}
     for record in records:
         key = (record.get("workload", ""), record["request_id"])
-        if record["outcome"] == "aborted" and not record.get("sequences"):
+        if record["outcome"] == "aborted" and not record.get("sequences") and record.get("prompt_tokens"):
             reasons[key] = "aborted before its first token: the engine counts a prompt when its prefill ends"
         elif record["outcome"] == "finished" and record["seen_by"] != "both":
             reasons[key] = f"seen by the {record['seen_by']} only"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +22,8 @@ from farthing.domain import conventions as c
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
 
-IMAGE_TOKENS = 19
-"""What the tiny model makes of a picture: 16, and 3 that frame it."""
+IMAGE_TOKENS = {16, 19}
+"""What the tiny model makes of a picture: 16 embeddings, 19 with the tokens that frame them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +81,18 @@ def test_the_records_add_up_to_the_engines_counters_without_a_remainder(mixed: R
 
 
 def test_image_tokens_are_those_of_the_pictures_sent(mixed: Run):
-    """Whether or not the client was told of them."""
+    """They share the cost of encoding, so one picture is worth what another is, whether its client was told or not."""
+    worth: defaultdict[float, list[str]] = defaultdict(list)
+    by_tag = {record.get("workload"): record for record in mixed.records}
     for item in mixed.seen:
-        (record,) = [r for r in mixed.records if r.get("workload") == item.ask.tag]
-        if item.ask.outcome == "finished":
-            pictures = str(item.ask.body).count("data:image/png")
-            assert record.get("image_tokens", 0) == pictures * IMAGE_TOKENS, f"{item.ask.tag} {item.ask.recipe}"
+        pictures = str(item.ask.body).count("data:image/png")
+        told = by_tag[item.ask.tag].get("image_tokens", 0)
+        if item.ask.outcome == "finished" and pictures:
+            worth[told / pictures].append(f"{item.ask.tag} {item.ask.recipe}")
+        elif item.ask.outcome != "aborted":
+            assert told == 0
+    assert len(worth) == 1, worth
+    assert set(worth) <= IMAGE_TOKENS
 
 
 def test_nothing_of_a_picture_is_kept_anywhere(stand: Stand, canaries: Canaries, books: dict[str, Any]):
