@@ -32,6 +32,8 @@ class IntakeDouble:
         """Larger bodies, before compression, are answered 413."""
         self.headers: dict[str, str] = {}
         """Sent with every answer that is not 200."""
+        self.words = "told to"
+        """The explanation in every answer that is not 200."""
         self.prices: Any = {}
         self.posts: list[tuple[str, int]] = []
         """Path and number of records of every post that arrived whole."""
@@ -92,7 +94,7 @@ class _Handler(BaseHTTPRequestHandler):
             while not intake.released.wait(0.05):
                 self.wfile.write(b"H")
         elif isinstance(behaviour, int) and behaviour != 200:
-            self._answer(behaviour, b'{"error": "told to"}', intake.headers)
+            self._answer(behaviour, json.dumps({"error": intake.words}).encode(), intake.headers)
         else:
             self._good(str(behaviour), records)
 

@@ -1,5 +1,6 @@
 """What waits on disk is bounded, private, and sent by exactly one process."""
 
+import fcntl
 import os
 import resource
 import shutil
@@ -136,6 +137,26 @@ def test_a_forked_child_lets_go_without_unlocking_or_deleting(disk: Disk):
     other.adopt()
     assert other.oldest() is None
     assert len(drain(spool)) == 1
+
+
+def test_a_directory_removed_while_its_lock_is_awaited_is_not_adopted(disk: Disk, monkeypatch: pytest.MonkeyPatch):
+    """Its last holder was quicker: the lock we then have is of a file that is nowhere."""
+    left = disk.spool("dead")
+    left.append(batch())
+    left.close()
+    quicker = disk.spool("dead")
+
+    def late(descriptor: int, operation: int) -> None:
+        monkeypatch.undo()
+        shutil.rmtree(disk.root / "dead")
+        quicker.append(batch(b"quicker"))
+        fcntl.flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    spool = disk.spool("b-0")
+    spool.adopt()
+    assert spool.oldest() is None
+    assert [body for _, _, body in drain(quicker)] == [b"quicker"]
 
 
 def test_the_oldest_goes_where_there_is_no_room_and_is_counted(disk: Disk):

@@ -126,7 +126,7 @@ class Delivery:
             with self._counting, suppress(IndexError):
                 self._pending.popleft()
                 self.counts.dropped += 1
-        elif waiting % (BODY_RECORDS // 2) == 0 and self._to_pack.empty():
+        elif waiting % (BODY_RECORDS // 2) == 0:
             self._to_pack.put(None)
 
     def start(self) -> None:

@@ -84,7 +84,7 @@ class Spool:
                 adopted.append(batches)
             else:
                 self._let_go(directory)
-        for batches in sorted(adopted, key=lambda those: those[0].written_ns, reverse=True):
+        for batches in sorted(adopted, key=lambda those: (those[0].written_ns, str(those[0].file)), reverse=True):
             self._batches.extendleft(reversed(batches))  # each goes before the last
             self._number = max([self._number, *(batch.number + 1 for batch in batches)])
             self.bytes += sum(batch.size for batch in batches)
