@@ -3,6 +3,7 @@
 import gzip
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 from tests.replay.conftest import TEXT
@@ -92,3 +93,65 @@ def test_a_wrong_record_is_named_with_its_field(folder, sent, line, problem):
     write(folder, [sent[0], line])
     with pytest.raises(RecordingError, match=rf"records\.jsonl\.gz.*{problem}"):
         load_recording(folder)
+
+
+RECORDINGS = Path(__file__).parents[1] / "fixtures/recordings"
+PROBED = ("h100-llama8b-probe", "h100-llama8b-pressure")
+
+
+@pytest.fixture(scope="module", params=PROBED)
+def probed(request):
+    """A run on an H100 that the probe itself recorded: loaded, its clients' own view, and costed."""
+    recording = load_recording(RECORDINGS / request.param)
+    with gzip.open(RECORDINGS / request.param / "clients.jsonl.gz", "rt", encoding="utf-8") as file:
+        clients = {row["id"]: row for row in map(json.loads, file)}
+    return recording, clients, cost_recording(recording, Settings(), price_book(Settings()))
+
+
+def test_a_probes_run_on_an_h100_reconciles_to_the_token(probed):
+    """Bill, lines and the engine's own counters: nothing is missing, of aborted requests neither."""
+    recording, _, run = probed
+    result = to_json(run)
+    assert result["residual_nano_usd"] == 0
+    assert [check for check in result["checks"] if not check["ok"]] == []
+    detail = {check["name"]: check["detail"] for check in result["checks"]}
+    assert detail["prompt_tokens_reconcile"].startswith("0 of ")
+    assert detail["output_tokens_reconcile"].startswith("0 of ")
+    assert sum(result["unattributed_nano_usd"].values()) < 0.001 * result["bill_nano_usd"]
+    assert result["energy_joules"] > 0
+    assert len(recording.boots) == len(run.accounts)
+
+
+def test_every_client_of_a_probes_run_is_booked_once_to_its_tenant(probed):
+    """What the load generator saw, request by request, against the records."""
+    recording, clients, _ = probed
+    usages = [row for boot in recording.boots for row in boot if row["kind"] == "usage"]
+    # the server closed four kept-alive connections as their next request was on its way: no engine saw those
+    unseen = [row for row in clients.values() if row["err"] not in {None, "aborted"}]
+    assert all("Server disconnected" in row["err"] and row["first"] is None for row in unseen)
+    assert len(unseen) <= 4
+    reached = clients.keys() - {row["id"] for row in unseen}
+    assert sorted(row["request_id"] for row in usages) == sorted(reached)
+    for row in usages:
+        client = clients[row["request_id"]]
+        assert row["tenant"] == client["tenant"]
+        assert row["outcome"] == ("aborted" if client["err"] else "finished")
+        if client["usage"]:
+            assert row["output_tokens"] == client["usage"]["completion_tokens"]
+            assert sum(each["output_tokens"] for each in row["sequences"]) == row["output_tokens"]
+            assert row["prompt_tokens"] == client["usage"]["prompt_tokens"]
+
+
+def test_the_run_under_pressure_has_what_it_was_made_for():
+    """Preemptions, two sequences for a prompt, speculation, aborts, and a restart."""
+    recording = load_recording(RECORDINGS / "h100-llama8b-pressure")
+    assert len(recording.boots) == 2
+    for boot in recording.boots:
+        marks = [row["marks"] for row in boot if row["kind"] == "steps"]
+        assert sum(sum(each.get("preempted", ())) for each in marks) > 10
+        # speculation schedules several tokens for a request
+        decoded, asked = (sum(sum(each.get(n, ())) for each in marks) for n in ("decode_tokens", "decode_requests"))
+        assert decoded > 1.5 * asked
+        usages = [row for row in boot if row["kind"] == "usage"]
+        assert sum(len(row.get("sequences", ())) == 2 for row in usages) > 30
+        assert sum(row["outcome"] == "aborted" for row in usages) > 10
