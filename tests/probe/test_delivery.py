@@ -28,6 +28,7 @@ from farthing_probe import connection, delivery, wire
 from farthing_probe.connection import Connection
 from farthing_probe.delivery import Delivery
 from farthing_probe.settings import Settings
+from farthing_probe.spool import Batch, Spool
 
 TOKEN = "t0ken-canary"
 
@@ -519,6 +520,33 @@ def test_an_answer_after_the_end_counts_for_the_process_that_sends_the_batch_aga
     assert (first.counts.sent, intake.numbers) == (1, [0, 1, 2, 1, 2])
 
 
+def test_whoever_closes_second_waits_for_the_spool_as_well(
+    intake: IntakeDouble, deliver: Deliveries, monkeypatch: pytest.MonkeyPatch
+):
+    """It may be the one after whom the process ends."""
+    written, append = threading.Event(), Spool.append
+
+    def slow(spool: Spool, batch: Batch, keep: Batch | None = None) -> None:
+        written.wait(10)
+        append(spool, batch, keep)
+
+    monkeypatch.setattr(Spool, "append", slow)
+    intake.always = 503
+    to = deliver(spool=True)
+    put(to, range(3))
+    to.start()
+    closers = [threading.Thread(target=to.close, args=(10.0,)) for _ in range(2)]
+    closers[0].start()
+    until(lambda: to._ended)
+    closers[1].start()
+    closers[1].join(0.05)
+    assert closers[1].is_alive()
+    written.set()
+    closers[1].join(10)
+    assert (to.waiting, to.counts.dropped) == (0, 0)
+    closers[0].join(10)
+
+
 def test_close_is_for_any_thread_any_number_of_times_started_or_not(intake: IntakeDouble, deliver: Deliveries):
     """Whoever ends the engine may do it in any order."""
     never = deliver(spool=True)
@@ -535,6 +563,7 @@ def test_close_is_for_any_thread_any_number_of_times_started_or_not(intake: Inta
     assert intake.numbers == list(range(5))
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")  # engines do it all the same
 def test_a_forked_child_is_inert(intake: IntakeDouble, deliver: Deliveries):
     """It sends nothing, deletes nothing, unlocks nothing, and the parent's connection goes on."""
     intake.always = 503

@@ -142,16 +142,17 @@ class Delivery:
 
     def close(self, seconds: float = 2.0) -> None:
         """Try to deliver what waits and leave the rest in the spool, all within ``seconds``; may be repeated."""
-        if self._inert or self._ended:
+        if self._inert:
             return
         if self._deadline is None:
             self._deadline = time.monotonic() + 0.75 * seconds  # the rest is for writing the spool
             self._to_tick.put(None)
             self._to_pack.put(None)
-        if not self._packer.is_alive():
+        if self._packer.is_alive():
+            if threading.current_thread() not in {self._sender, self._ticker, self._packer}:
+                self._packer.join(seconds)
+        elif not self._ended:
             self._finish()
-        elif threading.current_thread() not in {self._sender, self._ticker, self._packer}:
-            self._packer.join(seconds)
 
     def abandon(self) -> None:
         """In a forked child: become inert, and let go of what is the parent's without touching it."""
