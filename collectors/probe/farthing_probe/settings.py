@@ -54,7 +54,7 @@ class Settings:
     """GPUs of the instance; 0: from the engine's configuration."""
     spool: Path | None = None
     spool_bytes: int = 256 * MIB
-    queue_bytes: int = 32 * MIB
+    queue_bytes: int = 8 * MIB
     trust_headers: bool = True
     headers: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: HEADERS)
     keys: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -79,7 +79,7 @@ class Settings:
             gpu_count=_number(given, "GPU_COUNT", 0, MOST_GPUS),
             spool=spool,
             spool_bytes=_number(given, "SPOOL_MIB", 256) * MIB,
-            queue_bytes=_number(given, "QUEUE_MIB", 32) * MIB,
+            queue_bytes=_number(given, "QUEUE_MIB", 8) * MIB,
             trust_headers=_flag(given, "TRUST_HEADERS", default=True),
             headers=_headers(given),
             keys=_keys(given),
