@@ -11,13 +11,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 from tests.integration.probe.asks import Ask
 from tests.integration.probe.counters import wait_until_idle
 from tests.integration.probe.load import drive, unexpected
 from tests.integration.probe.reconcile import tokens_of
 from tests.integration.probe.stand import Stand
 
-__all__ = ["Abort", "measure_aborts", "report"]
+__all__ = ["SHOWN", "Abort", "measure_aborts", "report"]
+
+SHOWN = pytest.StashKey[str]()
+"""A report that is to be read at the end of the session."""
 
 
 @dataclass(frozen=True, slots=True)

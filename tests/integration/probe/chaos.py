@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -93,9 +94,14 @@ def hanging_intake(port: int) -> Iterator[list[str]]:
 @contextmanager
 def _stand_in(port: int, answer: Any) -> Iterator[list[str]]:
     posts: list[str] = []
+    connections: list[socket.socket] = []
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+
+        def setup(self) -> None:
+            super().setup()
+            connections.append(self.connection)
 
         def do_POST(self) -> None:
             with suppress(ConnectionError):
@@ -116,3 +122,6 @@ def _stand_in(port: int, answer: Any) -> Iterator[list[str]]:
         server.shutdown()
         thread.join()
         server.socket.close()
+        for connection in connections:  # a kept one would go on being answered
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)

@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 
 import pytest
+from tests.integration.probe.aborts import SHOWN
 from tests.integration.probe.adapter import write_adapter
 from tests.integration.probe.asks import ADAPTER
 from tests.integration.probe.stand import Stand, unpacked_wheel
@@ -33,6 +34,13 @@ def pytest_runtest_makereport(item, call):
             report.sections.append(("engine log, last lines", value.engine.log_tail()))
             report.sections.append(("serve log, end", value.serve.log.read_text(errors="replace")[-2_000:]))
     return report
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """Print how well aborts are known."""
+    if SHOWN in config.stash:
+        terminalreporter.section("aborted requests: what records claim beside what the engine counted, in tokens")
+        terminalreporter.write_line(config.stash[SHOWN])
 
 
 @pytest.fixture(scope="session")

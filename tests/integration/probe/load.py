@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -39,6 +40,8 @@ class Seen:
     complete: bool = False
     """The answer was read to its end."""
     hung_up: bool = False
+    left_ns: int | None = None
+    """When the socket was closed on an answer, by the clock that the probe goes by."""
     chunks: int = 0
     """Chunks with output."""
     delivered: int | None = None
@@ -142,7 +145,7 @@ async def _ask_and_leave(url: str, seen: Seen, hang_up: HangUp) -> None:
             answer = await reader.readline()
         seen.status = int(answer.split()[1])
     except TimeoutError:
-        seen.hung_up = True
+        _leave(seen)
     finally:
         writer.close()
 
@@ -154,7 +157,7 @@ async def _exchange(client: httpx.AsyncClient, url: str, seen: Seen) -> None:
     async with client.stream("POST", url + ask.path, json=dict(ask.body), headers=dict(ask.headers)) as response:
         seen.status = response.status_code
         if leave_after == 0:
-            seen.hung_up = True
+            _leave(seen)
             return
         if "text/event-stream" not in response.headers.get("content-type", ""):
             _take_whole(seen, await response.aread())
@@ -162,9 +165,13 @@ async def _exchange(client: httpx.AsyncClient, url: str, seen: Seen) -> None:
         async for event in _events(response):
             _take_event(seen, event)
             if leave_after is not None and seen.chunks >= leave_after:
-                seen.hung_up = True
+                _leave(seen)
                 return
         seen.complete = True
+
+
+def _leave(seen: Seen) -> None:
+    seen.hung_up, seen.left_ns = True, time.monotonic_ns()
 
 
 async def _events(response: httpx.Response) -> AsyncIterator[dict[str, Any]]:

@@ -39,7 +39,7 @@ ENGINE = "under-test"
 GPU = "NVIDIA H100 80GB HBM3"
 SPOOL_MIB = 2
 DELIVERED_SECONDS = 60.0
-SETTLED_SECONDS = 60.0
+SETTLED_SECONDS = 90.0
 
 SEVERAL_SERVERS = (
     "-c",
@@ -136,6 +136,11 @@ class Stand:
         finally:
             ledger.close()
 
+    def lost(self) -> int:
+        """Records that the service has given up waiting for."""
+        with self.ledger() as ledger:
+            return sum(boot.lost for boot in ledger.boots())
+
     def wait_recorded(self, load: str, number: int) -> list[dict[str, Any]]:
         """The usage records of a load, once as many are there as it had requests, or none comes any more."""
         deadline = time.monotonic() + DELIVERED_SECONDS
@@ -202,6 +207,7 @@ def probed_stand(
     model: Path,
     installed: Path,
     *,
+    costing: Mapping[str, int] | None = None,
     arguments: Sequence[str] = (),
     environment: Mapping[str, str] | None = None,
     servers: int = 1,
@@ -221,6 +227,7 @@ def probed_stand(
         "ledger": f"sqlite:///{folder}/ledger.db",
         "engines": [engine_setting],
         "serve": {"token_file": str(folder / "token")},
+        "costing": dict(costing or {}),
     }
     (folder / "farthing.yaml").write_text(yaml.safe_dump(config))
     spool = folder / "spool"

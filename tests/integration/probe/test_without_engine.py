@@ -31,7 +31,7 @@ from tests.integration.probe.canary import answer_marks, picture_plan, search, t
 from tests.integration.probe.chaos import FAULTS, erring_intake
 from tests.integration.probe.counters import EngineCounts
 from tests.integration.probe.load import Seen, Told, unexpected
-from tests.integration.probe.reconcile import against_clients, against_engine, doubled, uncertain
+from tests.integration.probe.reconcile import against_clients, against_engine, doubled, overtaken, uncertain
 
 PLANS = (text_plan, vision_plan, calm_plan)
 
@@ -142,6 +142,17 @@ def test_tokens_that_the_engine_counted_and_nobody_claims_are_found():
         "output": (8, 0),
         "first_tokens": (1, 0),
     }
+
+
+def test_an_abort_that_the_engine_had_finished_is_no_difference_and_is_named():
+    """All of its tokens are there; with one less it would have been an abort."""
+    left = ask(outcome="aborted", status=499, hang_up=HangUp(chunks=1), body={"max_tokens": 8})
+    gone = seen(left, complete=False, hung_up=True, told=None, delivered=3)
+    short = record(sequences=[{**record()["sequences"][0], "output_tokens": 7}])
+    assert against_clients([gone], [record()]) == []
+    assert overtaken([gone], [record()]) == {"load-0000"}
+    assert [d.field for d in against_clients([gone], [short])] == ["outcome", "status"]
+    assert overtaken([gone], [short]) == set()
 
 
 def test_a_prompt_that_was_never_prefilled_is_named_with_the_reason():
