@@ -53,6 +53,20 @@ def test_a_probes_records_give_the_books_of_the_steps_and_requests_they_came_fro
     assert all(check["ok"] for check in ours["checks"])
 
 
+def test_a_recording_without_samples_has_the_books_and_no_joules(folder, sent):
+    """A machine without NVML: the probe's word for the device is enough to price it, and energy stays unknown."""
+    write(folder, sent)
+    with_samples = costed(folder)
+    (folder / "nvml.jsonl.gz").unlink()
+    without = costed(folder)
+    assert load_recording(folder).gpu == {"name": sent[0]["gpu"]}
+    assert without["energy_joules"] is None
+    assert with_samples["energy_joules"] > 0
+    for key in ("bill_nano_usd", "residual_nano_usd", "tokens", "requests"):
+        assert without[key] == with_samples[key], key
+    assert all(check["ok"] for check in without["checks"])
+
+
 def test_a_restart_in_a_recording_is_two_boots_in_the_books(folder, sent):
     """Each boot is billed from its start to its end; what was between them is not."""
     started = sent[0]

@@ -26,6 +26,7 @@ __all__ = ["PACKAGED", "Recording", "Scrape", "load_recording", "packaged_names"
 PACKAGED = Path(__file__).parent / "recordings"
 RECORDS = "records.jsonl.gz"
 """Where it is there, the recording was made by a probe, and needs neither steps nor requests."""
+SAMPLES = "nvml.jsonl.gz"
 _FORMAT = "see docs/replay.md for the format"
 
 Decoder: TypeAlias = "msgspec.json.Decoder[Any]"
@@ -48,7 +49,7 @@ class Recording:
     requests: tuple[dict[str, Any], ...]
     scrapes: tuple[Scrape, ...]
     gpu: dict[str, Any]
-    """The device: name, driver, power_limit_mw."""
+    """The device: name, driver, power_limit_mw; the name alone where a probe recorded without samples."""
     gpu_samples: tuple[dict[str, Any], ...]
     start_ns: int
     """UTC nanoseconds of the first record of any file."""
@@ -119,7 +120,11 @@ def load_recording(source: str | Path) -> Recording:
         requests = _rows(folder / "requests.jsonl.gz", fields.REQUEST)
         anchor = Anchor(wall_ns=nanoseconds(steps[0]["t"]), mono_ns=nanoseconds(steps[0]["m"]))
     metrics = _rows(folder / "metrics.jsonl.gz", fields.SCRAPE)
-    nvml = _rows(folder / "nvml.jsonl.gz", fields.GPU_SAMPLE, first_line=fields.DEVICE)
+    if boots and not (folder / SAMPLES).exists():
+        # the machine had no NVML; the probe says what the device is
+        nvml: list[dict[str, Any]] = [{"name": boots[0][0]["gpu"]}]
+    else:
+        nvml = _rows(folder / SAMPLES, fields.GPU_SAMPLE, first_line=fields.DEVICE)
     if not any(row["body"] for row in metrics):
         raise RecordingError(f"{folder / 'metrics.jsonl.gz'}: holds no scrape that succeeded; {_FORMAT}")
     scrapes = tuple(Scrape(nanoseconds(row["t"]), row["body"]) for row in metrics)
