@@ -57,8 +57,7 @@ class StepLog:
         try:
             with probe.lock:
                 at = time.monotonic_ns()
-                # numbers, or nothing: one that is none would have the whole batch refused
-                self._marks.append(tuple(map(int, self._mark(at, scheduler_stats, iteration_stats))))
+                self._marks.append(self._mark(at, scheduler_stats, iteration_stats))
         except Exception as error:
             probe.failed("record", error)
         try:
@@ -119,9 +118,19 @@ class StepLog:
             until_ns = rows[-1][0]
         for _ in rows:
             self._marks.popleft()
+        rows = [whole for row in rows if (whole := self._whole(row))]
         values = zip(*rows, strict=True) if rows else ((),) * len(wire.MARK_COLUMNS)
         columns = {name: list(column) for name, column in zip(wire.MARK_COLUMNS, values, strict=True)}
         return until_ns, columns, bool(self._marks)
+
+    def _whole(self, row: tuple[int, ...]) -> tuple[int, ...]:
+        """A mark of integers; empty when one is no number, for which the whole batch would be refused."""
+        try:
+            return tuple(map(int, row))
+        except (TypeError, ValueError) as error:
+            if self.probe is not None:
+                self.probe.failed("record", error)
+            return ()
 
     def log_engine_initialized(self, *_: Any, **__: Any) -> None:
         """Begin to report; called once every index has its logger."""
