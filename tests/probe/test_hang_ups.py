@@ -100,7 +100,9 @@ def test_what_is_answered_to_nobody_is_an_abort(rig, status):
         await send(body(b'{"error":{}}', more=False))
 
     rig.ask(app, incoming=[])
-    assert (only(rig.settle()).outcome, rig.usages[0].status) == ("aborted", 499)
+    usage = only(rig.settle())
+    assert (usage.outcome, usage.status) == ("aborted", 499)
+    assert (usage.first_ns, usage.last_ns) == (None, None), "nothing of it left for the client"
 
 
 def test_a_server_whose_send_raises_is_a_client_that_hung_up(rig):

@@ -161,7 +161,7 @@ class Exchange:
         try:
             if message["type"] == "http.response.body":
                 body = message.get("body", b"")
-                if body:
+                if body and self._hung_up_ns is None:
                     self._piece(body)
                 if not message.get("more_body"):
                     self._complete = True
