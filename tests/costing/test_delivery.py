@@ -95,7 +95,7 @@ def test_the_order_of_arrival_changes_nothing_while_nothing_is_given_up(boot, se
     raw = _raw(records)
     # a record that is given up for lost after five seconds cannot be waited for: here nothing is
     with patch("tests.costing.test_delivery.OPTIONS", replace(OPTIONS, grace_ns=10**15)):
-        _, plain, _, _ = _deliver(records, raw)
+        _, plain, moved, _ = _deliver(records, raw)
         # with its last record a process says that no other is still to come
         last = {r.key.process: r for r in raw}
         others = [r for r in raw if r is not last[r.key.process]]
@@ -104,7 +104,8 @@ def test_the_order_of_arrival_changes_nothing_while_nothing_is_given_up(boot, se
         shuffled += last.values()
         _, again, adjustments, _ = _deliver(records, shuffled)
     assert plain == again
-    assert adjustments == []
+    # a sender that breaks its promise of ``open_ns`` makes records late, in every order alike
+    assert moved == adjustments
 
 
 @EXAMPLES

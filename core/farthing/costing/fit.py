@@ -10,13 +10,16 @@ Problems, 1974, ch. 23 (NNLS); the ridge is the usual augmentation of the design
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections import deque
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from scipy.linalg import lapack
 from scipy.optimize import nnls
 
 from farthing.domain.conventions import ASSUMED, ESTIMATED, MODELLED
@@ -67,8 +70,12 @@ def solve(gram: Floats, moment: Floats, prior: Floats, ridge: float = RIDGE_SECO
     ``gram`` is X'X (k, k), ``moment`` X'y (k,), ``prior`` (k,) positive defaults, ``ridge`` in units of y.
     """
     matrix, target = _scaled(gram, moment, prior, ridge)
-    lower = np.linalg.cholesky(matrix)
-    solution, _ = nnls(lower.T, np.linalg.solve(lower, target), maxiter=50 * len(prior))
+    # the library's own routines: numpy's wrappers around them take longer than they do
+    lower, failed = lapack.dpotrf(matrix, lower=1)
+    if failed:
+        raise np.linalg.LinAlgError("the normal equations are not positive definite")
+    _, _, half, _ = lapack.dgesv(lower, target)
+    solution, _ = nnls(lower.T, half, maxiter=50 * len(prior))
     return np.asarray(solution * prior, np.float64)
 
 
@@ -89,8 +96,9 @@ def optimality_gap(
 
 def _scaled(gram: Floats, moment: Floats, prior: Floats, ridge: float) -> tuple[Floats, Floats]:
     """Normal equations in units of the defaults, ridge included."""
-    k = len(prior)
-    return gram * np.outer(prior, prior) + ridge**2 * np.eye(k), moment * prior + ridge**2
+    matrix = gram * (prior[:, None] * prior)
+    matrix.ravel()[:: len(prior) + 1] += ridge**2
+    return matrix, moment * prior + ridge**2
 
 
 _Products: TypeAlias = tuple[Floats, Floats, float, int]
@@ -150,17 +158,20 @@ class FitHistory:
 
         The window's error is taken first, against the coefficients of the past: that is walking forward.
         """
-        target = float(targets.sum())
-        if target <= 0 or not rows.any():
+        target, features = float(np.add.reduce(targets)), np.add.reduce(rows)
+        if target <= 0 or not np.count_nonzero(features):
             return
         if self.windows >= MINIMUM_WINDOWS:
-            self._errors.absolute += abs(float(rows.sum(axis=0) @ self._coefficients) - target)
+            self._errors.absolute += abs(float(features.dot(self._coefficients)) - target)
             self._errors.actual += target
-        products = (rows.T @ rows, rows.T @ targets, float(targets @ targets), len(rows))
-        self._held.append(products)
-        self._count(products, 1)
+        gram, moment, square = rows.T.dot(rows), rows.T.dot(targets), float(targets.dot(targets))
+        self._held.append((gram, moment, square, len(rows)))
+        self._gram += gram
+        self._moment += moment
+        self._square += square
+        self._rows += len(rows)
         if len(self._held) > self._horizon:
-            self._count(self._held.popleft(), -1)
+            self._forget(*self._held.popleft())
         self.windows += 1
         if self.windows <= REFIT_ALWAYS or self.windows % REFIT_EVERY == 0:
             self._refit()
@@ -184,12 +195,11 @@ class FitHistory:
         self._basis = _Basis(gram, moment, self._square, self._rows, self.windows, wape)
         self._current = None
 
-    def _count(self, products: _Products, sign: int) -> None:
-        gram, moment, square, rows = products
-        self._gram += sign * gram
-        self._moment += sign * moment
-        self._square += sign * square
-        self._rows += sign * rows
+    def _forget(self, gram: Floats, moment: Floats, square: float, rows: int) -> None:
+        self._gram -= gram
+        self._moment -= moment
+        self._square -= square
+        self._rows -= rows
 
     def _describe(self) -> Fit:
         windows, wape = self._basis.windows, self._basis.wape
@@ -202,18 +212,36 @@ class FitHistory:
             version=f"{self._name}-{windows}-{digest}",
             method=method,
             coefficients=dict(zip(self._features, self._coefficients.tolist(), strict=True)),
-            intervals=self._intervals(),
+            intervals=_Intervals(self._features, self._coefficients, self._prior, self._ridge, self._basis),
             walk_forward_wape=wape,
             windows=windows,
         )
 
-    def _intervals(self) -> dict[str, tuple[float, float]]:
-        """90 % bounds from the regularised normal equations; wide where features are collinear."""
-        basis, k = self._basis, len(self._features)
+
+class _Intervals(Mapping[str, tuple[float, float]]):
+    """90 % bounds of a fit's coefficients, computed when first read: most fits split windows and are never shown.
+
+    They come from the regularised normal equations, and are wide where features are collinear.
+    """
+
+    def __init__(self, features: tuple[str, ...], b: Floats, prior: Floats, ridge: float, basis: _Basis) -> None:
+        self._features, self._b, self._prior, self._ridge, self._basis = features, b, prior, ridge, basis
+
+    def __getitem__(self, feature: str) -> tuple[float, float]:
+        return self._bounds[feature]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._features)
+
+    def __len__(self) -> int:
+        return len(self._features)
+
+    @functools.cached_property
+    def _bounds(self) -> dict[str, tuple[float, float]]:
+        basis, b, k = self._basis, self._b, len(self._features)
         count = basis.rows
         if count <= k:
             return dict.fromkeys(self._features, (0.0, float("inf")))
-        b = self._coefficients
         squares = basis.square - 2 * float(b @ basis.moment) + float(b @ basis.gram @ b)
         variance = max(0.0, squares) / (count - k)
         matrix, _ = _scaled(basis.gram, basis.moment, self._prior, self._ridge)

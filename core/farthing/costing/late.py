@@ -32,7 +32,7 @@ class _Remainder:
 @dataclass(slots=True)
 class _Open:
     window: SettledWindow
-    decode_steps: int
+    decode_steps: float
     phases: dict[str, _Remainder]
 
 
@@ -48,16 +48,12 @@ class LateBook:
 
     def add(self, window: SettledWindow, work: WindowWork) -> None:
         """Remember what a window left unattributed for want of a record."""
-        phases = {
-            posting.phase: _Remainder(
-                work.unclaimed[posting.phase], posting.nano, posting.millijoules, posting.method, posting.model
-            )
-            for posting in window.postings
-            if posting.account == UNATTRIBUTED and posting.reason == REASON_LOST and posting.phase
-        }
-        phases = {phase: remainder for phase, remainder in phases.items() if remainder.units > 0}
+        phases = {}
+        for account, phase, _, model, _, reason, method, nano, millijoules in window.postings:
+            if reason == REASON_LOST and account == UNATTRIBUTED and phase and work.unclaimed[phase] > 0:
+                phases[phase] = _Remainder(work.unclaimed[phase], nano, millijoules, method, model)
         if phases:
-            self._open.append(_Open(window, work.decode_steps, phases))
+            self._open.append(_Open(window, work.totals["decode_steps"], phases))
 
     def forget(self, watermark_ns: int) -> None:
         """Drop what is older than the late horizon."""

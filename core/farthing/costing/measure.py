@@ -9,30 +9,34 @@ it takes what the known ones leave over in the steps before it.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable
 
 import numpy as np
-import numpy.typing as npt
 
 from farthing.costing import fit as f
-from farthing.costing.marks import Ints, MarkTrack
+from farthing.costing.marks import MARKED, Floats, Ints, MarkTrack, packed
 from farthing.costing.work import SLACK, Claim, WindowWork, Work
 from farthing.domain.conventions import DECODE, PREFILL, VISION
 from farthing.domain.money import split
 
 __all__ = ["ROW_NS", "measure"]
 
-Floats = npt.NDArray[np.float64]
-
 STOPPED = "stop"
 """Finish reason of a sequence that ended itself, by a stop token or a stop string."""
 ROW_NS = 500_000_000
 """A fit learns from half seconds: long enough for a mark that is 10-40 ms late (a prefill or an encoder that is
 launched before a step's outputs are handed out delays them), short enough to see many kinds of load."""
-_STEPS, _PREFILL_TOKENS = f.FEATURES.index(f.STEPS), f.FEATURES.index(f.PREFILL_TOKENS)
-_PREFILL_CONTEXT, _DECODE_TOKENS = f.FEATURES.index(f.PREFILL_CONTEXT), f.FEATURES.index(f.DECODE_TOKENS)
-_ATTENDED, _ENCODER_STEPS = f.FEATURES.index(f.ATTENDED), f.FEATURES.index(f.ENCODER_STEPS)
-_ENCODER_TOKENS = f.FEATURES.index(f.ENCODER_TOKENS)
+_BY_MARK = ("busy_ns", f.PREFILL_CONTEXT, f.ATTENDED, *MARKED)
+"""What is known of each mark, by row: busy time, the features of a fit, and the rest of what the track holds."""
+_BUSY, _CONTEXT, _ATTENDED, _HELD = range(len(_BY_MARK) - len(MARKED) + 1)
+_FEATURES = slice(_CONTEXT, _CONTEXT + len(f.FEATURES))
+_ORDER = [_BY_MARK[_FEATURES].index(name) for name in f.FEATURES]
+_COUNTED = slice(_FEATURES.stop, _BY_MARK.index("decode_steps") + 1)
+_PREFILLS, _DECODED = _BY_MARK.index("prefill_tokens"), _BY_MARK.index("decode_tokens")
+_ENCODED, _DECODES = _BY_MARK.index("encoder_tokens"), _BY_MARK.index("decode_steps")
+_PREFILLING, _DECODING = _BY_MARK.index("prefill_requests"), _BY_MARK.index("decode_requests")
+_COMPUTED, _CACHED = _BY_MARK.index("prompt_computed"), _BY_MARK.index("prompt_cached")
 _MOST_IMAGES = 24
 """Prompts with images in one step for which subsets are tried; their sums are few, since images have few sizes."""
 
@@ -46,66 +50,63 @@ def measure(
     that a fit learns from.
     """
     measurement = _Measurement(track, works, lo, hi)
-    measurement.guess_prompts()
-    measurement.pour()
-    measurement.decode()
-    measurement.overrun()
-    measurement.recompute()
+    if lo < hi:
+        measurement.guess_prompts()
+        measurement.pour()
+        measurement.decode()
+        measurement.overrun()
+        measurement.recompute()
     return measurement.result(start_ns, np.zeros(hi - lo, np.int64) if busy_ns is None else busy_ns)
 
 
 class _Measurement:
-    """One window's work in progress; arrays have one entry per mark of the window."""
+    """One window's work in progress."""
 
     def __init__(self, track: MarkTrack, works: Iterable[Work], lo: int, hi: int) -> None:
         self.track = track
         self.lo = lo
         self.hi = hi
-        self.works = [work for work in works if max(work.first, work.last) + SLACK >= lo]
-        self.c = {name: values[lo - track.base : hi - track.base] for name, values in track.columns.items()}
-        self.requests = np.maximum(self.c["prefill_requests"] + self.c["decode_requests"], 1)
-        self.is_step = (self.c["prefill_requests"] + self.c["decode_requests"]) > 0
-        self.attended = np.zeros(hi - lo)
-        self.context = np.zeros(hi - lo)
+        self.works = [work for work in works if work.last + SLACK >= lo]
+        self.marks = np.empty((len(_BY_MARK), hi - lo))
+        """What is known of each mark, shape (len(_BY_MARK), hi - lo)."""
+        self.marks[:_HELD] = 0.0
+        self.marks[_HELD:] = track.marks(lo, hi)
+        totals = np.add.reduce(self.marks[_COUNTED], axis=1).tolist()
+        self.totals = dict(zip(_BY_MARK[_COUNTED], totals, strict=True))
         self.claims: dict[int, Claim] = {}
         """By the identity of the usage record: cheaper than its key, and as good within a window."""
-        self.taken = np.zeros(hi - lo + 1)
-        """Differences of who took part in decoding, by mark."""
-        self.lost_prefill = self.lost_fixed = self.lost_vision = self.lost_decode = 0.0
+        self.taken: Floats = np.zeros(hi - lo)
+        """Who took part in decoding, by mark."""
+        self.lost_prefill = self.lost_fixed = self.lost_vision = 0.0
+        self.lost_decode = self.totals["decode_requests"]
         self.again = self.again_fixed = self.again_context = 0.0
-        self.resumed = np.zeros(hi - lo)
-        """Tokens that the engine counted as decoding and that a preemption made it compute again, by mark."""
 
     def result(self, start_ns: int, busy_ns: Ints) -> WindowWork:
         """Everything measured."""
-        c, matrix = self.c, np.empty((self.hi - self.lo, len(f.FEATURES)))
-        matrix[:, _STEPS] = self.is_step
-        matrix[:, _PREFILL_TOKENS] = c["prefill_tokens"] + self.resumed
-        matrix[:, _PREFILL_CONTEXT] = self.context
-        matrix[:, _DECODE_TOKENS] = c["decode_tokens"] - self.resumed
-        matrix[:, _ATTENDED] = self.attended
-        matrix[:, _ENCODER_STEPS] = c["encoder_tokens"] > 0
-        matrix[:, _ENCODER_TOKENS] = c["encoder_tokens"]
-        totals = matrix.sum(axis=0).tolist()
-        rows, busy = _rows(matrix, busy_ns, c["at_ns"], start_ns)
-        prefill = float((c["prefill_requests"] / self.requests).sum())
+        features, rows, busy = self._rows(start_ns, busy_ns)
         return WindowWork(
-            features=dict(zip(f.FEATURES, totals, strict=True)),
+            features=dict(zip(f.FEATURES, features, strict=True)),
             rows=rows,
             busy=busy,
-            shares={PREFILL: prefill, DECODE: totals[_STEPS] - prefill},
-            units={
-                PREFILL: totals[_PREFILL_TOKENS],
-                DECODE: float(c["decode_requests"].sum()),
-                VISION: totals[_ENCODER_TOKENS],
-            },
-            unclaimed={PREFILL: self.lost_prefill, DECODE: self.lost_decode, VISION: self.lost_vision},
-            recomputed={PREFILL: self.again, DECODE: 0.0, VISION: 0.0},
+            totals=self.totals,
+            unclaimed={PREFILL: self.lost_prefill, DECODE: max(0.0, self.lost_decode), VISION: self.lost_vision},
+            recomputed=self.again,
             recomputed_fixed=self.again_fixed,
             recomputed_context=self.again_context,
-            decode_steps=int((c["decode_requests"] > 0).sum()),
             claims=tuple(sorted(self.claims.values(), key=_by_key)),
         )
+
+    def _rows(self, start_ns: int, busy_ns: Ints) -> tuple[list[float], Floats, Floats]:
+        """Features of the window, and those and the busy seconds of its parts of ``ROW_NS`` that have marks."""
+        if self.lo == self.hi:
+            return [0.0] * len(f.FEATURES), np.empty((0, len(f.FEATURES))), np.empty(0)
+        at = self.track.moments(self.lo, self.hi)
+        bounds = np.arange(start_ns + ROW_NS, int(at[-1]), ROW_NS)
+        starts = sorted({0, *at.searchsorted(bounds, "right").tolist()})
+        self.marks[_BUSY] = busy_ns
+        parts = np.add.reduceat(self.marks[: _FEATURES.stop], starts, axis=1)
+        sums = self.marks[_FEATURES].cumsum(axis=1)[:, -1].tolist()
+        return [sums[i] for i in _ORDER], parts[_FEATURES].T.take(_ORDER, axis=1), parts[_BUSY] / 1e9
 
     def claim(self, work: Work) -> Claim:
         """The claim of a request on this window."""
@@ -121,7 +122,7 @@ class _Measurement:
         unknown = [w for w in self.works if w.prompt_left is None and w.has_output and self.lo <= w.first < self.hi]
         if not unknown:
             return
-        known = np.zeros(self.hi - self.lo + 2 * SLACK, np.int64)
+        known = np.zeros(self.hi - self.lo + 2 * SLACK)
         cached = np.zeros_like(known)
         for work in self.works:
             i = work.first - self.lo + SLACK
@@ -129,7 +130,7 @@ class _Measurement:
                 known[i] += work.computed
                 cached[i] += work.prompt - work.computed
         at: dict[int, list[Work]] = {}
-        for work in sorted(unknown, key=lambda w: (w.first, w.key.process, w.key.sequence)):
+        for work in sorted(unknown, key=lambda w: (w.first, w.usage.key)):
             at.setdefault(work.first - self.lo, []).append(work)
         for i, works in at.items():
             computed, reused = self._counted(i, known, cached)
@@ -142,56 +143,45 @@ class _Measurement:
                 work.context = kept
                 work.prompt = tokens + kept
 
-    def _counted(self, i: int, known: Ints, cached: Ints) -> tuple[int, int]:
+    def _counted(self, i: int, known: Floats, cached: Floats) -> tuple[int, int]:
         """Computed and cached prompt tokens that ended at a mark (or beside it: clocks differ) and nobody explains."""
         for offset in (0, -1, 1, -2, 2):
             j = i + offset
             if 0 <= j < self.hi - self.lo:
-                computed = int(self.c["prompt_computed"][j] - known[j + SLACK])
+                computed = int(self.marks[_COMPUTED, j] - known[j + SLACK])
                 if computed > 0:
                     known[j + SLACK] += computed
-                    return computed, max(0, int(self.c["prompt_cached"][j] - cached[j + SLACK]))
+                    return computed, max(0, int(self.marks[_CACHED, j] - cached[j + SLACK]))
         return 0, 0
 
     def pour(self) -> None:
         """Pour each step's prompt tokens over those who were being prefilled, and its images with them."""
-        tokens, encoder, at = self.c["prefill_tokens"], self.c["encoder_tokens"], self.c["at_ns"]
+        at = self.track.moments(self.lo, self.hi).data
+        prefills, encoded = self.marks[_PREFILLS], self.marks[_ENCODED]
+        prefilling, decoding = self.marks[_PREFILLING].data, self.marks[_DECODING].data
         pending = sorted(
-            (w for w in self.works if w.prompt_left is None or w.prompt_left > 0),
-            key=lambda w: (w.first, w.scheduled_ns, w.key.process, w.key.sequence),
+            [w for w in self.works if w.prompt_left is None or w.prompt_left > 0],
+            key=lambda w: (w.first, w.scheduled_ns, w.usage.key.process, w.usage.key.sequence),
         )
-        for i in ((tokens > 0) | (encoder > 0)).nonzero()[0].tolist():
-            left, moment, position = int(tokens[i]), int(at[i]), i + self.lo
-            # a late last mark makes all of a sequence's moments late: its first mark says that it was there before
-            began = [w for w in pending if w.scheduled_ns < moment or w.first <= position]
-            eligible = [w for w in began if w.first + SLACK >= position]
-            poured: list[tuple[Work, int]] = []
-            for work in eligible:
-                if left == 0:
-                    break
-                if work.prompt_left:
-                    amount = min(work.prompt_left, left)
-                    work.prompt_left -= amount
-                    left -= amount
-                    poured.append((work, amount))
-            unknown = [w for w in eligible if w.prompt_left is None] if left else []
-            if unknown:
-                poured.extend(zip(unknown, split(left, [1] * len(unknown)), strict=True))
-                left = 0
+        for i in np.maximum(prefills, encoded).nonzero()[0].tolist():
+            requests = prefilling[i] + decoding[i]
+            fixed = 1 / requests if requests else 1.0
+            poured, left = _served(pending, int(prefills[i]), at[i], i + self.lo)
             for work, amount in poured:
-                self._prefilled(work, amount, i)
+                self._prefilled(work, amount, i, fixed)
             if left:
                 self.lost_prefill += left
-                self.lost_fixed += max(0, int(self.c["prefill_requests"][i]) - len(poured)) / int(self.requests[i])
-            if encoder[i]:
-                self._encode(poured, int(encoder[i]))
+                self.lost_fixed += max(0.0, prefilling[i] - len(poured)) * fixed
+            if encoded[i]:
+                self._encode(poured, int(encoded[i]))
             for work, _ in poured:
-                if work.prompt_left == 0:
+                if work.prompt_left == 0 and work.image_left:
                     self.claim(work).cached_images += work.image_left
                     work.image_left = 0
-            pending = [w for w in pending if w.prompt_left is None or w.prompt_left > 0]
+            while pending and pending[0].prompt_left == 0:
+                del pending[0]
 
-    def _prefilled(self, work: Work, amount: int, i: int) -> None:
+    def _prefilled(self, work: Work, amount: int, i: int, fixed: float) -> None:
         claim = self.claim(work)
         if work.context == work.cached:
             claim.cached_tokens += work.cached
@@ -199,8 +189,8 @@ class _Measurement:
         work.context += amount
         claim.prefill_tokens += amount
         claim.prefill_context += context
-        claim.prefill_fixed += 1 / int(self.requests[i])
-        self.context[i] += context
+        claim.prefill_fixed += fixed
+        self.marks[_CONTEXT, i] += context
 
     def _encode(self, poured: list[tuple[Work, int]], tokens: int) -> None:
         """Give a step's encoder tokens to the prompts that it prefilled.
@@ -233,64 +223,64 @@ class _Measurement:
 
     def decode(self) -> None:
         """Every sequence's decoding in the window."""
-        track, lo, hi = self.track, self.lo, self.hi
-        through = track.decode_steps_through
-        # attended context by step is linear in the sequence's own steps: two arrays of differences hold all of it
-        level, slope = np.zeros(hi - lo + 1), np.zeros(hi - lo + 1)
+        lo, hi = self.lo, self.hi
+        decodes, fixed, scheduled, through = self.track.decoded()
+        # attended context by step is linear in the sequence's own steps: differences at its ends hold all of it
+        level, slope, taken = ([0.0] * (hi - lo + 1) for _ in range(3))
         for work in self.works:
-            begin, end = max(work.first, lo - 1), min(work.last, hi - 1)
-            if end <= begin or not work.has_output or not work.rate:
+            begin = work.first if work.first >= lo else lo - 1
+            end = work.last if work.last < hi else hi - 1
+            if end <= begin or not work.has_output or not work.part:
                 continue
-            origin = through(work.first)
-            before, steps = through(begin) - origin, through(end) - through(begin)
+            i, j = begin - through, end - through
+            steps = decodes[j] - decodes[i]
             if not steps:
                 continue
-            claim = self.claim(work)
-            # a sequence that was preempted sat out some of the steps; which ones, nobody tells
-            part = min(1.0, work.rate)
+            # which steps a sequence that was preempted sat out, nobody tells
+            rate, part = work.rate, work.part
             # a step attends the prompt, the first token and what was decoded before it: an arithmetic series
-            first = work.context + 1 + before * work.rate
-            claim.attended += part * (steps * first + work.rate * steps * (steps - 1) / 2)
-            claim.decode_tokens += part * (track.decode_scheduled_through(end) - track.decode_scheduled_through(begin))
-            claim.decode_fixed += part * (track.decode_fixed_through(end) - track.decode_fixed_through(begin))
+            first = work.context + 1 + (decodes[i] - work.steps_before) * rate
+            claim = self.claim(work)
+            claim.attended += part * (steps * first + rate * steps * (steps - 1) / 2)
+            claim.decode_tokens += part * (scheduled[j] - scheduled[i])
+            claim.decode_fixed += part * (fixed[j] - fixed[i])
+            self.lost_decode -= part * steps
+            own, growth = part * (work.context + 1 - (work.steps_before + 1) * rate), part * rate
             i, j = begin + 1 - lo, end + 1 - lo
-            self.taken[i] += part
-            self.taken[j] -= part
-            constant = part * (work.context + 1 - (origin + 1) * work.rate)
-            level[i] += constant
-            level[j] -= constant
-            slope[i] += part * work.rate
-            slope[j] -= part * work.rate
-        steps_through = track.decode_steps[lo - track.base : hi - track.base]
-        decodes = self.c["decode_requests"] > 0
-        self.attended += decodes * (np.cumsum(level)[:-1] + np.cumsum(slope)[:-1] * steps_through)
+            level[i] += own
+            level[j] -= own
+            slope[i] += growth
+            slope[j] -= growth
+            taken[i] += part
+            taken[j] -= part
+        levels, slopes, self.taken = packed("d", (level, slope, taken)).cumsum(axis=1)[:, :-1]
+        np.multiply(self.marks[_DECODES], levels + slopes * self.track.decode_steps(lo, hi), out=self.marks[_ATTENDED])
 
     def overrun(self) -> None:
         """Claim the step that asynchronous scheduling began before it knew that a sequence had stopped by itself.
 
         The engine does not say so: it is claimed where the next step decoded for more requests than went on.
         """
-        decodes = self.c["decode_requests"]
-        free = decodes - np.cumsum(self.taken)[:-1] * (decodes > 0)
-        stopped = [work for work in self.works if work.usage.finish_reason == STOPPED and work.has_output]
-        steps = (free > 0.5).nonzero()[0] if stopped else ()
+        stopped = [w for w in self.works if w.last < self.hi - 1 and w.usage.finish_reason == STOPPED and w.has_output]
+        if not stopped:
+            return
+        free = self.marks[_DECODING] - self.taken * self.marks[_DECODES]
+        steps = (free > 0.5).nonzero()[0].tolist()
         for work in stopped:
-            k = int(np.searchsorted(steps, work.last + 1 - self.lo))
+            k = bisect_left(steps, work.last + 1 - self.lo)
             if k >= len(steps) or steps[k] + self.lo > work.last + SLACK or free[steps[k]] <= 0.5:
                 continue
-            j = int(steps[k])
-            position = j + self.lo
+            j = steps[k]
             free[j] -= 1.0
             attended = float(work.prompt + work.decoded)
             claim = self.claim(work)
-            track = self.track
-            claim.decode_tokens += track.decode_scheduled_through(position) - track.decode_scheduled_through(
-                position - 1
-            )
-            claim.decode_fixed += track.decode_fixed_through(position) - track.decode_fixed_through(position - 1)
+            _, fixed_before, scheduled_before = self.track.decoded_through(j + self.lo - 1)
+            _, fixed_after, scheduled_after = self.track.decoded_through(j + self.lo)
+            claim.decode_tokens += scheduled_after - scheduled_before
+            claim.decode_fixed += fixed_after - fixed_before
             claim.attended += attended
-            self.attended[j] += attended
-        self.lost_decode = max(0.0, float(free.sum()))
+            self.marks[_ATTENDED, j] += attended
+            self.lost_decode -= 1.0
 
     def recompute(self) -> None:
         """Tell recomputed work from lost records: only where a preempted request was, and no more than it explains.
@@ -307,14 +297,14 @@ class _Measurement:
         if again:
             self.again_fixed = self.lost_fixed * again / self.lost_prefill
             self.lost_prefill -= again
-        track, lo, hi = self.track, self.lo - self.track.base, self.hi - self.track.base
-        usual = np.diff(track.decode_scheduled[lo:hi], prepend=track.decode_scheduled_through(self.lo - 1))
-        beyond = np.maximum(self.c["decode_tokens"] - usual * self.c["decode_requests"], 0.0)
+        prefills, decoded = self.marks[_PREFILLS], self.marks[_DECODED]
+        beyond = np.maximum(decoded - self.track.decode_scheduled(self.lo, self.hi) * self.marks[_DECODING], 0.0)
         resumed = beyond * min(1.0, (explained - again) / max(1.0, float(beyond.sum())))
-        prefilled = self.c["prefill_tokens"] * (again / max(1, int(self.c["prefill_tokens"].sum())))
+        prefilled = prefills * (again / max(1.0, float(prefills.sum())))
         context = prefilled * _mean_context(preempted, 0.0) + resumed * _mean_context(preempted, 0.5)
-        self.resumed = resumed
-        self.context += context
+        prefills += resumed
+        decoded -= resumed
+        self.marks[_CONTEXT] += context
         self.again = again + float(resumed.sum())
         self.again_context = float(context.sum())
 
@@ -325,20 +315,35 @@ def _mean_context(preempted: list[Work], decoded: float) -> float:
     return sum(n * length**2 for n, length in lost) / max(1.0, 2 * sum(n * length for n, length in lost))
 
 
-_ZERO = np.zeros(1, np.int64)
-
-
 def _by_key(claim: Claim) -> tuple[int, int]:
     return claim.usage.key.process, claim.usage.key.sequence
 
 
-def _rows(matrix: Floats, busy_ns: Ints, at_ns: Ints, start_ns: int) -> tuple[Floats, Floats]:
-    """Features and busy seconds in parts of ``ROW_NS``; parts without a mark are left out."""
-    if not len(at_ns):
-        return np.empty((0, matrix.shape[1])), np.empty(0)
-    part = (at_ns - start_ns - 1) // ROW_NS
-    starts = np.concatenate([_ZERO, (part[1:] != part[:-1]).nonzero()[0] + 1])
-    return np.add.reduceat(matrix, starts, axis=0), np.add.reduceat(busy_ns, starts) / 1e9
+def _served(pending: list[Work], left: int, moment: int, position: int) -> tuple[list[tuple[Work, int]], int]:
+    """Who takes how many of a step's prompt tokens, in the order of ``pending``; and what nobody takes."""
+    poured: list[tuple[Work, int]] = []
+    unknown: list[Work] = []
+    for work in pending:
+        if not left:
+            break
+        # a late last mark makes all of a sequence's moments late: its first mark says that it was there before
+        began = work.scheduled_ns < moment or work.first <= position
+        if not began or work.first + SLACK < position:
+            continue
+        if work.prompt_left is None:
+            unknown.append(work)
+        elif work.prompt_left > left:
+            work.prompt_left -= left
+            poured.append((work, left))
+            left = 0
+        elif work.prompt_left:
+            left -= work.prompt_left
+            poured.append((work, work.prompt_left))
+            work.prompt_left = 0
+    if left and unknown:
+        poured.extend(zip(unknown, split(left, [1] * len(unknown)), strict=True))
+        left = 0
+    return poured, left
 
 
 def _shared(sizes: list[tuple[Work, int]], tokens: int) -> list[tuple[Work, int]]:

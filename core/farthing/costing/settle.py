@@ -7,10 +7,7 @@ Energy goes the same way with its own model. Every split is by largest remainder
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple
-
-import numpy as np
+from typing import NamedTuple, TypeAlias
 
 from farthing.costing.energy import IDLE_SECONDS
 from farthing.costing.work import WindowWork
@@ -42,24 +39,21 @@ ACCOUNT_OF = {FINISHED: CHARGED, ABORTED: ABORTED, FAILED: UNATTRIBUTED, REJECTE
 """Who bears a request, by its outcome: failures are the platform's, shown as unattributed with their reason."""
 
 
-@dataclass(frozen=True, slots=True)
-class WindowTime:
+class WindowTime(NamedTuple):
     """A window's time in nanoseconds: busy, and the rest by account (idle, starting, asleep, down)."""
 
     busy_ns: int
     other_ns: dict[str, int]
 
 
-@dataclass(frozen=True, slots=True)
-class Energy:
+class Energy(NamedTuple):
     """A window's energy in millijoules, and the fit (joules per unit) that splits it."""
 
     millijoules: int
     fit: Fit
 
 
-@dataclass(frozen=True, slots=True)
-class Settlement:
+class Settlement(NamedTuple):
     """Postings of one window and its requests' shares; the postings add up to the bill and to the energy."""
 
     postings: tuple[Posting, ...]
@@ -67,15 +61,8 @@ class Settlement:
     phase_ns: dict[str, int]
 
 
-class _Line(NamedTuple):
-    """Where an amount goes."""
-
-    account: str
-    phase: str = ""
-    tenant: str = ""
-    model: str = ""
-    tier: str = ""
-    reason: str = ""
+_Line: TypeAlias = tuple[str, str, str, str, str, str]
+"""Where an amount goes: account, phase, tenant, model, tier and reason, as in ``Posting``."""
 
 
 class _Amounts:
@@ -87,9 +74,10 @@ class _Amounts:
         """phase -> amount, by claim."""
         self.pool = [0] * claims
 
-    def add(self, line: _Line, amount: int) -> None:
-        """Put an amount on a line."""
+    def add(self, amount: int, account: str, phase: str = "", *, model: str, reason: str = "") -> None:
+        """Put an amount that is no tenant's on a line."""
         if amount:
+            line = account, phase, "", model, "", reason
             self.lines[line] = self.lines.get(line, 0) + amount
 
 
@@ -98,17 +86,19 @@ class _Weights:
 
     def __init__(self, work: WindowWork, coefficients: dict[str, float]) -> None:
         self.work = work
-        modelled = work.seconds(coefficients)
-        self.phases = [round(modelled[phase] * _WEIGHT) for phase in PHASES]
-        self.own = {
-            phase: np.rint(seconds * _WEIGHT).astype(np.int64).tolist()
-            for phase, seconds in work.claim_seconds(coefficients).items()
-        }
+        self.phases = [round(seconds * _WEIGHT) for seconds in work.seconds(coefficients)]
+        self.busy = sum(self.phases)
+        self._coefficients = coefficients
         pool = work.pool_seconds(coefficients)
-        holders = [round(claim.attended) for claim in work.claims] if any(pool.values()) else []
+        holders = [round(claim.attended) for claim in work.claims] if pool else []
         self.holders = holders if any(holders) else []
         """Who held the KV cache, in token-steps, for sharing what preemptions cost; empty when nobody did."""
-        self.pool = {phase: round(pool[phase] * _WEIGHT) if self.holders else 0 for phase in PHASES}
+        self.pool = round(pool * _WEIGHT) if self.holders else 0
+        """Prefills that preemptions made the engine compute once more."""
+
+    def own(self, phase: str) -> list[int]:
+        """What each claim did itself in a phase."""
+        return [round(seconds * _WEIGHT) for seconds in self.work.claim_seconds(phase, self._coefficients)]
 
 
 def settle(
@@ -119,37 +109,41 @@ def settle(
     ``model`` names what unattributed and idle time belong to.
     """
     weights = _Weights(work, fit.coefficients)
-    busy, *rest = split(bill_nano, [time.busy_ns, *time.other_ns.values()])
+    busy, *rest = split(bill_nano, [time.busy_ns, *time.other_ns.values()]) if time.other_ns else [bill_nano]
     money = _spread(busy, weights, model)
     for account, nano in zip(time.other_ns, rest, strict=True):
-        money.add(_Line(account, model=model), nano)
+        money.add(nano, account, model=model)
     joules = _energy(energy, time, work, model) if energy else _Amounts(len(work.claims))
-    busy_ns = split(time.busy_ns, weights.phases) if any(weights.phases) else [0] * len(PHASES)
-    # what a modelled second cost in this window: the price of the moment
-    per_second = busy * _WEIGHT / sum(weights.phases) if any(weights.phases) else 0.0
+    busy_ns = split(time.busy_ns, weights.phases) if weights.busy else [0] * len(PHASES)
     return Settlement(
-        postings=tuple(
-            Posting(*line, _method(line, fit), money.lines.get(line, 0), joules.lines.get(line, 0))
-            for line in sorted({*money.lines, *joules.lines})
-        ),
-        requests=tuple(
-            CostedRequest(
-                claim.usage.key,
-                money.claims[i],
-                energy_mj=sum(joules.claims[i].values()),
-                pool_nano=money.pool[i],
-                saved_nano=round(claim.saved_seconds(fit.coefficients) * per_second) if claim.saved else 0,
-            )
-            for i, claim in enumerate(work.claims)
-            if money.claims[i] or joules.claims[i]
-        ),
-        phase_ns=dict(zip(PHASES, busy_ns, strict=True)),
+        _postings(money.lines, joules.lines, fit),
+        # what a modelled second cost in this window is the price of the moment
+        _requests(work, money, joules, fit, busy * _WEIGHT / weights.busy if weights.busy else 0.0),
+        dict(zip(PHASES, busy_ns, strict=True)),
     )
 
 
-def _method(line: _Line, fit: Fit) -> str:
-    """Time is metered; what a phase costs is as good as the fit."""
-    return fit.method if line.phase else METERED
+def _postings(money: dict[_Line, int], joules: dict[_Line, int], fit: Fit) -> tuple[Posting, ...]:
+    """The lines in order. Time is metered; what a phase costs is as good as the fit."""
+    return tuple(
+        [
+            Posting(*line, fit.method if line[1] else METERED, money.get(line, 0), joules.get(line, 0))
+            for line in sorted(money | joules)
+        ]
+    )
+
+
+def _requests(
+    work: WindowWork, money: _Amounts, joules: _Amounts, fit: Fit, per_second: float
+) -> tuple[CostedRequest, ...]:
+    """The shares of the requests that have any; ``per_second`` is the price of a modelled second, in nano-dollars."""
+    found = []
+    for claim, nano, millijoules, pool in zip(work.claims, money.claims, joules.claims, money.pool, strict=True):
+        if nano or millijoules:
+            saved = round(claim.saved_seconds(fit.coefficients) * per_second) if claim.saved else 0
+            energy = sum(millijoules.values()) if millijoules else 0
+            found.append(CostedRequest(claim.usage.key, nano, energy, pool, saved))
+    return tuple(found)
 
 
 def _energy(energy: Energy, time: WindowTime, work: WindowWork, model: str) -> _Amounts:
@@ -157,33 +151,31 @@ def _energy(energy: Energy, time: WindowTime, work: WindowWork, model: str) -> _
     weights = _Weights(work, energy.fit.coefficients)
     idle = energy.fit.coefficients[IDLE_SECONDS] / SECOND * _WEIGHT
     others = [round(idle * ns) for ns in time.other_ns.values()]
-    busy_weight = sum(weights.phases)
+    busy_weight = weights.busy
     if not busy_weight and not any(others):
         # nothing is modelled: time is all there is to go by
         busy_weight, others = time.busy_ns, list(time.other_ns.values())
     busy, *rest = split(energy.millijoules, [busy_weight, *others])
     amounts = _spread(busy, weights, model)
     for account, millijoules in zip(time.other_ns, rest, strict=True):
-        amounts.add(_Line(account, model=model), millijoules)
+        amounts.add(millijoules, account, model=model)
     return amounts
 
 
 def _spread(busy: int, weights: _Weights, model: str) -> _Amounts:
     """Busy money (or energy) over phases, their claimants, and those who share what preemptions cost."""
     amounts = _Amounts(len(weights.work.claims))
-    if not any(weights.phases):
-        amounts.add(_Line(UNATTRIBUTED, model=model, reason=REASON_UNMETERED), busy)
+    if not weights.busy:
+        amounts.add(busy, UNATTRIBUTED, model=model, reason=REASON_UNMETERED)
         return amounts
     for phase, amount in zip(PHASES, split(busy, weights.phases), strict=True):
-        if not amount:
-            continue
-        own, lost, pool = _phase(phase, amount, weights)
-        _book(amounts, weights, phase, own)
-        amounts.add(_Line(UNATTRIBUTED, phase, model=model, reason=REASON_LOST), lost)
-        if pool:
-            shares = split(pool, weights.holders)
-            _book(amounts, weights, phase, shares, pooled=True)
-            amounts.pool = [before + share for before, share in zip(amounts.pool, shares, strict=True)]
+        if amount:
+            own, lost, pool = _phase(phase, amount, weights)
+            _book(amounts, weights, phase, own)
+            amounts.add(lost, UNATTRIBUTED, phase, model=model, reason=REASON_LOST)
+            if pool:
+                amounts.pool = split(pool, weights.holders)
+                _book(amounts, weights, phase, amounts.pool, pooled=True)
     return amounts
 
 
@@ -195,7 +187,7 @@ def _book(amounts: _Amounts, weights: _Weights, phase: str, shares: list[int], *
             usage = claim.usage
             account = ACCOUNT_OF[usage.outcome]
             reason = REASON_FAILED if account == UNATTRIBUTED else REASON_PREEMPTION if pooled else ""
-            line = _Line(account, phase, usage.tenant, usage.model, usage.tier, reason)
+            line = account, phase, usage.tenant, usage.model, usage.tier, reason
             lines[line] = lines.get(line, 0) + share
             mine[phase] = mine.get(phase, 0) + share
 
@@ -203,11 +195,11 @@ def _book(amounts: _Amounts, weights: _Weights, phase: str, shares: list[int], *
 def _phase(phase: str, amount: int, weights: _Weights) -> tuple[list[int], int, int]:
     """A phase's amount: each claim's own share, what nobody claims, and the pool of recomputed work."""
     work = weights.work
-    own = weights.own[phase]
-    pool = weights.pool[phase]
+    own = weights.own(phase)
+    # all recomputed work is prefilling
+    pool, again = (weights.pool, work.recomputed) if phase == PREFILL else (0, 0.0)
     unclaimed = work.unclaimed[phase]
-    again = work.recomputed[phase] if phase == PREFILL else 0.0
-    claimed = max(0.0, work.units[phase] - unclaimed - again)
+    claimed = max(0.0, work.units(phase) - unclaimed - again)
     total = sum(own)
     if (claimed <= 0 and not pool) or not total + pool:
         return [0] * len(own), amount, 0

@@ -8,7 +8,7 @@ order, so equal records give equal books, whatever was restarted when.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from farthing.costing.energy import (
     ENERGY_RIDGE_JOULES,
     EnergyTrack,
 )
-from farthing.costing.fit import FEATURES, FitHistory
+from farthing.costing.fit import ENCODER_TOKENS, FEATURES, FitHistory
 from farthing.costing.late import LateBook
 from farthing.costing.marks import MarkTrack
 from farthing.costing.measure import measure
@@ -38,7 +38,6 @@ _TOKENS = {
     "prompt_computed": "prompt_computed",
     "prompt_cached": "prompt_cached",
     "engine_output": "generated",
-    "encoder": "encoder_tokens",
 }
 """Kind of token -> column of the marks."""
 
@@ -69,7 +68,6 @@ class _Measured:
     span: Span
     time: WindowTime
     work: WindowWork
-    tokens: dict[str, int]
     energy_mj: int | None
 
 
@@ -155,22 +153,24 @@ class CostStream:
 
     def feed(self, record: Record) -> list[SettledWindow]:
         """Take one record; returns the windows that it settles, in order."""
-        if isinstance(record, StepBatch | Usage) and record.engine_index >= len(self._indices):
-            self.strays += 1
-            return []
-        if isinstance(record, StepBatch):
-            self._indices[record.engine_index].track.add(record.marks)
-            process = record.key.process
-            until = process, record.engine_index
-            self._until[until] = max(self._until.get(until, 0), record.until_ns)
-            self._open[process] = max(self._open.get(process, 0), record.open_ns)
-            return self._advance()
         if isinstance(record, Usage):
-            index = self._indices[record.engine_index]
-            if record.arrived_ns < index.unknown_ns:
-                self.adjustments += index.late.claim(record, before_ns=index.unknown_ns)
-                index.tardy.append((record, index.unknown_ns))
-            index.waiting.append(record)
+            if record.engine_index < len(self._indices):
+                index = self._indices[record.engine_index]
+                if record.arrived_ns < index.unknown_ns:
+                    self.adjustments += index.late.claim(record, before_ns=index.unknown_ns)
+                    index.tardy.append((record, index.unknown_ns))
+                index.waiting.append(record)
+            else:
+                self.strays += 1
+        elif isinstance(record, StepBatch):
+            if record.engine_index < len(self._indices):
+                self._indices[record.engine_index].track.add(record.marks)
+                process = record.key.process
+                until = process, record.engine_index
+                self._until[until] = max(self._until.get(until, 0), record.until_ns)
+                self._open[process] = max(self._open.get(process, 0), record.open_ns)
+                return self._advance()
+            self.strays += 1
         elif isinstance(record, Lifecycle):
             self._states.append((record.at_ns, _STATES.get(record.event, IDLE)))
             self._states.sort(key=lambda state: state[0])
@@ -268,9 +268,9 @@ class CostStream:
         for number, index in enumerate(self._indices):
             index.track.advance(watermark)
             self._close(index, watermark, final=final)
-            self._place(index)
+            self._place(index, watermark, final=final)
             # a request whose last step another process has not reported yet is known, but not placed
-            placed = min([known, *(usage.arrived_ns for usage in index.waiting)])
+            placed = min([known, *[usage.arrived_ns for usage in index.waiting]])
             while index.closed:
                 span = index.closed[0]
                 if not final and placed < span.end and watermark < span.end + self.options.grace_ns:
@@ -280,20 +280,23 @@ class CostStream:
                     # the rest belongs to the next window, which has to be there to take it
                     if len(index.closed) == 1:
                         break
-                    index.closed[1] = replace(index.closed[1], start=end)
+                    index.closed[1] = index.closed[1]._replace(start=end)
+                    span = span._replace(end=end)
                 index.closed.pop(0)
                 if end > span.start:
-                    index.measured.append(self._measure(number, index, replace(span, end=end)))
+                    index.measured.append(self._measure(number, index, span))
             while index.measured and (final or self._fit_is_ready(index, watermark)):
                 measured = index.measured.pop(0)
                 settled.append(self._settle(number, index, measured))
                 index.late.add(settled[-1], measured.work)
                 for usage, before in index.tardy:
                     self.adjustments += index.late.claim(usage, since_ns=measured.span.start, before_ns=before)
-            index.tardy = [(usage, before) for usage, before in index.tardy if before > index.first_open_ns]
+            if index.tardy:
+                index.tardy = [(usage, before) for usage, before in index.tardy if before > index.first_open_ns]
             index.late.forget(watermark)
             self._forget(index)
-        self._energy.drop_before(self.settled_ns)
+        if self._energy.known:
+            self._energy.drop_before(self.settled_ns)
         return settled
 
     def _close(self, index: _Index, watermark: int, *, final: bool) -> None:
@@ -306,10 +309,10 @@ class CostStream:
                 break
             position = track.position_after(grid - 1)
             cut = grid
-            if position > track.base and track.columns["running"][position - 1 - track.base] > 0:
+            if position > track.base and track.runs(position - 1):
                 if position >= track.end:
                     break
-                cut = int(track.columns["at_ns"][position - track.base])
+                cut = track.at(position)
                 # marks of one moment belong together
                 position = track.position_after(cut)
             self._cut(index, cut, position)
@@ -320,23 +323,27 @@ class CostStream:
         index.closed.append(Span(index.cut_ns, end, index.cut_position, position))
         index.cut_ns, index.cut_position = end, position
 
-    def _place(self, index: _Index) -> None:
+    def _place(self, index: _Index, watermark: int, *, final: bool) -> None:
         """Turn requests into work once the marks that they end at are merged."""
-        if not len(index.track):
+        track, unknown = index.track, index.unknown_ns
+        if not len(track):
             return
-        last = int(index.track.columns["at_ns"][-1])
+        merged = max(watermark, track.at(track.end - 1))
         later = []
         for usage in index.waiting:
-            ends = max((s.last_ns for s in usage.sequences), default=usage.ended_ns)
-            if ends > last and not self.ended and ends > self.watermark_ns:
+            if len(usage.sequences) == 1:
+                ends = usage.sequences[0].last_ns
+            else:
+                ends = max((s.last_ns for s in usage.sequences), default=usage.ended_ns)
+            if ends > merged and not final:
                 later.append(usage)
-            elif ends >= index.unknown_ns:
-                index.works.extend(works_of(usage, index.track))
+            elif ends >= unknown:
+                index.works += works_of(usage, track)
         index.waiting = later
 
     def _forget(self, index: _Index) -> None:
         lo = index.closed[0].lo if index.closed else index.cut_position
-        index.works = [work for work in index.works if max(work.first, work.last) + SLACK >= lo]
+        index.works = [work for work in index.works if work.last + SLACK >= lo]
         oldest = min((work.first for work in index.works), default=lo)
         index.track.drop_before(min(lo, oldest))
 
@@ -358,10 +365,7 @@ class CostStream:
             idle = sum(time.other_ns.values()) / SECOND
             row = [*(work.features[name] for name in FEATURES), idle]
             index.joules.add(np.array([row]), np.array([millijoules / 1_000]))
-        held = slice(span.lo - index.track.base, span.hi - index.track.base)
-        columns = index.track.columns
-        tokens = {kind: int(columns[column][held].sum()) for kind, column in _TOKENS.items()}
-        return _Measured(span, time, work, tokens, millijoules)
+        return _Measured(span, time, work, millijoules)
 
     def _settle(self, number: int, index: _Index, measured: _Measured) -> SettledWindow:
         span, work = measured.span, measured.work
@@ -381,7 +385,10 @@ class CostStream:
             busy_ns=measured.time.busy_ns,
             phase_ns=result.phase_ns,
             features=work.features,
-            tokens=measured.tokens,
+            tokens={
+                **{kind: int(work.totals[column]) for kind, column in _TOKENS.items()},
+                "encoder": int(work.features[ENCODER_TOKENS]),
+            },
             postings=result.postings,
             requests=result.requests,
             fit_version=fit.version,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,8 +18,7 @@ States = Sequence[tuple[int, str]]
 """(since when, account of time that is not busy), ascending."""
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(NamedTuple):
     """A closed window: [start, end) in nanoseconds, marks at positions [lo, hi)."""
 
     start: int
@@ -30,15 +29,31 @@ class Span:
 
 def window_time(track: MarkTrack, works: Sequence[Work], states: States, span: Span) -> tuple[WindowTime, Ints]:
     """A window's time by state, and the busy nanoseconds before each of its marks."""
-    marks = span.hi - span.lo
     # the mark before the first, and the one after the last, whose step may have begun within the window
-    low, high = max(span.lo - 1, track.base), min(span.hi + 1, track.end)
-    at = track.columns["at_ns"][low - track.base : high - track.base]
-    running = track.columns["running"][low - track.base : high - track.base]
-    begins, ends = at.copy(), at
-    begins[1:][running[:-1] > 0] = at[:-1][running[:-1] > 0]
+    low = span.lo - 1 if span.lo > track.base else span.lo
+    high = span.hi + 1 if span.hi < track.end else span.hi
+    at = track.moments(low, high)
+    if low < span.lo and track.last_idle < low:
+        # never idle since: every step began with the mark before it
+        begins, ends = at[:-1], at[1:]
+    else:
+        first = span.lo - low
+        begins, ends = _begins(at, track.running(low, high), works, span, first)[first:], at[first:]
+    begins, ends = np.maximum(begins, span.start), np.minimum(ends, span.end)
+    busy = np.maximum(ends - begins, 0)
+    busy_ns = int(np.add.reduce(busy))
+    return WindowTime(busy_ns, _other(states, span, begins, ends, busy_ns)), busy[: span.hi - span.lo]
+
+
+def _begins(at: Ints, running: Ints, works: Sequence[Work], span: Span, first: int) -> Ints:
+    """When the step of each mark began: with the mark before it, or after idleness when a request was scheduled.
+
+    ``first`` is the index of the window's first mark: 1, or 0 when no mark before it is known.
+    """
+    begins = at.copy()
+    begins[1:] = at[:-1]
     idle = (running[:-1] <= 0).nonzero()[0] + 1
-    if low == span.lo and len(at):
+    if not first and len(at):
         idle = np.concatenate([[0], idle])
     if len(idle):
         # the first step after idle began when its earliest request was scheduled
@@ -47,26 +62,29 @@ def window_time(track: MarkTrack, works: Sequence[Work], states: States, span: S
         k = np.searchsorted(scheduled, before, side="right")
         earliest = np.append(scheduled, np.iinfo(np.int64).max)[k]
         begins[idle] = np.minimum(earliest, at[idle])
-    first = span.lo - low
-    begins, ends = np.maximum(begins[first:], span.start), np.minimum(ends[first:], span.end)
-    busy = np.maximum(ends - begins, 0)
-    return WindowTime(int(busy.sum()), _other(states, span, begins, ends, busy)), busy[:marks]
+    return begins
 
 
-def _other(states: States, span: Span, begins: Ints, ends: Ints, busy: Ints) -> dict[str, int]:
+def _other(states: States, span: Span, begins: Ints, ends: Ints, busy_ns: int) -> dict[str, int]:
     """Nanoseconds of a window outside its busy intervals (ascending, disjoint), by the instance's state."""
-    kept = busy > 0
+    rest = span.end - span.start - busy_ns
+    if not rest:
+        return {}
+    during = [
+        (since, until, state)
+        for (since, state), (until, _) in itertools.pairwise([*states, (span.end, "")])
+        if since < span.end and until > span.start
+    ]
+    if len(during) == 1:
+        return {during[0][2]: rest}
+    kept = ends > begins
     starts = np.concatenate([[span.start], ends[kept]])
     stops = np.concatenate([begins[kept], [span.end]])
-    gaps = stops > starts
-    starts, stops = starts[gaps], stops[gaps]
     found: dict[str, int] = {}
-    bounds = [*states, (span.end, "")]
-    for (since, state), (until, _) in itertools.pairwise(bounds):
-        if until > span.start:
-            overlap = int(np.maximum(np.minimum(stops, until) - np.maximum(starts, since), 0).sum())
-            if overlap:
-                found[state] = found.get(state, 0) + overlap
+    for since, until, state in during:
+        overlap = int(np.maximum(np.minimum(stops, until) - np.maximum(starts, since), 0).sum())
+        if overlap:
+            found[state] = found.get(state, 0) + overlap
     return found
 
 
@@ -75,11 +93,10 @@ def whole_ns(track: MarkTrack, works: Sequence[Work], span: Span) -> int:
 
     When it was cut nobody knew of that step; its time belongs where its mark, hence its work, is.
     """
-    i = span.hi - track.base
-    if span.hi >= track.end or (i > 0 and track.columns["running"][i - 1] > 0):
+    if span.hi >= track.end or (span.hi > track.base and track.runs(span.hi - 1)):
         return span.end
-    before = int(track.columns["at_ns"][i - 1]) if i > 0 else span.start
+    before = track.at(span.hi - 1) if span.hi > track.base else span.start
     began = min((work.scheduled_ns for work in works if work.scheduled_ns > before), default=span.end)
-    if began >= min(span.end, int(track.columns["at_ns"][i])):
+    if began >= min(span.end, track.at(span.hi)):
         return span.end
     return max(began, span.start)

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
-import numpy as np
-import numpy.typing as npt
+from dataclasses import dataclass
 
 from farthing.costing import fit as f
-from farthing.costing.marks import MarkTrack
+from farthing.costing.marks import Floats, MarkTrack
 from farthing.domain.conventions import DECODE, PREFILL, VISION
-from farthing.domain.records import EngineSequence, RecordKey, Usage
+from farthing.domain.records import EngineSequence, Usage
 
 __all__ = ["SLACK", "Claim", "WindowWork", "Work", "works_of"]
 
-Floats = npt.NDArray[np.float64]
+_UNITS = {PREFILL: f.PREFILL_TOKENS, VISION: f.ENCODER_TOKENS}
 SLACK = 3
 """Marks by which a clock reading of a sequence may miss its step (two processes' clocks meet in a record)."""
 
@@ -23,21 +20,24 @@ SLACK = 3
 class Work:
     """One sequence's remaining work, in positions of the mark track."""
 
-    key: RecordKey
     usage: Usage
     scheduled_ns: int
     first: int
     """Position of the mark that brought its first token, or up to which it may have been prefilled."""
     last: int
     """Position of the mark that brought its last token; equal to ``first`` when it decoded nothing."""
-    prompt_left: int | None
-    """Prompt tokens still to be poured; None: unknown."""
-    image_left: int
-    context: int
-    """Tokens before the next prompt token: cached ones and those poured so far."""
-    rate: float
-    """Output tokens per decoding step: 1, more with speculation, less when it was preempted."""
     has_output: bool
+    steps_before: float = 0.0
+    """Decoding steps of the boot through ``first``."""
+    rate: float = 0.0
+    """Output tokens per decoding step: 1, more with speculation, less when it was preempted."""
+    part: float = 0.0
+    """Share of the decoding steps that it took part in: a sequence that was preempted sat out some."""
+    prompt_left: int | None = None
+    """Prompt tokens still to be poured; None: unknown."""
+    image_left: int = 0
+    context: int = 0
+    """Tokens before the next prompt token: cached ones and those poured so far."""
     preemptions: int = 0
     prompt: int = 0
     """Prompt tokens, cached ones included."""
@@ -46,6 +46,12 @@ class Work:
     cached: int = 0
     decoded: int = 0
     """Output tokens."""
+
+    def decodes(self, tokens: int, steps: float) -> None:
+        """Spread output tokens over decoding steps."""
+        if tokens and steps:
+            self.rate = tokens / steps
+            self.part = self.rate if tokens < steps else 1.0
 
 
 @dataclass(slots=True)
@@ -86,67 +92,55 @@ class WindowWork:
     """The same features in parts of half a second, shape (n, len(fit.FEATURES)): what a fit learns from."""
     busy: Floats
     """Busy seconds of each row."""
-    shares: dict[str, float]
-    """Steps by phase: a mixed step counts by its requests."""
-    units: dict[str, float]
-    """What the engine did, by phase: tokens prefilled, once more ones included, request-steps decoded, tokens encoded.
-    Speculation schedules several tokens a step, so decoding is counted by who took part."""
+    totals: dict[str, float]
+    """What the marks counted, by name of the sum (see ``MarkTrack``)."""
     unclaimed: dict[str, float]
     """Units that no request claims."""
-    recomputed: dict[str, float] = field(default_factory=lambda: {PREFILL: 0.0, DECODE: 0.0, VISION: 0.0})
-    """Tokens computed once more after preemptions."""
+    recomputed: float = 0.0
+    """Tokens computed once more after preemptions: prefills, all of them."""
     recomputed_fixed: float = 0.0
     """Share of the steps' fixed part that the recomputing prefills carry."""
     recomputed_context: float = 0.0
     """Their tokens x context."""
-    decode_steps: int = 0
-    """Steps that decoded for anyone."""
     claims: tuple[Claim, ...] = ()
     """In the order of the requests' keys."""
 
-    def claim_seconds(self, b: dict[str, float]) -> dict[str, Floats]:
-        """Modelled seconds of each claim, by phase, at coefficients ``b``; arrays of one entry per claim."""
-        columns = np.array(
-            [
-                (
-                    c.prefill_fixed,
-                    c.prefill_tokens,
-                    c.prefill_context,
-                    c.decode_fixed,
-                    c.decode_tokens,
-                    c.attended,
-                    c.encoder_fixed,
-                    c.encoder_tokens,
-                )
-                for c in self.claims
+    def units(self, phase: str) -> float:
+        """What the engine did in a phase: tokens prefilled, once more ones included, request-steps decoded, tokens
+        encoded. Speculation schedules several tokens a step, so decoding is counted by who took part.
+        """
+        return self.totals["decode_requests"] if phase == DECODE else self.features[_UNITS[phase]]
+
+    def claim_seconds(self, phase: str, b: dict[str, float]) -> list[float]:
+        """Modelled seconds of each claim in a phase, at coefficients ``b``."""
+        if phase == PREFILL:
+            step, token, context = b[f.STEPS], b[f.PREFILL_TOKENS], b[f.PREFILL_CONTEXT]
+            return [
+                step * c.prefill_fixed + token * c.prefill_tokens + context * c.prefill_context for c in self.claims
             ]
-        ).reshape(-1, 8)
-        fixed, tokens, context, decode_fixed, decode_tokens, attended, encodes, images = columns.T
-        return {
-            PREFILL: b[f.STEPS] * fixed + b[f.PREFILL_TOKENS] * tokens + b[f.PREFILL_CONTEXT] * context,
-            DECODE: b[f.STEPS] * decode_fixed + b[f.DECODE_TOKENS] * decode_tokens + b[f.ATTENDED] * attended,
-            VISION: b[f.ENCODER_TOKENS] * images + b[f.ENCODER_STEPS] * encodes,
-        }
+        if phase == DECODE:
+            step, token, attended = b[f.STEPS], b[f.DECODE_TOKENS], b[f.ATTENDED]
+            return [step * c.decode_fixed + token * c.decode_tokens + attended * c.attended for c in self.claims]
+        token, step = b[f.ENCODER_TOKENS], b[f.ENCODER_STEPS]
+        return [token * c.encoder_tokens + step * c.encoder_fixed for c in self.claims]
 
-    def pool_seconds(self, b: dict[str, float]) -> dict[str, float]:
-        """Modelled seconds of recomputed work by phase: nobody's own, shared by who held the KV cache."""
+    def pool_seconds(self, b: dict[str, float]) -> float:
+        """Modelled seconds of recomputed prefills: nobody's own, shared by who held the KV cache."""
         fixed, context = b[f.STEPS] * self.recomputed_fixed, b[f.PREFILL_CONTEXT] * self.recomputed_context
-        return {
-            PREFILL: b[f.PREFILL_TOKENS] * self.recomputed[PREFILL] + fixed + context,
-            DECODE: b[f.DECODE_TOKENS] * self.recomputed[DECODE],
-            VISION: 0.0,
-        }
+        return b[f.PREFILL_TOKENS] * self.recomputed + fixed + context
 
-    def seconds(self, b: dict[str, float]) -> dict[str, float]:
-        """Modelled seconds of the whole window by phase at coefficients ``b``."""
-        x = self.features
-        prefill = b[f.STEPS] * self.shares[PREFILL] + b[f.PREFILL_TOKENS] * x[f.PREFILL_TOKENS]
-        decode = b[f.STEPS] * self.shares[DECODE] + b[f.DECODE_TOKENS] * x[f.DECODE_TOKENS]
-        return {
-            PREFILL: prefill + b[f.PREFILL_CONTEXT] * x[f.PREFILL_CONTEXT],
-            DECODE: decode + b[f.ATTENDED] * x[f.ATTENDED],
-            VISION: b[f.ENCODER_TOKENS] * x[f.ENCODER_TOKENS] + b[f.ENCODER_STEPS] * x[f.ENCODER_STEPS],
-        }
+    def seconds(self, b: dict[str, float]) -> tuple[float, float, float]:
+        """Modelled seconds of the whole window at coefficients ``b``, in the order of the phases; a mixed step counts
+        by its requests.
+        """
+        x, prefills = self.features, self.totals["prefill_share"]
+        prefill = b[f.STEPS] * prefills + b[f.PREFILL_TOKENS] * x[f.PREFILL_TOKENS]
+        decode = b[f.STEPS] * (x[f.STEPS] - prefills) + b[f.DECODE_TOKENS] * x[f.DECODE_TOKENS]
+        return (
+            prefill + b[f.PREFILL_CONTEXT] * x[f.PREFILL_CONTEXT],
+            decode + b[f.ATTENDED] * x[f.ATTENDED],
+            b[f.ENCODER_TOKENS] * x[f.ENCODER_TOKENS] + b[f.ENCODER_STEPS] * x[f.ENCODER_STEPS],
+        )
 
 
 def works_of(usage: Usage, track: MarkTrack) -> list[Work]:
@@ -157,97 +151,73 @@ def works_of(usage: Usage, track: MarkTrack) -> list[Work]:
         return []
     ended = track.position_after(usage.ended_ns) - 1
     first = track.position_after(usage.first_ns) - 1 if usage.first_ns is not None else ended
-    prompt = None if usage.prompt_tokens is None else usage.prompt_tokens - (usage.cached_tokens or 0)
-    return [
-        Work(
-            key=usage.key,
-            usage=usage,
-            scheduled_ns=usage.arrived_ns,
-            first=first,
-            last=max(first, ended),
-            prompt_left=prompt,
-            image_left=usage.image_tokens or 0,
-            context=usage.cached_tokens or 0,
-            rate=1.0,
-            has_output=usage.first_ns is not None,
-            prompt=usage.prompt_tokens or 0,
-            computed=prompt or 0,
-            cached=usage.cached_tokens or 0,
-        )
-    ]
+    work = Work(usage, usage.arrived_ns, first, max(first, ended), usage.first_ns is not None)
+    work.steps_before = track.decode_steps_through(first) if first >= track.base else 0.0
+    work.rate = work.part = 1.0
+    work.context = work.cached = usage.cached_tokens or 0
+    work.image_left = usage.image_tokens or 0
+    if usage.prompt_tokens is not None:
+        work.prompt = usage.prompt_tokens
+        work.prompt_left = work.computed = usage.prompt_tokens - work.cached
+    return [work]
 
 
 def _known(usage: Usage, sequence: EngineSequence, track: MarkTrack) -> Work:
-    begins = int(track.columns["at_ns"][0])
-    if sequence.first_ns is not None and sequence.first_ns < begins <= sequence.last_ns and track.base:
-        return _rest(usage, sequence, track, begins)
+    # attributes are set one by one: arguments by keyword take several times as long, for every sequence
     last = track.nearest(sequence.last_ns)
-    first = track.nearest(sequence.first_ns) if sequence.first_ns is not None else last
-    first = min(first, last)
-    through_last = track.decode_steps_through(last)
-    steps = through_last - track.decode_steps_through(first)
-    decoded = max(0, sequence.output_tokens - 1)
-    computed = max(0, sequence.prompt_tokens - sequence.cached_tokens)
-    scheduled = track.decode_scheduled_through(last) - track.decode_scheduled_through(first)
-    if scheduled > steps + 0.5 or sequence.preemptions:
+    first_ns, begins = sequence.first_ns, track.at(track.base)
+    if first_ns is not None and first_ns < begins <= sequence.last_ns and track.base:
+        work = _rest(usage, sequence, track, last)
+    else:
+        first = last if first_ns is None else min(track.nearest(first_ns), last)
+        work = Work(usage, sequence.scheduled_ns, first, last, first_ns is not None)
+        work.image_left = usage.image_tokens or 0
+        work.context = sequence.cached_tokens
+        prompt, cached = sequence.prompt_tokens, sequence.cached_tokens
+        work.prompt_left = work.computed = prompt - cached if prompt > cached else 0
+        _decodes(work, sequence, track)
+    work.preemptions = sequence.preemptions
+    work.prompt = sequence.prompt_tokens
+    work.cached = sequence.cached_tokens
+    work.decoded = sequence.output_tokens
+    return work
+
+
+def _decodes(work: Work, sequence: EngineSequence, track: MarkTrack) -> None:
+    """Find the mark of the first token, and how many steps it took from there to the last."""
+    through, _, scheduled = track.decoded_through(work.last)
+    before, _, scheduled_before = track.decoded_through(work.first)
+    steps = through - before
+    decoded = sequence.output_tokens - 1 if sequence.output_tokens else 0
+    if scheduled - scheduled_before > steps + 0.5 or sequence.preemptions:
         # drafts, or steps sat out: the first token is where the engine counted so long a prompt
-        first = min(_counted(track, first, computed), last)
-        steps = track.decode_steps_through(last) - track.decode_steps_through(first)
-    elif 0 < abs(steps - decoded) <= SLACK:
+        work.first = min(_counted(track, work.first, work.computed), work.last)
+        before = track.decode_steps_through(work.first)
+    elif steps != decoded and abs(steps - decoded) <= SLACK:
         # one token a step: the count of tokens tells the first mark better than two clocks do
-        target = track.decode_steps_through(last) - decoded
-        first = track.base + int(np.searchsorted(track.decode_steps, target))
-        first = min(first, last)
-        steps = track.decode_steps_through(last) - track.decode_steps_through(first)
-    return Work(
-        key=usage.key,
-        usage=usage,
-        scheduled_ns=sequence.scheduled_ns,
-        first=first,
-        last=last,
-        prompt_left=computed,
-        image_left=usage.image_tokens or 0,
-        context=sequence.cached_tokens,
-        rate=decoded / steps if steps else 0.0,
-        has_output=sequence.first_ns is not None,
-        preemptions=sequence.preemptions,
-        prompt=sequence.prompt_tokens,
-        computed=computed,
-        cached=sequence.cached_tokens,
-        decoded=sequence.output_tokens,
-    )
+        work.first = min(track.decode_step(through - decoded), work.last)
+        before = track.decode_steps_through(work.first)
+    work.steps_before = before
+    work.decodes(decoded, through - before)
 
 
-def _rest(usage: Usage, sequence: EngineSequence, track: MarkTrack, begins: int) -> Work:
+def _rest(usage: Usage, sequence: EngineSequence, track: MarkTrack, last: int) -> Work:
     """What is left of a sequence whose record came after the windows of its beginning had settled."""
-    last = track.nearest(sequence.last_ns)
-    steps = track.decode_steps_through(last) - track.decode_steps_through(track.base)
+    work = Work(usage, sequence.scheduled_ns, track.base, last, has_output=True)
     decoded = max(0, sequence.output_tokens - 1)
     first_ns = sequence.first_ns or 0
-    left = round(decoded * (sequence.last_ns - begins) / (sequence.last_ns - first_ns))
-    return Work(
-        key=usage.key,
-        usage=usage,
-        scheduled_ns=sequence.scheduled_ns,
-        first=track.base,
-        last=last,
-        prompt_left=0,
-        image_left=0,
-        context=sequence.prompt_tokens + decoded - left,
-        rate=left / steps if steps else 0.0,
-        has_output=True,
-        preemptions=sequence.preemptions,
-        prompt=sequence.prompt_tokens,
-        cached=sequence.cached_tokens,
-        decoded=sequence.output_tokens,
-    )
+    left = round(decoded * (sequence.last_ns - track.at(track.base)) / (sequence.last_ns - first_ns))
+    work.prompt_left = 0
+    work.context = sequence.prompt_tokens + decoded - left
+    work.steps_before = track.decode_steps_through(track.base)
+    work.decodes(left, track.decode_steps_through(last) - work.steps_before)
+    return work
 
 
 def _counted(track: MarkTrack, position: int, tokens: int) -> int:
     """The mark nearest to a position that counted at least so many computed prompt tokens; else the position."""
-    counts = track.columns["prompt_computed"]
     for offset in sorted(range(-SLACK, SLACK + 1), key=abs):
-        i = position - track.base + offset
-        if 0 <= i < len(counts) and counts[i] >= tokens:
-            return position + offset
+        i = position + offset
+        if track.base <= i < track.end and track.prompt_computed(i) >= tokens:
+            return i
     return position

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from farthing.domain.records import RecordKey
 
@@ -34,9 +36,11 @@ class Engine:
     gpu_count: int
 
 
-@dataclass(frozen=True, slots=True)
-class Posting:
-    """One journal line: ``nano`` nano-dollars of [start_ns, end_ns) (UTC) in an account, never negative."""
+class Posting(NamedTuple):
+    """One journal line: ``nano`` nano-dollars of [start_ns, end_ns) (UTC) in an account, never negative.
+
+    A named tuple, since windows make them by the dozen: one takes a quarter of the time of a frozen dataclass.
+    """
 
     account: str
     phase: str
@@ -62,13 +66,12 @@ class Fit:
     version: str
     method: str
     coefficients: dict[str, float]
-    intervals: dict[str, tuple[float, float]]
+    intervals: Mapping[str, tuple[float, float]]
     walk_forward_wape: float | None
     windows: int
 
 
-@dataclass(frozen=True, slots=True)
-class CostedRequest:
+class CostedRequest(NamedTuple):
     """A request's share of one settled window: nano-dollars by phase; it adds up over the windows it overlaps."""
 
     key: RecordKey

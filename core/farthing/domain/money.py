@@ -42,18 +42,25 @@ def split(total: int, weights: Sequence[int]) -> list[int]:
     Source: Hare quota with largest remainders (Hamilton's method).
     """
     whole = sum(weights)
-    if any(weight < 0 for weight in weights):
+    if whole <= 0 and any(weights):
         raise ValueError(f"weights must not be negative: {min(weights)}")
     if whole == 0:
         if total:
             raise ValueError(f"cannot split {total} over weights that are all zero")
         return [0] * len(weights)
-    sign = -1 if total < 0 else 1
     magnitude = abs(total)
-    shares = [magnitude * weight // whole for weight in weights]
+    shares: list[int] = []
+    remainders: list[int] = []
+    for weight in weights:
+        if weight < 0:
+            raise ValueError(f"weights must not be negative: {weight}")
+        share, remainder = divmod(magnitude * weight, whole) if weight else (0, 0)
+        shares.append(share)
+        remainders.append(remainder)
     left = magnitude - sum(shares)
     if left:
-        order = sorted(range(len(weights)), key=lambda i: (-(magnitude * weights[i] % whole), i))
+        # reversed, yet stable: equal remainders stay in the order of their indices
+        order = sorted(range(len(weights)), key=remainders.__getitem__, reverse=True)
         for i in order[:left]:
             shares[i] += 1
-    return [sign * share for share in shares]
+    return shares if total >= 0 else [-share for share in shares]
