@@ -246,13 +246,15 @@ def request_row(usage: Usage, engine: str, ended_wall_ns: int) -> RequestRow:
 def _count_usage(counts: Counter[str], usage: Usage) -> None:
     row = request_row(usage, "", 0)
     started = [s for s in usage.sequences if s.first_ns is not None]
-    counts["sequences"] += len(started) if usage.sequences else int(usage.first_ns is not None)
-    counts["prompt_computed"] += row.prompt_computed or 0
+    first_tokens = len(started) if usage.sequences else int(usage.first_ns is not None)
+    counts["sequences"] += first_tokens
+    if first_tokens:  # the engine counts a prompt when its prefill ends
+        counts["prompt_computed"] += row.prompt_computed or 0
     counts["output"] += row.output_tokens or 0
     counts["longest_prompt"] = max(counts["longest_prompt"], row.prompt_computed or 0)
     if usage.outcome == c.ABORTED:
         counts["aborted_output"] += row.output_tokens or 0
-    if row.prompt_computed is None:
+    if row.prompt_computed is None and usage.outcome != c.REJECTED:
         counts["unknown_prompts"] += 1
     if usage.outcome == c.FINISHED and usage.seen_by != "both":
         counts["one_sided"] += 1

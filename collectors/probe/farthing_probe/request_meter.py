@@ -255,8 +255,9 @@ class Exchange:
         prompt = sum(each.prompt_tokens for each in self.sequences if each.first_of_prompt) or None
         adapter = next((each.adapter for each in self.sequences if each.adapter), "")
         prompt = told.prompt if told.prompt is not None or given else prompt
-        images = sum(each.image_tokens for each in self.sequences if each.first_of_prompt) if self.sequences else None
-        images = told.image if told.image is not None else images
+        # what the encoder makes of a picture; clients that ask are told of the placeholder around it as well
+        images = sum(each.image_tokens for each in self.sequences if each.first_of_prompt) or told.image
+        images = 0 if images is None and self.sequences else images
         if images is not None and prompt is not None:
             images = min(images, prompt)
         probe.send(
