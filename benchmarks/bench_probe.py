@@ -125,9 +125,9 @@ def throughput(site: Path, model: Path, folder: Path, pairs: int) -> bool:
         url = stack.enter_context(served(folder, 9797))
         environment = {
             "PYTHONPATH": str(site), "FARTHING_PROBE_URL": url, "FARTHING_PROBE_SPOOL": str(folder / "spool"),
-            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1",
         }  # fmt: skip
-        bare = {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+        bare = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
         python = ENGINE_ENV / "bin/python"
         engines: dict[str, RealEngine] = {
             "vanilla": stack.enter_context(running_engine(python, model, folder / "bare.log", (), bare)),
