@@ -48,9 +48,10 @@ class LateBook:
 
     def add(self, window: SettledWindow, work: WindowWork) -> None:
         """Remember what a window left unattributed for want of a record."""
+        lost = [posting for posting in window.postings if posting[5] == REASON_LOST]
         phases = {}
-        for account, phase, _, model, _, reason, method, nano, millijoules in window.postings:
-            if reason == REASON_LOST and account == UNATTRIBUTED and phase and work.unclaimed[phase] > 0:
+        for account, phase, _, model, _, _, method, nano, millijoules in lost:
+            if account == UNATTRIBUTED and phase and work.unclaimed[phase] > 0:
                 phases[phase] = _Remainder(work.unclaimed[phase], nano, millijoules, method, model)
         if phases:
             self._open.append(_Open(window, work.totals["decode_steps"], phases))

@@ -5,9 +5,10 @@ A mark's *position* counts from the boot's first mark and never changes, however
 
 from __future__ import annotations
 
+import functools
 import struct
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Any, Literal, TypeVar
 
@@ -25,7 +26,7 @@ _Number = TypeVar("_Number", np.int64, np.float64)
 COLUMNS = tuple(StepMarks.__dataclass_fields__)
 """Names of the columns of step marks."""
 
-COUNTS = (
+_COUNTS = (
     "prefill_tokens",
     "decode_tokens",
     "encoder_tokens",
@@ -36,13 +37,11 @@ COUNTS = (
     "prompt_cached",
 )
 """Columns of what marks count."""
-MARKED = ("steps", "encoder_steps", *COUNTS, "prefill_share", "decode_steps", "decode_fixed", "decode_scheduled")
+MARKED = ("steps", "encoder_steps", *_COUNTS, "prefill_share", "decode_steps", "decode_fixed", "decode_scheduled")
 """Names of what is held of each mark, in the order of its rows; see ``MarkTrack``."""
-_used = attrgetter("at_ns", "running", *COUNTS)
-_STEPS, _ENCODES, *_, _SHARE, _DECODES, _FIXED, _SCHEDULED = range(len(MARKED))
-_COUNTED = slice(MARKED.index(COUNTS[0]), MARKED.index(COUNTS[-1]) + 1)
-_PREFILLING, _DECODING = MARKED.index("prefill_requests"), MARKED.index("decode_requests")
-_DECODED, _ENCODED = MARKED.index("decode_tokens"), MARKED.index("encoder_tokens")
+_used = attrgetter("at_ns", "running", *_COUNTS)
+_COUNTED = slice(MARKED.index(_COUNTS[0]), MARKED.index(_COUNTS[-1]) + 1)
+_DECODES = MARKED.index("decode_steps")
 _ROOM = 512
 """Marks that a track has room for at least."""
 _LOOK = 16
@@ -78,6 +77,8 @@ class MarkTrack:
         """Position of the first mark held."""
         self.end = 0
         """Position after the last mark held."""
+        self.begin_ns = 0
+        """When the first mark held came; 0 while none was dropped."""
         self.last_idle = -1
         """Position of the last mark that left nothing running; -1 when there was none."""
         self._held: list[Ints] = []
@@ -97,7 +98,6 @@ class MarkTrack:
     def add(self, batch: StepMarks) -> None:
         """Hold a process's marks until ``advance`` reaches them."""
         if len(batch):
-            # packing takes less than half the time in which an array would look at every number of every tuple
             self._held.append(packed("q", _used(batch)))
 
     def advance(self, until_ns: int) -> None:
@@ -122,16 +122,18 @@ class MarkTrack:
         self._follow(self._state[1, begin:end])
         marks = self._marks[:, begin:end]
         marks[_COUNTED] = merged[2:]
-        requests = marks[_PREFILLING] + marks[_DECODING]
-        np.minimum(requests, 1.0, out=marks[_STEPS])
-        np.minimum(marks[_ENCODED], 1.0, out=marks[_ENCODES])
-        np.minimum(marks[_DECODING], 1.0, out=marks[_DECODES])
-        np.maximum(requests, 1.0, out=requests)
-        np.divide(marks[_PREFILLING], requests, out=marks[_SHARE])
-        np.divide(marks[_DECODES], requests, out=marks[_FIXED])
-        marks[_SCHEDULED] = _scheduled(marks[_DECODED], marks[_DECODING], marks[_DECODES])
+        steps, encodes, _, decoded, encoded, prefilling, decoding, _, _, _, share, decodes, fixed, scheduled = marks
+        requests = prefilling + decoding
+        # counts are never negative: their sign is whether there were any
+        np.sign(requests, out=steps)
+        np.sign(encoded, out=encodes)
+        np.sign(decoding, out=decodes)
+        at_least_one = np.maximum(requests, 1.0)
+        np.divide(prefilling, at_least_one, out=share)
+        np.divide(decodes, at_least_one, out=fixed)
+        scheduled[:] = _scheduled(decoded, decoding, decodes)
         before, after = self._sums[:, begin : begin + 1], self._sums[:, begin + 1 : end + 1]
-        np.add(before, marks[_DECODES:].cumsum(axis=1), out=after)
+        np.add(before, np.add.accumulate(marks[_DECODES:], axis=1), out=after)
         self.end += count
 
     def _follow(self, running: Ints) -> None:
@@ -161,7 +163,10 @@ class MarkTrack:
 
     def drop_before(self, position: int) -> None:
         """Forget marks before a position, keeping one so that intervals and sums still have a start."""
-        self.base = max(self.base, min(position - 1, self.end))
+        base = min(position, self.end) - 1
+        if base > self.base:
+            self.base = base
+            self.begin_ns = self.at(base)
 
     # ---- ranges of marks, at positions [lo, hi) ---------------------------------------------------
 
@@ -199,18 +204,16 @@ class MarkTrack:
         """Computed prompt tokens that the engine counted at a mark."""
         return float(self._marks[MARKED.index("prompt_computed"), position - self._origin])
 
-    def decode_steps_through(self, position: int) -> float:
-        """Decoding steps up to and including a position."""
-        return self._decodes[position + 1 - self._origin]
-
-    def decoded_through(self, position: int) -> tuple[float, float, float]:
-        """The sums over the decoding steps up to and including a position: their number, fixed part and tokens."""
-        i = position + 1 - self._origin
-        return self._decodes[i], self._fixed[i], self._scheduled[i]
-
     def decoded(self) -> tuple[memoryview[float], memoryview[float], memoryview[float], int]:
-        """The sums of ``decoded_through`` and the position before that of their first value: for many positions."""
+        """Sums over the decoding steps (their number, fixed part and scheduled tokens) through each mark, and the
+        position before that of the first.
+        """
         return self._decodes, self._fixed, self._scheduled, self._origin - 1
+
+    def decoded_through(self, position: int) -> tuple[float, float]:
+        """Decoding steps, and the tokens scheduled in them for one request, up to and including a position."""
+        i = position + 1 - self._origin
+        return self._decodes[i], self._scheduled[i]
 
     def decode_step(self, number: float) -> int:
         """Position of the boot's so-manieth decoding step; of the first mark held when that was before it."""
@@ -227,17 +230,22 @@ class MarkTrack:
 
         With several API servers a sequence's last output may be seen by one and its step by another.
         """
-        at, steps, origin = self._at, self._steps, self._origin
+        origin = self._origin
         first, end = self.base - origin, self.end - origin
-        i = bisect_left(at, at_ns, first, end)
-        if i < end and at[i] == at_ns and steps[i]:
+        i = bisect_left(self._at, at_ns, first, end)
+        if i < end and self._at[i] == at_ns and self._steps[i]:
             return origin + i
+        return origin + self._near(at_ns, i, first, end)
+
+    def _near(self, at_ns: int, i: int, first: int, end: int) -> int:
+        """Index of the step nearest to a moment that lies between the marks at i - 1 and i."""
+        at, steps = self._at, self._steps
         before = next((j for j in range(i - 1, max(i - 1 - _LOOK, first - 1), -1) if steps[j]), None)
         after = next((j for j in range(i, min(i + _LOOK, end)) if steps[j]), None)
         candidates = [j for j in (before, after) if j is not None]
         if not candidates:
             candidates = [j for j in (i - 1, i) if first <= j < end]
-        return origin + min(candidates, key=lambda j: (abs(at[j] - at_ns), j))
+        return min(candidates, key=lambda j: (abs(at[j] - at_ns), j))
 
 
 def _moved(held: npt.NDArray[_Number], room: int) -> npt.NDArray[_Number]:
@@ -252,9 +260,15 @@ def packed(code: Literal["q", "d"], columns: Sequence[Sequence[float]]) -> npt.N
 
     Takes a third of the time in which numpy looks at every number of every sequence.
     """
-    pack = struct.Struct(f"{len(columns[0])}{code}").pack
+    pack = _packer(len(columns[0]), code)
     joined = b"".join([pack(*column) for column in columns])
     return np.frombuffer(joined, np.int64 if code == "q" else np.float64).reshape(len(columns), -1)
+
+
+@functools.lru_cache(maxsize=512)
+def _packer(count: int, code: str) -> Callable[..., bytes]:
+    """Packs as many numbers as an array holds them."""
+    return struct.Struct(f"{count}{code}").pack
 
 
 def _scheduled(tokens: Floats, decoding: Floats, decodes: Floats) -> Floats:

@@ -10,7 +10,8 @@ it takes what the known ones leave over in the steps before it.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Sequence
+from operator import attrgetter
 
 import numpy as np
 
@@ -31,8 +32,9 @@ _BY_MARK = ("busy_ns", f.PREFILL_CONTEXT, f.ATTENDED, *MARKED)
 """What is known of each mark, by row: busy time, the features of a fit, and the rest of what the track holds."""
 _BUSY, _CONTEXT, _ATTENDED, _HELD = range(len(_BY_MARK) - len(MARKED) + 1)
 _FEATURES = slice(_CONTEXT, _CONTEXT + len(f.FEATURES))
-_ORDER = [_BY_MARK[_FEATURES].index(name) for name in f.FEATURES]
-_COUNTED = slice(_FEATURES.stop, _BY_MARK.index("decode_steps") + 1)
+_ORDER = np.array([_BY_MARK[_FEATURES].index(name) for name in f.FEATURES])
+_TOTALLED = slice(_FEATURES.stop, _BY_MARK.index("decode_steps") + 1)
+"""What only the sums of a window are needed of."""
 _PREFILLS, _DECODED = _BY_MARK.index("prefill_tokens"), _BY_MARK.index("decode_tokens")
 _ENCODED, _DECODES = _BY_MARK.index("encoder_tokens"), _BY_MARK.index("decode_steps")
 _PREFILLING, _DECODING = _BY_MARK.index("prefill_requests"), _BY_MARK.index("decode_requests")
@@ -42,7 +44,7 @@ _MOST_IMAGES = 24
 
 
 def measure(
-    track: MarkTrack, works: Iterable[Work], lo: int, hi: int, *, start_ns: int = 0, busy_ns: Ints | None = None
+    track: MarkTrack, works: Sequence[Work], lo: int, hi: int, *, start_ns: int = 0, busy_ns: Ints | None = None
 ) -> WindowWork:
     """The work of the marks at positions [lo, hi); pours prefill, so call it once per window, in order.
 
@@ -62,17 +64,16 @@ def measure(
 class _Measurement:
     """One window's work in progress."""
 
-    def __init__(self, track: MarkTrack, works: Iterable[Work], lo: int, hi: int) -> None:
+    def __init__(self, track: MarkTrack, works: Sequence[Work], lo: int, hi: int) -> None:
         self.track = track
         self.lo = lo
         self.hi = hi
-        self.works = [work for work in works if work.last + SLACK >= lo]
+        self.works = works
         self.marks = np.empty((len(_BY_MARK), hi - lo))
         """What is known of each mark, shape (len(_BY_MARK), hi - lo)."""
         self.marks[:_HELD] = 0.0
         self.marks[_HELD:] = track.marks(lo, hi)
-        totals = np.add.reduce(self.marks[_COUNTED], axis=1).tolist()
-        self.totals = dict(zip(_BY_MARK[_COUNTED], totals, strict=True))
+        self.totals = dict(zip(_BY_MARK[_TOTALLED], np.add.reduce(self.marks[_TOTALLED], axis=1).tolist(), strict=True))
         self.claims: dict[int, Claim] = {}
         """By the identity of the usage record: cheaper than its key, and as good within a window."""
         self.taken: Floats = np.zeros(hi - lo)
@@ -84,17 +85,12 @@ class _Measurement:
     def result(self, start_ns: int, busy_ns: Ints) -> WindowWork:
         """Everything measured."""
         features, rows, busy = self._rows(start_ns, busy_ns)
-        return WindowWork(
-            features=dict(zip(f.FEATURES, features, strict=True)),
-            rows=rows,
-            busy=busy,
-            totals=self.totals,
-            unclaimed={PREFILL: self.lost_prefill, DECODE: max(0.0, self.lost_decode), VISION: self.lost_vision},
-            recomputed=self.again,
-            recomputed_fixed=self.again_fixed,
-            recomputed_context=self.again_context,
-            claims=tuple(sorted(self.claims.values(), key=_by_key)),
-        )
+        unclaimed = {PREFILL: self.lost_prefill, DECODE: max(0.0, self.lost_decode), VISION: self.lost_vision}
+        work = WindowWork(dict(zip(f.FEATURES, features, strict=True)), rows, busy, self.totals, unclaimed)
+        work.recomputed, work.recomputed_fixed = self.again, self.again_fixed
+        work.recomputed_context = self.again_context
+        work.claims = tuple(sorted(self.claims.values(), key=_by_key))
+        return work
 
     def _rows(self, start_ns: int, busy_ns: Ints) -> tuple[list[float], Floats, Floats]:
         """Features of the window, and those and the busy seconds of its parts of ``ROW_NS`` that have marks."""
@@ -105,8 +101,8 @@ class _Measurement:
         starts = sorted({0, *at.searchsorted(bounds, "right").tolist()})
         self.marks[_BUSY] = busy_ns
         parts = np.add.reduceat(self.marks[: _FEATURES.stop], starts, axis=1)
-        sums = self.marks[_FEATURES].cumsum(axis=1)[:, -1].tolist()
-        return [sums[i] for i in _ORDER], parts[_FEATURES].T.take(_ORDER, axis=1), parts[_BUSY] / 1e9
+        sums = np.add.accumulate(self.marks[_FEATURES], axis=1)[:, -1]
+        return sums.take(_ORDER).tolist(), parts[_FEATURES].T.take(_ORDER, axis=1), parts[_BUSY] / 1e9
 
     def claim(self, work: Work) -> Claim:
         """The claim of a request on this window."""
@@ -157,23 +153,22 @@ class _Measurement:
     def pour(self) -> None:
         """Pour each step's prompt tokens over those who were being prefilled, and its images with them."""
         at = self.track.moments(self.lo, self.hi).data
-        prefills, encoded = self.marks[_PREFILLS], self.marks[_ENCODED]
+        prefills, encodes = self.marks[_PREFILLS], self.marks[_ENCODED]
+        tokens, images, contexts = prefills.data, encodes.data, self.marks[_CONTEXT].data
         prefilling, decoding = self.marks[_PREFILLING].data, self.marks[_DECODING].data
-        pending = sorted(
-            [w for w in self.works if w.prompt_left is None or w.prompt_left > 0],
-            key=lambda w: (w.first, w.scheduled_ns, w.usage.key.process, w.usage.key.sequence),
-        )
-        for i in np.maximum(prefills, encoded).nonzero()[0].tolist():
+        pending = [w for w in self.works if w.prompt_left is None or w.prompt_left > 0]
+        pending.sort(key=_by_first_token)
+        for i in np.maximum(prefills, encodes).nonzero()[0].tolist():
             requests = prefilling[i] + decoding[i]
             fixed = 1 / requests if requests else 1.0
-            poured, left = _served(pending, int(prefills[i]), at[i], i + self.lo)
+            poured, left = _served(pending, int(tokens[i]), at[i], i + self.lo)
             for work, amount in poured:
-                self._prefilled(work, amount, i, fixed)
+                contexts[i] += self._prefilled(work, amount, fixed)
             if left:
                 self.lost_prefill += left
                 self.lost_fixed += max(0.0, prefilling[i] - len(poured)) * fixed
-            if encoded[i]:
-                self._encode(poured, int(encoded[i]))
+            if images[i]:
+                self._encode(poured, int(images[i]))
             for work, _ in poured:
                 if work.prompt_left == 0 and work.image_left:
                     self.claim(work).cached_images += work.image_left
@@ -181,7 +176,8 @@ class _Measurement:
             while pending and pending[0].prompt_left == 0:
                 del pending[0]
 
-    def _prefilled(self, work: Work, amount: int, i: int, fixed: float) -> None:
+    def _prefilled(self, work: Work, amount: int, fixed: float) -> float:
+        """Claim poured tokens; returns their sum of contexts."""
         claim = self.claim(work)
         if work.context == work.cached:
             claim.cached_tokens += work.cached
@@ -190,7 +186,7 @@ class _Measurement:
         claim.prefill_tokens += amount
         claim.prefill_context += context
         claim.prefill_fixed += fixed
-        self.marks[_CONTEXT, i] += context
+        return context
 
     def _encode(self, poured: list[tuple[Work, int]], tokens: int) -> None:
         """Give a step's encoder tokens to the prompts that it prefilled.
@@ -224,28 +220,30 @@ class _Measurement:
     def decode(self) -> None:
         """Every sequence's decoding in the window."""
         lo, hi = self.lo, self.hi
-        decodes, fixed, scheduled, through = self.track.decoded()
+        claims, (decodes, fixed, scheduled, through) = self.claims, self.track.decoded()
         # attended context by step is linear in the sequence's own steps: differences at its ends hold all of it
-        level, slope, taken = ([0.0] * (hi - lo + 1) for _ in range(3))
+        none = [0.0] * (hi - lo + 1)
+        level, slope, taken = none.copy(), none.copy(), none
         for work in self.works:
             begin = work.first if work.first >= lo else lo - 1
             end = work.last if work.last < hi else hi - 1
-            if end <= begin or not work.has_output or not work.part:
+            if end <= begin or not work.part:
                 continue
             i, j = begin - through, end - through
-            steps = decodes[j] - decodes[i]
+            steps_before = decodes[i]
+            steps = decodes[j] - steps_before
             if not steps:
                 continue
             # which steps a sequence that was preempted sat out, nobody tells
-            rate, part = work.rate, work.part
+            rate, part, context, origin = work.rate, work.part, work.context + 1, work.steps_before
             # a step attends the prompt, the first token and what was decoded before it: an arithmetic series
-            first = work.context + 1 + (decodes[i] - work.steps_before) * rate
-            claim = self.claim(work)
+            first = context + (steps_before - origin) * rate
+            claim = claims.get(id(work.usage)) or self.claim(work)
             claim.attended += part * (steps * first + rate * steps * (steps - 1) / 2)
             claim.decode_tokens += part * (scheduled[j] - scheduled[i])
             claim.decode_fixed += part * (fixed[j] - fixed[i])
             self.lost_decode -= part * steps
-            own, growth = part * (work.context + 1 - (work.steps_before + 1) * rate), part * rate
+            own, growth = part * (context - (origin + 1) * rate), part * rate
             i, j = begin + 1 - lo, end + 1 - lo
             level[i] += own
             level[j] -= own
@@ -253,7 +251,7 @@ class _Measurement:
             slope[j] -= growth
             taken[i] += part
             taken[j] -= part
-        levels, slopes, self.taken = packed("d", (level, slope, taken)).cumsum(axis=1)[:, :-1]
+        levels, slopes, self.taken = np.add.accumulate(packed("d", (level, slope, taken)), axis=1)[:, :-1]
         np.multiply(self.marks[_DECODES], levels + slopes * self.track.decode_steps(lo, hi), out=self.marks[_ATTENDED])
 
     def overrun(self) -> None:
@@ -264,6 +262,7 @@ class _Measurement:
         stopped = [w for w in self.works if w.last < self.hi - 1 and w.usage.finish_reason == STOPPED and w.has_output]
         if not stopped:
             return
+        _, fixed, scheduled, through = self.track.decoded()
         free = self.marks[_DECODING] - self.taken * self.marks[_DECODES]
         steps = (free > 0.5).nonzero()[0].tolist()
         for work in stopped:
@@ -274,10 +273,9 @@ class _Measurement:
             free[j] -= 1.0
             attended = float(work.prompt + work.decoded)
             claim = self.claim(work)
-            _, fixed_before, scheduled_before = self.track.decoded_through(j + self.lo - 1)
-            _, fixed_after, scheduled_after = self.track.decoded_through(j + self.lo)
-            claim.decode_tokens += scheduled_after - scheduled_before
-            claim.decode_fixed += fixed_after - fixed_before
+            before, after = j + self.lo - 1 - through, j + self.lo - through
+            claim.decode_tokens += scheduled[after] - scheduled[before]
+            claim.decode_fixed += fixed[after] - fixed[before]
             claim.attended += attended
             self.marks[_ATTENDED, j] += attended
             self.lost_decode -= 1.0
@@ -289,7 +287,7 @@ class _Measurement:
         recomputation. The engine counts a resumed sequence's chunk as prefill before its first token and as decoding
         after it; either way it takes the time of a prefill, and is one here.
         """
-        preempted = [work for work in self.works if work.preemptions]
+        preempted = [work for work in self.works if work.preemptions and work.last + SLACK >= self.lo]
         explained = sum(work.preemptions * (work.prompt + work.decoded) for work in preempted)
         if not explained:
             return
@@ -315,8 +313,8 @@ def _mean_context(preempted: list[Work], decoded: float) -> float:
     return sum(n * length**2 for n, length in lost) / max(1.0, 2 * sum(n * length for n, length in lost))
 
 
-def _by_key(claim: Claim) -> tuple[int, int]:
-    return claim.usage.key.process, claim.usage.key.sequence
+_by_key = attrgetter("usage.key.process", "usage.key.sequence")
+_by_first_token = attrgetter("first", "scheduled_ns", "usage.key.process", "usage.key.sequence")
 
 
 def _served(pending: list[Work], left: int, moment: int, position: int) -> tuple[list[tuple[Work, int]], int]:

@@ -7,6 +7,7 @@ Energy goes the same way with its own model. Every split is by largest remainder
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import NamedTuple, TypeAlias
 
 from farthing.costing.energy import IDLE_SECONDS
@@ -69,7 +70,7 @@ class _Amounts:
     """One total over lines and claims."""
 
     def __init__(self, claims: int) -> None:
-        self.lines: dict[_Line, int] = {}
+        self.lines: defaultdict[_Line, int] = defaultdict(int)
         self.claims: list[dict[str, int]] = [{} for _ in range(claims)]
         """phase -> amount, by claim."""
         self.pool = [0] * claims
@@ -77,8 +78,7 @@ class _Amounts:
     def add(self, amount: int, account: str, phase: str = "", *, model: str, reason: str = "") -> None:
         """Put an amount that is no tenant's on a line."""
         if amount:
-            line = account, phase, "", model, "", reason
-            self.lines[line] = self.lines.get(line, 0) + amount
+            self.lines[account, phase, "", model, "", reason] += amount
 
 
 class _Weights:
@@ -98,7 +98,7 @@ class _Weights:
 
     def own(self, phase: str) -> list[int]:
         """What each claim did itself in a phase."""
-        return [round(seconds * _WEIGHT) for seconds in self.work.claim_seconds(phase, self._coefficients)]
+        return self.work.claim_weights(phase, self._coefficients, _WEIGHT)
 
 
 def settle(
@@ -113,10 +113,10 @@ def settle(
     money = _spread(busy, weights, model)
     for account, nano in zip(time.other_ns, rest, strict=True):
         money.add(nano, account, model=model)
-    joules = _energy(energy, time, work, model) if energy else _Amounts(len(work.claims))
+    joules = _energy(energy, time, work, model) if energy else None
     busy_ns = split(time.busy_ns, weights.phases) if weights.busy else [0] * len(PHASES)
     return Settlement(
-        _postings(money.lines, joules.lines, fit),
+        _postings(money.lines, joules.lines if joules else {}, fit),
         # what a modelled second cost in this window is the price of the moment
         _requests(work, money, joules, fit, busy * _WEIGHT / weights.busy if weights.busy else 0.0),
         dict(zip(PHASES, busy_ns, strict=True)),
@@ -125,24 +125,28 @@ def settle(
 
 def _postings(money: dict[_Line, int], joules: dict[_Line, int], fit: Fit) -> tuple[Posting, ...]:
     """The lines in order. Time is metered; what a phase costs is as good as the fit."""
+    method = fit.method
+    lines = sorted({**dict.fromkeys(joules, 0), **money}.items() if joules else money.items())
+    # windows have dozens of lines: made from one tuple each, they take half the time
     return tuple(
         [
-            Posting(*line, fit.method if line[1] else METERED, money.get(line, 0), joules.get(line, 0))
-            for line in sorted(money | joules)
+            Posting._make((*line, method if line[1] else METERED, nano, joules.get(line, 0) if joules else 0))
+            for line, nano in lines
         ]
     )
 
 
 def _requests(
-    work: WindowWork, money: _Amounts, joules: _Amounts, fit: Fit, per_second: float
+    work: WindowWork, money: _Amounts, joules: _Amounts | None, fit: Fit, per_second: float
 ) -> tuple[CostedRequest, ...]:
     """The shares of the requests that have any; ``per_second`` is the price of a modelled second, in nano-dollars."""
     found = []
-    for claim, nano, millijoules, pool in zip(work.claims, money.claims, joules.claims, money.pool, strict=True):
+    energies = [sum(phases.values()) for phases in joules.claims] if joules else [0] * len(work.claims)
+    for claim, nano, millijoules, pool in zip(work.claims, money.claims, energies, money.pool, strict=True):
         if nano or millijoules:
-            saved = round(claim.saved_seconds(fit.coefficients) * per_second) if claim.saved else 0
-            energy = sum(millijoules.values()) if millijoules else 0
-            found.append(CostedRequest(claim.usage.key, nano, energy, pool, saved))
+            saved = claim.cached_tokens or claim.cached_images
+            saved_nano = round(claim.saved_seconds(fit.coefficients) * per_second) if saved else 0
+            found.append(CostedRequest._make((claim.usage.key, nano, millijoules, pool, saved_nano)))
     return tuple(found)
 
 
@@ -174,22 +178,32 @@ def _spread(busy: int, weights: _Weights, model: str) -> _Amounts:
             _book(amounts, weights, phase, own)
             amounts.add(lost, UNATTRIBUTED, phase, model=model, reason=REASON_LOST)
             if pool:
-                amounts.pool = split(pool, weights.holders)
-                _book(amounts, weights, phase, amounts.pool, pooled=True)
+                _book_pool(amounts, weights, pool)
     return amounts
 
 
-def _book(amounts: _Amounts, weights: _Weights, phase: str, shares: list[int], *, pooled: bool = False) -> None:
-    """Each claim's share of a phase, on its line."""
+def _book(amounts: _Amounts, weights: _Weights, phase: str, shares: list[int]) -> None:
+    """Each claim's own share of a phase, on its line."""
     lines = amounts.lines
     for claim, mine, share in zip(weights.work.claims, amounts.claims, shares, strict=True):
         if share:
             usage = claim.usage
             account = ACCOUNT_OF[usage.outcome]
-            reason = REASON_FAILED if account == UNATTRIBUTED else REASON_PREEMPTION if pooled else ""
-            line = account, phase, usage.tenant, usage.model, usage.tier, reason
-            lines[line] = lines.get(line, 0) + share
-            mine[phase] = mine.get(phase, 0) + share
+            reason = REASON_FAILED if account == UNATTRIBUTED else ""
+            lines[account, phase, usage.tenant, usage.model, usage.tier, reason] += share
+            mine[phase] = share
+
+
+def _book_pool(amounts: _Amounts, weights: _Weights, pool: int) -> None:
+    """What preemptions cost, shared by who held the KV cache: each one's share of it, on a line of its own."""
+    amounts.pool = split(pool, weights.holders)
+    for claim, mine, share in zip(weights.work.claims, amounts.claims, amounts.pool, strict=True):
+        if share:
+            usage = claim.usage
+            account = ACCOUNT_OF[usage.outcome]
+            reason = REASON_FAILED if account == UNATTRIBUTED else REASON_PREEMPTION
+            amounts.lines[account, PREFILL, usage.tenant, usage.model, usage.tier, reason] += share
+            mine[PREFILL] = mine.get(PREFILL, 0) + share
 
 
 def _phase(phase: str, amount: int, weights: _Weights) -> tuple[list[int], int, int]:

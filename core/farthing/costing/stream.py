@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -34,13 +35,6 @@ __all__ = ["CostStream", "Options"]
 
 Bill = Callable[[int, int], int]
 
-_TOKENS = {
-    "prompt_computed": "prompt_computed",
-    "prompt_cached": "prompt_cached",
-    "engine_output": "generated",
-}
-"""Kind of token -> column of the marks."""
-
 _STATES = {"ready": IDLE, "awake": IDLE, "asleep": ASLEEP, "down": DOWN, "draining": IDLE}
 
 
@@ -61,8 +55,7 @@ class Options:
     """Windows that are measured after one before it settles: a fit that knows what came next splits better."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Measured:
+class _Measured(NamedTuple):
     """A window whose requests are all known, or given up: what it waits for is the fit."""
 
     span: Span
@@ -270,7 +263,7 @@ class CostStream:
             self._close(index, watermark, final=final)
             self._place(index, watermark, final=final)
             # a request whose last step another process has not reported yet is known, but not placed
-            placed = min([known, *[usage.arrived_ns for usage in index.waiting]])
+            placed = min([known, *[usage.arrived_ns for usage in index.waiting]]) if index.waiting else known
             while index.closed:
                 span = index.closed[0]
                 if not final and placed < span.end and watermark < span.end + self.options.grace_ns:
@@ -343,16 +336,16 @@ class CostStream:
 
     def _forget(self, index: _Index) -> None:
         lo = index.closed[0].lo if index.closed else index.cut_position
-        index.works = [work for work in index.works if work.last + SLACK >= lo]
-        oldest = min((work.first for work in index.works), default=lo)
-        index.track.drop_before(min(lo, oldest))
+        needed = lo - SLACK
+        index.works = [work for work in index.works if work.last >= needed]
+        index.track.drop_before(min([lo, *[work.first for work in index.works]]))
 
     def _fit_is_ready(self, index: _Index, watermark: int) -> bool:
         """Whether the first measured window may settle: the fit has seen enough, or it waited long enough."""
-        options, waited = self.options, watermark - index.measured[0].span.end
-        if waited >= options.warm_up_ns:
+        options = self.options
+        if index.fits.windows >= options.warm_up and len(index.measured) > options.lag:
             return True
-        return index.fits.windows >= options.warm_up and len(index.measured) > options.lag
+        return watermark - index.measured[0].span.end >= options.warm_up_ns
 
     def _measure(self, number: int, index: _Index, span: Span) -> _Measured:
         """What was done in a window, added to the fits."""
@@ -376,23 +369,26 @@ class CostStream:
         bill = self._share(self._billed, number, span)
         model = self.started.model or UNKNOWN
         result = settle(bill, measured.time, work, fit=fit, model=model, energy=energy)
+        tokens = {
+            "prompt_computed": int(work.totals["prompt_computed"]),
+            "prompt_cached": int(work.totals["prompt_cached"]),
+            "engine_output": int(work.totals["generated"]),
+            "encoder": int(work.features[ENCODER_TOKENS]),
+        }
         return SettledWindow(
-            boot=self.started.key.boot,
-            engine_index=number,
-            start_ns=span.start,
-            end_ns=span.end,
-            bill_nano=bill,
-            busy_ns=measured.time.busy_ns,
-            phase_ns=result.phase_ns,
-            features=work.features,
-            tokens={
-                **{kind: int(work.totals[column]) for kind, column in _TOKENS.items()},
-                "encoder": int(work.features[ENCODER_TOKENS]),
-            },
-            postings=result.postings,
-            requests=result.requests,
-            fit_version=fit.version,
-            fit=fit,
-            energy_mj=measured.energy_mj,
-            energy_fit=energy.fit if energy else None,
+            self.started.key.boot,
+            number,
+            span.start,
+            span.end,
+            bill,
+            measured.time.busy_ns,
+            result.phase_ns,
+            work.features,
+            tokens,
+            result.postings,
+            result.requests,
+            fit.version,
+            fit,
+            measured.energy_mj,
+            energy.fit if energy else None,
         )

@@ -35,14 +35,14 @@ def window_time(track: MarkTrack, works: Sequence[Work], states: States, span: S
     at = track.moments(low, high)
     if low < span.lo and track.last_idle < low:
         # never idle since: every step began with the mark before it
-        begins, ends = at[:-1], at[1:]
+        edges = np.minimum(np.maximum(at, span.start), span.end)
+        begins, ends, busy_ns = edges[:-1], edges[1:], int(edges[-1]) - int(edges[0])
     else:
         first = span.lo - low
-        begins, ends = _begins(at, track.running(low, high), works, span, first)[first:], at[first:]
-    begins, ends = np.maximum(begins, span.start), np.minimum(ends, span.end)
-    busy = np.maximum(ends - begins, 0)
-    busy_ns = int(np.add.reduce(busy))
-    return WindowTime(busy_ns, _other(states, span, begins, ends, busy_ns)), busy[: span.hi - span.lo]
+        begins = np.maximum(_begins(at, track.running(low, high), works, span, first)[first:], span.start)
+        ends = np.maximum(np.minimum(at[first:], span.end), begins)
+        busy_ns = int((ends - begins).sum())
+    return WindowTime(busy_ns, _other(states, span, begins, ends, busy_ns)), (ends - begins)[: span.hi - span.lo]
 
 
 def _begins(at: Ints, running: Ints, works: Sequence[Work], span: Span, first: int) -> Ints:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from farthing.costing import fit as f
 from farthing.costing.marks import Floats, MarkTrack
-from farthing.domain.conventions import DECODE, PREFILL, VISION
+from farthing.domain.conventions import DECODE, PREFILL, REJECTED, VISION
 from farthing.domain.records import EngineSequence, Usage
 
 __all__ = ["SLACK", "Claim", "WindowWork", "Work", "works_of"]
@@ -47,12 +47,6 @@ class Work:
     decoded: int = 0
     """Output tokens."""
 
-    def decodes(self, tokens: int, steps: float) -> None:
-        """Spread output tokens over decoding steps."""
-        if tokens and steps:
-            self.rate = tokens / steps
-            self.part = self.rate if tokens < steps else 1.0
-
 
 @dataclass(slots=True)
 class Claim:
@@ -76,11 +70,6 @@ class Claim:
         """Modelled seconds that the caches saved: computing the cached prefix, and encoding the images."""
         prefix = b[f.PREFILL_TOKENS] * self.cached_tokens + b[f.PREFILL_CONTEXT] * self.cached_tokens**2 / 2
         return prefix + b[f.ENCODER_TOKENS] * self.cached_images
-
-    @property
-    def saved(self) -> bool:
-        """Whether a cache had anything for it."""
-        return bool(self.cached_tokens or self.cached_images)
 
 
 @dataclass(slots=True)
@@ -111,18 +100,22 @@ class WindowWork:
         """
         return self.totals["decode_requests"] if phase == DECODE else self.features[_UNITS[phase]]
 
-    def claim_seconds(self, phase: str, b: dict[str, float]) -> list[float]:
-        """Modelled seconds of each claim in a phase, at coefficients ``b``."""
+    def claim_weights(self, phase: str, b: dict[str, float], unit: int) -> list[int]:
+        """What each claim did in a phase at coefficients ``b``: whole numbers, ``unit`` of them a modelled second."""
+        claims = self.claims
         if phase == PREFILL:
             step, token, context = b[f.STEPS], b[f.PREFILL_TOKENS], b[f.PREFILL_CONTEXT]
             return [
-                step * c.prefill_fixed + token * c.prefill_tokens + context * c.prefill_context for c in self.claims
+                round((step * c.prefill_fixed + token * c.prefill_tokens + context * c.prefill_context) * unit)
+                for c in claims
             ]
         if phase == DECODE:
-            step, token, attended = b[f.STEPS], b[f.DECODE_TOKENS], b[f.ATTENDED]
-            return [step * c.decode_fixed + token * c.decode_tokens + attended * c.attended for c in self.claims]
-        token, step = b[f.ENCODER_TOKENS], b[f.ENCODER_STEPS]
-        return [token * c.encoder_tokens + step * c.encoder_fixed for c in self.claims]
+            step, token, context = b[f.STEPS], b[f.DECODE_TOKENS], b[f.ATTENDED]
+            return [
+                round((step * c.decode_fixed + token * c.decode_tokens + context * c.attended) * unit) for c in claims
+            ]
+        step, token = b[f.ENCODER_STEPS], b[f.ENCODER_TOKENS]
+        return [round((token * c.encoder_tokens + step * c.encoder_fixed) * unit) for c in claims]
 
     def pool_seconds(self, b: dict[str, float]) -> float:
         """Modelled seconds of recomputed prefills: nobody's own, shared by who held the KV cache."""
@@ -144,36 +137,41 @@ class WindowWork:
 
 
 def works_of(usage: Usage, track: MarkTrack) -> list[Work]:
-    """The sequences of a request as work on this track; empty when it never reached the engine."""
+    """The sequences of a request as work on a track that has marks; none when it never reached the engine."""
+    if len(usage.sequences) == 1:
+        return [_known(usage, usage.sequences[0], track)]
     if usage.sequences:
         return [_known(usage, sequence, track) for sequence in usage.sequences]
-    if usage.outcome == "rejected" or not len(track):
-        return []
+    return [] if usage.outcome == REJECTED else [_unseen(usage, track)]
+
+
+def _unseen(usage: Usage, track: MarkTrack) -> Work:
+    """A request of which the engine said nothing."""
     ended = track.position_after(usage.ended_ns) - 1
     first = track.position_after(usage.first_ns) - 1 if usage.first_ns is not None else ended
     work = Work(usage, usage.arrived_ns, first, max(first, ended), usage.first_ns is not None)
-    work.steps_before = track.decode_steps_through(first) if first >= track.base else 0.0
-    work.rate = work.part = 1.0
+    work.steps_before = track.decoded_through(first)[0] if first >= track.base else 0.0
+    work.rate = work.part = 1.0 if work.has_output else 0.0
     work.context = work.cached = usage.cached_tokens or 0
     work.image_left = usage.image_tokens or 0
     if usage.prompt_tokens is not None:
         work.prompt = usage.prompt_tokens
         work.prompt_left = work.computed = usage.prompt_tokens - work.cached
-    return [work]
+    return work
 
 
 def _known(usage: Usage, sequence: EngineSequence, track: MarkTrack) -> Work:
     # attributes are set one by one: arguments by keyword take several times as long, for every sequence
-    last = track.nearest(sequence.last_ns)
-    first_ns, begins = sequence.first_ns, track.at(track.base)
-    if first_ns is not None and first_ns < begins <= sequence.last_ns and track.base:
+    first_ns, last_ns = sequence.first_ns, sequence.last_ns
+    last = track.nearest(last_ns)
+    if first_ns is not None and first_ns < track.begin_ns <= last_ns:
         work = _rest(usage, sequence, track, last)
     else:
         first = last if first_ns is None else min(track.nearest(first_ns), last)
+        prompt, cached = sequence.prompt_tokens, sequence.cached_tokens
         work = Work(usage, sequence.scheduled_ns, first, last, first_ns is not None)
         work.image_left = usage.image_tokens or 0
-        work.context = sequence.cached_tokens
-        prompt, cached = sequence.prompt_tokens, sequence.cached_tokens
+        work.context = cached
         work.prompt_left = work.computed = prompt - cached if prompt > cached else 0
         _decodes(work, sequence, track)
     work.preemptions = sequence.preemptions
@@ -184,21 +182,25 @@ def _known(usage: Usage, sequence: EngineSequence, track: MarkTrack) -> Work:
 
 
 def _decodes(work: Work, sequence: EngineSequence, track: MarkTrack) -> None:
-    """Find the mark of the first token, and how many steps it took from there to the last."""
-    through, _, scheduled = track.decoded_through(work.last)
-    before, _, scheduled_before = track.decoded_through(work.first)
+    """Find the mark of the first token, and over how many steps the others were decoded."""
+    before, scheduled_before = track.decoded_through(work.first)
+    through, scheduled = track.decoded_through(work.last)
     steps = through - before
     decoded = sequence.output_tokens - 1 if sequence.output_tokens else 0
     if scheduled - scheduled_before > steps + 0.5 or sequence.preemptions:
         # drafts, or steps sat out: the first token is where the engine counted so long a prompt
         work.first = min(_counted(track, work.first, work.computed), work.last)
-        before = track.decode_steps_through(work.first)
+        before, _ = track.decoded_through(work.first)
+        steps = through - before
     elif steps != decoded and abs(steps - decoded) <= SLACK:
         # one token a step: the count of tokens tells the first mark better than two clocks do
         work.first = min(track.decode_step(through - decoded), work.last)
-        before = track.decode_steps_through(work.first)
+        before, _ = track.decoded_through(work.first)
+        steps = through - before
     work.steps_before = before
-    work.decodes(decoded, through - before)
+    if decoded and steps and work.has_output:
+        work.rate = decoded / steps
+        work.part = work.rate if decoded < steps else 1.0
 
 
 def _rest(usage: Usage, sequence: EngineSequence, track: MarkTrack, last: int) -> Work:
@@ -206,11 +208,14 @@ def _rest(usage: Usage, sequence: EngineSequence, track: MarkTrack, last: int) -
     work = Work(usage, sequence.scheduled_ns, track.base, last, has_output=True)
     decoded = max(0, sequence.output_tokens - 1)
     first_ns = sequence.first_ns or 0
-    left = round(decoded * (sequence.last_ns - track.at(track.base)) / (sequence.last_ns - first_ns))
+    left = round(decoded * (sequence.last_ns - track.begin_ns) / (sequence.last_ns - first_ns))
     work.prompt_left = 0
     work.context = sequence.prompt_tokens + decoded - left
-    work.steps_before = track.decode_steps_through(track.base)
-    work.decodes(left, track.decode_steps_through(last) - work.steps_before)
+    work.steps_before, _ = track.decoded_through(track.base)
+    steps = track.decoded_through(last)[0] - work.steps_before
+    if left and steps:
+        work.rate = left / steps
+        work.part = work.rate if left < steps else 1.0
     return work
 
 

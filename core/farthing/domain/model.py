@@ -84,8 +84,7 @@ class CostedRequest(NamedTuple):
     """What its cached prompt tokens and images would have cost at this window's price: information, not money."""
 
 
-@dataclass(frozen=True, slots=True)
-class SettledWindow:
+class SettledWindow(NamedTuple):
     """One costed window of an engine index: its bill, split into postings that add up to it exactly."""
 
     boot: str

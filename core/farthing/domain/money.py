@@ -49,16 +49,16 @@ def split(total: int, weights: Sequence[int]) -> list[int]:
             raise ValueError(f"cannot split {total} over weights that are all zero")
         return [0] * len(weights)
     magnitude = abs(total)
-    shares: list[int] = []
-    remainders: list[int] = []
-    for weight in weights:
-        if weight < 0:
+    shares, remainders = [0] * len(weights), [0] * len(weights)
+    for i, weight in enumerate(weights):
+        if weight > 0:
+            shares[i], remainders[i] = divmod(magnitude * weight, whole)
+        elif weight:
             raise ValueError(f"weights must not be negative: {weight}")
-        share, remainder = divmod(magnitude * weight, whole) if weight else (0, 0)
-        shares.append(share)
-        remainders.append(remainder)
     left = magnitude - sum(shares)
-    if left:
+    if left == 1:
+        shares[remainders.index(max(remainders))] += 1
+    elif left:
         # reversed, yet stable: equal remainders stay in the order of their indices
         order = sorted(range(len(weights)), key=remainders.__getitem__, reverse=True)
         for i in order[:left]:
