@@ -3,7 +3,7 @@
 #
 #   tools/bootstrap.sh python   uv and the Python environment
 #   tools/bootstrap.sh run      what `make up` needs as well: Prometheus and Alertmanager, unless Docker runs them
-#   tools/bootstrap.sh dev      what `make test` needs as well: Chromium, Docker Compose (to check its file)
+#   tools/bootstrap.sh dev      what `make test` needs as well: Chromium, Docker Compose (to check its file), PostgreSQL
 #
 # Packages need root; without it the script names them and exits with 1. Whatever is there stays as it is.
 set -euo pipefail
@@ -16,9 +16,13 @@ readonly UV_REQUIREMENT='uv>=0.8,<1'
 readonly SYNC_INPUTS=(uv.lock pyproject.toml collectors/probe/pyproject.toml)
 readonly SYNC_STAMP=.venv/.synced
 
-# Debian packages, each with the commands of which one is enough.
+# Debian packages, each with the commands of which one is enough. Debian keeps a PostgreSQL server's off PATH.
 readonly STACK_PACKAGES=('prometheus:prometheus' 'prometheus-alertmanager:prometheus-alertmanager alertmanager')
-readonly TEST_PACKAGES=('chromium:chromium chromium-browser google-chrome' 'docker-compose:docker-compose')
+readonly TEST_PACKAGES=(
+    'chromium:chromium chromium-browser google-chrome'
+    'docker-compose:docker-compose'
+    'postgresql:initdb /usr/lib/postgresql/*/bin/initdb'
+)
 
 # The Python that is found is the one used: none is ever fetched.
 export UV_PYTHON_DOWNLOADS=never
@@ -62,7 +66,8 @@ docker_runs_the_stack() {
     docker compose version >/dev/null 2>&1 || command -v docker-compose >/dev/null
 }
 
-# Each argument is "package:command command ..."; prints the packages of which no command is on PATH.
+# Each argument is "package:command command ..."; prints the packages of which no command is on PATH. A command may be
+# a pattern of paths.
 missing_packages() {
     local entry command found
     for entry in "$@"; do
@@ -78,7 +83,7 @@ missing_packages() {
     done
 }
 
-# Installs Debian packages without starting the services they carry: Prometheus' would take port 9090.
+# Installs Debian packages without starting the services they carry: Prometheus' would take port 9090, PostgreSQL's 5432.
 install_packages() {
     if ! command -v apt-get >/dev/null; then
         fail "these programs are missing and there is no apt-get here to install them: $*"

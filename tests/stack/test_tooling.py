@@ -32,14 +32,20 @@ def test_every_script_is_strict_executable_and_parses(script):
     subprocess.run([require("bash"), "-n", script], check=True)
 
 
-def test_bootstrap_without_root_says_exactly_what_to_install(tmp_path):
-    """And changes nothing."""
+@pytest.mark.parametrize(("postgresql", "missing"), [(False, " postgresql"), (True, "")])
+def test_bootstrap_without_root_says_exactly_what_to_install(tmp_path, postgresql, missing):
+    """And changes nothing. PostgreSQL's programs count where Debian puts them, for that is not on PATH."""
     for name in ("bash", "dirname"):
         (tmp_path / name).symlink_to(Path("/usr/bin") / name)
     (tmp_path / "apt-get").write_text("#!/usr/bin/env bash\necho called >&2\n")
     (tmp_path / "apt-get").chmod(0o755)
     (tmp_path / "prometheus").symlink_to("/bin/true")
+    if postgresql:
+        programs = tmp_path / "postgresql" / "15" / "bin"
+        programs.mkdir(parents=True)
+        (programs / "initdb").symlink_to("/bin/true")
     script = (ROOT / "tools" / "bootstrap.sh").read_text().replace("EUID != 0", "1")
+    script = script.replace("/usr/lib/postgresql", str(tmp_path / "postgresql"))
     copy = tmp_path / "tools" / "bootstrap.sh"
     copy.parent.mkdir()
     copy.write_text(script)
@@ -49,7 +55,7 @@ def test_bootstrap_without_root_says_exactly_what_to_install(tmp_path):
     assert done.returncode == 1
     assert done.stderr == (
         "bootstrap: these packages are missing; as root: "
-        "apt-get install --no-install-recommends prometheus-alertmanager chromium docker-compose\n"
+        f"apt-get install --no-install-recommends prometheus-alertmanager chromium docker-compose{missing}\n"
     )
     assert not (tmp_path / ".venv").exists()
 
