@@ -1,0 +1,168 @@
+"""The database behind a ledger: its connections, its transactions and its schema, in SQLite or PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from sqlalchemy.engine import URL, Connection, Engine, make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+from farthing.domain.errors import LedgerError
+
+__all__ = ["advisory_lock", "bare_engine", "is_postgresql", "migrate", "open_engine", "transaction"]
+
+SQLITE_PRAGMAS = (
+    "journal_mode=WAL",  # the page reads while intake writes
+    "synchronous=FULL",  # an acknowledged record survives a power cut
+    "busy_timeout=30000",  # ms that a writer waits for another one
+    "foreign_keys=ON",
+    "cache_size=-65536",  # KiB
+)
+POSTGRESQL_OPTIONS = {
+    "application_name": "farthing",
+    "client_encoding": "utf8",  # COPY sends bytes
+    "connect_timeout": "10",  # s
+    "tcp_user_timeout": "30000",  # ms, until a server that vanished without a word is given up
+}
+"""libpq's options (PostgreSQL's documentation, "Parameter Key Words"), where the URL does not set them."""
+
+_WRITES = "farthing_writes"
+"""Execution option of a connection whose transactions write."""
+_FULL = ("database or disk is full", "could not extend file", "No space left on device", "disk quota exceeded")
+
+
+@contextmanager
+def transaction(engine: Engine, *, write: bool = False) -> Iterator[Connection]:
+    """A connection within one transaction, which commits at the end of the block unless that raises.
+
+    In SQLite a transaction that will write has to say so at once: one that has read before waits for nobody else's
+    writing and fails. Raises LedgerError of one line when the database fails, without a word of what was written.
+    """
+    driver_errors = engine.dialect.loaded_dbapi.Error
+    try:
+        with engine.connect() as connection, connection.execution_options(**{_WRITES: write}).begin():
+            yield connection
+    except (SQLAlchemyError, OverflowError, driver_errors) as error:
+        raise LedgerError(f"ledger {_safe(engine.url)}: {_reason(error)}") from error
+
+
+def is_postgresql(bind: Engine | Connection) -> bool:
+    """Whether it is PostgreSQL, and not SQLite."""
+    return bind.dialect.name == "postgresql"
+
+
+def advisory_lock(connection: Connection, name: str) -> None:
+    """Wait until no other transaction holds PostgreSQL's lock of that name, and hold it to the end of this one.
+
+    Nothing in SQLite: there a transaction that writes is alone anyway.
+    """
+    if is_postgresql(connection):
+        connection.exec_driver_sql("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"farthing {name}",))
+
+
+def open_engine(url: str) -> Engine:
+    """An engine on a SQLAlchemy URL, its database created or migrated to the current schema.
+
+    Raises LedgerError when the URL is wrong, the database cannot be reached or is newer than this version.
+    """
+    engine = bare_engine(url)
+    try:
+        migrate(engine)
+    except LedgerError:
+        engine.dispose()
+        raise
+    return engine
+
+
+def bare_engine(url: str) -> Engine:
+    """An engine on a SQLAlchemy URL, whatever its database holds. Raises LedgerError when the URL is wrong."""
+    try:
+        return _engine(make_url(url))
+    except ModuleNotFoundError as error:
+        raise LedgerError(f"ledger {_safe(url)}: needs {error.name}; pip install 'farthing[postgres]'") from error
+    except (ArgumentError, SQLAlchemyError, OSError) as error:
+        raise _not_opened(url, error) from error
+
+
+def migrate(engine: Engine, revision: str = "head") -> None:
+    """Bring the schema to a revision, in one transaction.
+
+    Raises LedgerError when the database cannot be reached or has a schema that this version does not know.
+    """
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    try:
+        with engine.connect() as connection, connection.execution_options(**{_WRITES: True}).begin():
+            # two programs may open a new ledger at the same moment
+            advisory_lock(connection, "migration")
+            config.attributes["connection"] = connection
+            command.upgrade(config, revision)
+    except (SQLAlchemyError, OSError) as error:
+        raise _not_opened(engine.url, error) from error
+    except Exception as error:  # alembic raises plain exceptions for an unknown revision
+        raise LedgerError(f"ledger {_safe(engine.url)}: cannot be migrated ({error})") from error
+
+
+def _engine(url: URL) -> Engine:
+    if url.get_backend_name() == "sqlite":
+        if url.database not in (None, "", ":memory:"):
+            Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)
+        engine = sa.create_engine(url, pool_pre_ping=True)
+        sa.event.listen(engine, "connect", _prepare_sqlite)
+        sa.event.listen(engine, "begin", _begin_sqlite)
+        return engine
+    if url.drivername == "postgresql":
+        url = url.set(drivername="postgresql+psycopg")
+    options = {name: value for name, value in POSTGRESQL_OPTIONS.items() if name not in url.query}
+    engine = sa.create_engine(url, pool_pre_ping=True, isolation_level="READ COMMITTED", connect_args=options)
+    if is_postgresql(engine):
+        sa.event.listen(engine, "connect", _prepare_postgresql)
+    return engine
+
+
+def _prepare_sqlite(connection: Any, _record: Any) -> None:
+    # Python's driver would begin transactions too late, and none at all before it creates a table
+    connection.isolation_level = None
+    for pragma in SQLITE_PRAGMAS:
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    writes = connection.get_execution_options().get(_WRITES)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _prepare_postgresql(connection: Any, _record: Any) -> None:
+    # a server may answer before it has written; what intake acknowledges must be on disk
+    connection.execute(
+        "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
+    )
+    connection.commit()
+
+
+def _not_opened(url: str | URL, error: Exception) -> LedgerError:
+    return LedgerError(f"ledger {_safe(url)}: cannot be opened ({_reason(error)}); check the URL and its folder")
+
+
+def _reason(error: Exception) -> str:
+    """What the database says, in one line, without the row it says it of."""
+    cause = getattr(error, "orig", None) or error
+    primary = getattr(getattr(cause, "diag", None), "message_primary", None)
+    reason = " ".join(str(primary or cause).split())
+    if any(sign in reason for sign in _FULL):
+        reason += "; free some of the disk: nothing that was acknowledged is lost, and writing goes on by itself"
+    return reason
+
+
+def _safe(url: str | URL) -> str:
+    """The URL without its password."""
+    try:
+        return make_url(url).render_as_string(hide_password=True)
+    except ArgumentError:
+        return "(not a database URL)"
