@@ -70,6 +70,10 @@ def decode_raw(line: bytes) -> RawRecord:
     Raises RecordError as ``decode_line`` does.
     """
     wire = _parse(line)
+    if isinstance(wire, WireUsage):
+        # nearly every record is one: it is checked, and not made into a record that nobody looks at
+        _check_usage(wire)
+        return RawRecord(wire.record_key(), "usage", wire.ended_ns, _ENCODER.encode(wire))
     kind = str(wire.__struct_config__.tag)
     return RawRecord(wire.record_key(), kind, event_ns(_record(wire)), _ENCODER.encode(wire))
 
@@ -224,7 +228,7 @@ def _step_batch(wire: WireSteps) -> StepBatch:
     )
 
 
-def _usage(wire: WireUsage) -> Usage:
+def _check_usage(wire: WireUsage) -> None:
     _one_of("outcome", wire.outcome, OUTCOMES)
     _one_of("seen_by", wire.seen_by, SEEN_BY)
     _in_order(
@@ -235,6 +239,17 @@ def _usage(wire: WireUsage) -> Usage:
     )
     _part_of("cached_tokens", wire.cached_tokens, wire.prompt_tokens)
     _part_of("image_tokens", wire.image_tokens, wire.prompt_tokens)
+    for sequence in wire.sequences:
+        _in_order(
+            ("sequences.scheduled_ns", sequence.scheduled_ns),
+            ("sequences.first_ns", sequence.first_ns),
+            ("sequences.last_ns", sequence.last_ns),
+        )
+        _part_of("sequences.cached_tokens", sequence.cached_tokens, sequence.prompt_tokens)
+
+
+def _usage(wire: WireUsage) -> Usage:
+    _check_usage(wire)
     return Usage(
         key=wire.record_key(),
         request_id=wire.request_id,
@@ -265,12 +280,6 @@ def _usage(wire: WireUsage) -> Usage:
 
 
 def _engine_sequence(wire: WireSequence) -> EngineSequence:
-    _in_order(
-        ("sequences.scheduled_ns", wire.scheduled_ns),
-        ("sequences.first_ns", wire.first_ns),
-        ("sequences.last_ns", wire.last_ns),
-    )
-    _part_of("sequences.cached_tokens", wire.cached_tokens, wire.prompt_tokens)
     return EngineSequence(
         scheduled_ns=wire.scheduled_ns,
         first_ns=wire.first_ns,
@@ -311,10 +320,13 @@ def _same_length(field: str, values: Sequence[int], reference: str, times: Seque
 
 
 def _in_order(*moments: tuple[str, int | None]) -> None:
-    known = [(field, at) for field, at in moments if at is not None]
-    for (before, earlier), (field, at) in pairwise(known):
+    before, earlier = "", 0
+    for field, at in moments:
+        if at is None:
+            continue
         if at < earlier:
             raise RecordError(field, f"lies before {before}")
+        before, earlier = field, at
 
 
 def _part_of(field: str, part: int | None, whole: int | None) -> None:
