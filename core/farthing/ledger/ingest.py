@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection
 from farthing.domain.records import RawRecord
 from farthing.ledger.database import advisory_lock, is_postgresql
 
-__all__ = ["add_records"]
+__all__ = ["add_records", "copy_bytes"]
 
 _INSERT = (
     "INSERT INTO records (boot, process, sequence, kind, event_ns, line) VALUES (?, ?, ?, ?, ?, ?) "
@@ -55,7 +55,7 @@ def _copy_new(connection: Connection, records: Sequence[RawRecord]) -> int:
     advisory_lock(connection, "ingest")
     driver: Any = connection.connection.driver_connection
     try:
-        rows = _binary(records)
+        rows = copy_bytes(records)
     except struct.error as error:
         raise OverflowError(f"a record holds a number that its column has no room for ({error})") from error
     try:
@@ -76,7 +76,7 @@ def _copy(driver: Any, table: str, rows: bytes) -> int:
         return int(cursor.rowcount)
 
 
-def _binary(records: Sequence[RawRecord]) -> bytes:
+def copy_bytes(records: Sequence[RawRecord]) -> bytes:
     """The records in COPY's binary format (PostgreSQL's documentation, COPY, "Binary Format")."""
     parts = [_HEADER]
     for record in records:
