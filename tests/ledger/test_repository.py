@@ -1,13 +1,10 @@
 """The ledger: idempotent, append-only, exactly what the tables say."""
 
 import json
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from alembic import command
 from alembic.autogenerate import compare_metadata
-from alembic.config import Config
 from alembic.migration import MigrationContext
 
 from farthing.domain.clock import Anchor
@@ -15,6 +12,7 @@ from farthing.domain.errors import LedgerError
 from farthing.domain.model import CostedRequest, Posting, SettledWindow
 from farthing.domain.records import RawRecord, RecordKey
 from farthing.ledger import tables as t
+from farthing.ledger.database import bare_engine, migrate
 from farthing.ledger.repository import Boot, Ledger, Posted, RequestRow
 
 KEY = RecordKey("b", 0, 1)
@@ -22,15 +20,15 @@ BOOT = Boot("b", "e", "vllm", "m", "H100-SXM", 1, "p", Anchor(1_795_000_000_000_
 
 
 @pytest.fixture
-def ledger(tmp_path):
-    """A fresh SQLite ledger."""
-    ledger = Ledger.open(f"sqlite:///{tmp_path}/deep/ledger.db")
+def ledger(ledger_url):
+    """A fresh ledger."""
+    ledger = Ledger.open(ledger_url)
     yield ledger
     ledger.close()
 
 
 def _window(nano=10):
-    posting = Posting("charged", "decode", "acme", "m", "", "", "modelled", nano)
+    posting = Posting("charged", "decode", "acme", "", "m", "", "", "modelled", nano)
     tokens = {"prompt_computed": 1, "prompt_cached": 2, "engine_output": 3, "encoder": 4}
     return SettledWindow(
         "b",
@@ -117,28 +115,24 @@ def test_a_ledger_that_cannot_be_opened_is_one_clear_line_without_password(url, 
     assert "\n" not in str(caught.value)
 
 
-def test_a_ledger_of_a_newer_version_is_refused(ledger, tmp_path):
+def test_a_ledger_of_a_newer_version_is_refused(ledger, ledger_url):
     """An older program does not write into a schema it does not know."""
     with ledger.engine.begin() as connection:
         connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
     with pytest.raises(LedgerError, match="cannot be migrated"):
-        Ledger.open(f"sqlite:///{tmp_path}/deep/ledger.db")
+        Ledger.open(ledger_url)
 
 
-def test_a_ledger_of_the_first_version_is_migrated_with_what_is_in_it(tmp_path):
+def test_a_ledger_of_the_first_version_is_migrated_with_what_is_in_it(ledger_url):
     """Nobody has to begin anew."""
-    url = f"sqlite:///{tmp_path}/old.db"
-    config = Config()
-    config.set_main_option("script_location", str(Path(t.__file__).parent / "migrations"))
-    engine = sa.create_engine(url)
-    old = {**dict.fromkeys((c.name for c in t.boots.columns), 1), "boot": "b", "closed_ns": None}
-    del old["refused"]
+    engine = bare_engine(ledger_url)
+    migrate(engine, "0001")
     with engine.begin() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, "0001")
-        connection.execute(sa.insert(sa.table("boots", *map(sa.column, old))), old)
+        boots = sa.Table("boots", sa.MetaData(), autoload_with=connection)
+        values = {column.name: "b" if isinstance(column.type, sa.String) else 1 for column in boots.columns}
+        connection.execute(sa.insert(boots), {**values, "closed_ns": None})
     engine.dispose()
-    ledger = Ledger.open(url)
+    ledger = Ledger.open(ledger_url)
     (boot,) = ledger.boots()
     assert (boot.boot, boot.lost, boot.refused) == ("b", 1, 0)
     ledger.post(BOOT, [], [])

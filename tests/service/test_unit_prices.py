@@ -42,7 +42,7 @@ def start(boot="b", engine="e"):
 
 
 def window(end_s, *postings, tokens=None, bill=None, busy=1):
-    lines = tuple(Posting(account, phase, "", "m", "", "", "modelled", nano) for account, phase, nano in postings)
+    lines = tuple(Posting(account, phase, "", "", "m", "", "", "modelled", nano) for account, phase, nano in postings)
     bill = sum(line.nano for line in lines) if bill is None else bill
     begin, end = (end_s - 5) * SECOND, end_s * SECOND
     return SettledWindow("b", 0, begin, end, bill, busy, {}, {}, tokens or {}, lines, (), "f")

@@ -163,6 +163,9 @@ class BootAccount:
             energy_first_mj=sum(first for first, _ in self._energy.values()) if self._energy else None,
             energy_last_mj=sum(last for _, last in self._energy.values()) if self._energy else None,
             refused=self.refused,
+            ranks=self.started.ranks,
+            billed_from_ns=self._billed_ns,
+            covered_ns=self._wall(self.stream.covered_ns),
         )
 
     def wip(self) -> dict[str, int]:

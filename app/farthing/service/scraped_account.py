@@ -109,4 +109,5 @@ class ScrapedAccount:
             anchor=_WALL,
             started_ns=started.at_ns,
             bill_nano=bill_nano,
+            covered_ns=self.watermark_ns,
         )

@@ -48,9 +48,9 @@ class LateBook:
 
     def add(self, window: SettledWindow, work: WindowWork) -> None:
         """Remember what a window left unattributed for want of a record."""
-        lost = [posting for posting in window.postings if posting[5] == REASON_LOST]
+        lost = [posting for posting in window.postings if posting[6] == REASON_LOST]
         phases = {}
-        for account, phase, _, model, _, _, method, nano, millijoules in lost:
+        for account, phase, _, _, model, _, _, method, nano, millijoules in lost:
             if account == UNATTRIBUTED and phase and work.unclaimed[phase] > 0:
                 phases[phase] = _Remainder(work.unclaimed[phase], nano, millijoules, method, model)
         if phases:
@@ -111,8 +111,10 @@ def _moved(usage: Usage, phase: str, remainder: _Remainder, nano: int, millijoul
     reason = REASON_FAILED if account == UNATTRIBUTED else ""
     method = remainder.method
     return [
-        Posting(UNATTRIBUTED, phase, "", remainder.model, "", REASON_LOST, method, -nano, -millijoules),
-        Posting(account, phase, usage.tenant, usage.model, usage.tier, reason, method, nano, millijoules),
+        Posting(UNATTRIBUTED, phase, "", "", remainder.model, "", REASON_LOST, method, -nano, -millijoules),
+        Posting(
+            account, phase, usage.tenant, usage.project, usage.model, usage.tier, reason, method, nano, millijoules
+        ),
     ]
 
 

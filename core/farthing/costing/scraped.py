@@ -209,7 +209,7 @@ class ScrapedCoster:
     def _line(self, account: str, nano: int, *, phase: str = "", reason: str = "") -> Posting:
         who = UNKNOWN if account == CHARGED else ""
         model = self._models.get(self._boot, UNKNOWN)
-        return Posting(account, phase, who, model, who, reason, ESTIMATED, nano)
+        return Posting(account, phase, who, "", model, who, reason, ESTIMATED, nano)
 
     def _work(self, before: Counters, after: Counters) -> SettledWindow:
         """[settled, after) of one boot whose counters went on."""

@@ -28,7 +28,7 @@ from farthing.domain.conventions import (
     REJECTED,
     UNATTRIBUTED,
 )
-from farthing.domain.model import CostedRequest, Fit, Posting
+from farthing.domain.model import CostedRequest, Fit, Posting, Saver
 from farthing.domain.money import split
 
 __all__ = ["ACCOUNT_OF", "Energy", "Settlement", "WindowTime", "settle"]
@@ -60,10 +60,12 @@ class Settlement(NamedTuple):
     postings: tuple[Posting, ...]
     requests: tuple[CostedRequest, ...]
     phase_ns: dict[str, int]
+    saved: dict[Saver, int]
+    """What caches saved, by who was saved it; the requests' own savings add up to it."""
 
 
-_Line: TypeAlias = tuple[str, str, str, str, str, str]
-"""Where an amount goes: account, phase, tenant, model, tier and reason, as in ``Posting``."""
+_Line: TypeAlias = tuple[str, str, str, str, str, str, str]
+"""Where an amount goes: account, phase, tenant, project, model, tier and reason, as in ``Posting``."""
 
 
 class _Amounts:
@@ -78,7 +80,7 @@ class _Amounts:
     def add(self, amount: int, account: str, phase: str = "", *, model: str, reason: str = "") -> None:
         """Put an amount that is no tenant's on a line."""
         if amount:
-            self.lines[account, phase, "", model, "", reason] += amount
+            self.lines[account, phase, "", "", model, "", reason] += amount
 
 
 class _Weights:
@@ -115,12 +117,12 @@ def settle(
         money.add(nano, account, model=model)
     joules = _energy(energy, time, work, model) if energy else None
     busy_ns = split(time.busy_ns, weights.phases) if weights.busy else [0] * len(PHASES)
-    return Settlement(
-        _postings(money.lines, joules.lines if joules else {}, fit),
-        # what a modelled second cost in this window is the price of the moment
-        _requests(work, money, joules, fit, busy * _WEIGHT / weights.busy if weights.busy else 0.0),
-        dict(zip(PHASES, busy_ns, strict=True)),
-    )
+    saved: defaultdict[Saver, int] = defaultdict(int)
+    # what a modelled second cost in this window is the price of the moment
+    per_second = busy * _WEIGHT / weights.busy if weights.busy else 0.0
+    requests = _requests(work, money, joules, fit, per_second, saved)
+    postings = _postings(money.lines, joules.lines if joules else {}, fit)
+    return Settlement(postings, requests, dict(zip(PHASES, busy_ns, strict=True)), dict(saved))
 
 
 def _postings(money: dict[_Line, int], joules: dict[_Line, int], fit: Fit) -> tuple[Posting, ...]:
@@ -136,16 +138,27 @@ def _postings(money: dict[_Line, int], joules: dict[_Line, int], fit: Fit) -> tu
     )
 
 
-def _requests(
-    work: WindowWork, money: _Amounts, joules: _Amounts | None, fit: Fit, per_second: float
+def _requests(  # noqa: PLR0917 - what a window comes to, and what it is told by
+    work: WindowWork,
+    money: _Amounts,
+    joules: _Amounts | None,
+    fit: Fit,
+    per_second: float,
+    by_saver: defaultdict[Saver, int],
 ) -> tuple[CostedRequest, ...]:
-    """The shares of the requests that have any; ``per_second`` is the price of a modelled second, in nano-dollars."""
+    """The shares of the requests that have any; ``per_second`` is the price of a modelled second, in nano-dollars.
+
+    What caches saved them is added to ``by_saver``.
+    """
     found = []
     energies = [sum(phases.values()) for phases in joules.claims] if joules else [0] * len(work.claims)
     for claim, nano, millijoules, pool in zip(work.claims, money.claims, energies, money.pool, strict=True):
         if nano or millijoules:
             saved = claim.cached_tokens or claim.cached_images
             saved_nano = round(claim.saved_seconds(fit.coefficients) * per_second) if saved else 0
+            if saved_nano:
+                usage = claim.usage
+                by_saver[usage.tenant, usage.project, usage.model, usage.tier] += saved_nano
             found.append(CostedRequest._make((claim.usage.key, nano, millijoules, pool, saved_nano)))
     return tuple(found)
 
@@ -190,7 +203,7 @@ def _book(amounts: _Amounts, weights: _Weights, phase: str, shares: list[int]) -
             usage = claim.usage
             account = ACCOUNT_OF[usage.outcome]
             reason = REASON_FAILED if account == UNATTRIBUTED else ""
-            lines[account, phase, usage.tenant, usage.model, usage.tier, reason] += share
+            lines[account, phase, usage.tenant, usage.project, usage.model, usage.tier, reason] += share
             mine[phase] = share
 
 
@@ -202,7 +215,7 @@ def _book_pool(amounts: _Amounts, weights: _Weights, pool: int) -> None:
             usage = claim.usage
             account = ACCOUNT_OF[usage.outcome]
             reason = REASON_FAILED if account == UNATTRIBUTED else REASON_PREEMPTION
-            amounts.lines[account, PREFILL, usage.tenant, usage.model, usage.tier, reason] += share
+            amounts.lines[account, PREFILL, usage.tenant, usage.project, usage.model, usage.tier, reason] += share
             mine[PREFILL] = mine.get(PREFILL, 0) + share
 
 

@@ -27,7 +27,7 @@ from farthing.costing.settle import Energy, WindowTime, settle
 from farthing.costing.timing import Span, whole_ns, window_time
 from farthing.costing.work import SLACK, WindowWork, Work, works_of
 from farthing.domain.clock import SECOND
-from farthing.domain.conventions import ASLEEP, DOWN, IDLE, STARTING, UNKNOWN
+from farthing.domain.conventions import ASLEEP, DOWN, DRAINING, IDLE, STARTING, UNKNOWN
 from farthing.domain.model import Adjustment, Fit, SettledWindow
 from farthing.domain.records import Counters, GpuSamples, Lifecycle, Record, Started, StepBatch, Usage
 
@@ -35,7 +35,7 @@ __all__ = ["CostStream", "Options"]
 
 Bill = Callable[[int, int], int]
 
-_STATES = {"ready": IDLE, "awake": IDLE, "asleep": ASLEEP, "down": DOWN, "draining": IDLE}
+_STATES = {"ready": IDLE, "awake": IDLE, "asleep": ASLEEP, "down": DOWN, "draining": DRAINING}
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +216,11 @@ class CostStream:
         return self._indices[engine_index].fits.gap(coefficients)
 
     @property
+    def covered_ns(self) -> int:
+        """Up to where every index's windows reach, settled or in progress."""
+        return min(index.cut_ns for index in self._indices)
+
+    @property
     def billed_nano(self) -> int:
         """Nano-dollars up to the end of each index's last closed window: all of it is settled or in progress."""
         origin = self.started.at_ns
@@ -391,4 +396,5 @@ class CostStream:
             fit,
             measured.energy_mj,
             energy.fit if energy else None,
+            result.saved,
         )

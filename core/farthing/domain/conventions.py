@@ -14,10 +14,43 @@ ABORTED: Final = "aborted"
 STARTING: Final = "starting"
 IDLE: Final = "idle"
 ASLEEP: Final = "asleep"
+DRAINING: Final = "draining"
 DOWN: Final = "down"
 UNATTRIBUTED: Final = "unattributed"
 WIP: Final = "wip"
-ACCOUNTS: Final = (CHARGED, ABORTED, STARTING, IDLE, ASLEEP, DOWN, UNATTRIBUTED)
+ACCOUNTS: Final = (CHARGED, ABORTED, STARTING, IDLE, ASLEEP, DRAINING, DOWN, UNATTRIBUTED)
+"""What becomes of an engine's bill."""
+
+# ---- accounts of what is bought beyond the engines that run (books) ---------------------------------
+UNALLOCATED: Final = "unallocated"
+"""GPUs that are rented or owned and that no engine has."""
+UNUSED_COMMITMENT: Final = "unused_commitment"
+"""GPUs that were committed to and that no engine has."""
+SHARED: Final = "shared"
+"""Hosts, storage, network and whatever else is shared; the reason names the pool."""
+POOL_HOST: Final = "host"
+"""Reason of what a capacity's host costs: processors, memory, disks."""
+POOL_UNASSIGNED: Final = "unassigned"
+"""Reason of GPUs of a capacity that no engine has."""
+POOL_UNSOLD_SLICE: Final = "unsold_slice"
+"""Reason of what is left of GPUs of which engines have a fraction."""
+CAPACITY_ACCOUNTS: Final = (UNALLOCATED, UNUSED_COMMITMENT, SHARED)
+BOOK_ACCOUNTS: Final = (*ACCOUNTS, *CAPACITY_ACCOUNTS)
+"""Every account that a journal line may debit."""
+
+GPU_ALLOCATION: Final = "gpu_allocation"
+"""Where an engine's money comes from: double entry's other side."""
+CAPACITY: Final = "capacity"
+"""Where the money of what is bought beyond running engines comes from."""
+CAPACITY_BOOT: Final = "capacity:"
+"""Prefix of the ``boot`` of journal lines that no boot made: of a capacity or a shared cost."""
+
+# ---- an entry's life ---------------------------------------------------------------------------------
+PROVISIONAL: Final = "provisional"
+SETTLED: Final = "settled"
+CLOSED: Final = "closed"
+ADJUSTED: Final = "adjusted"
+ENTRY_STATES: Final = (PROVISIONAL, SETTLED, CLOSED, ADJUSTED)
 
 PREFILL: Final = "prefill"
 DECODE: Final = "decode"

@@ -8,6 +8,8 @@ __all__ = [
     "ExpositionError",
     "FarthingError",
     "LedgerError",
+    "PeriodError",
+    "PolicyError",
     "PortBusyError",
     "PriceError",
     "RecordError",
@@ -82,3 +84,15 @@ class RecordError(FarthingError):
         super().__init__(f"{field}: {problem}")
         self.field = field
         self.problem = problem
+
+
+class PeriodError(FarthingError):
+    """A period cannot be closed, or a statement or line does not exist; the message says why and what to do."""
+
+    exit_code = 12
+
+
+class PolicyError(FarthingError):
+    """The policy file is missing, malformed or contradicts itself; the message names file, line and key."""
+
+    exit_code = 13

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import NamedTuple, TypeAlias
 
 from farthing.domain.records import RecordKey
 
@@ -19,6 +20,7 @@ __all__ = [
     "HistogramView",
     "IntakeView",
     "Posting",
+    "Saver",
     "SettledWindow",
     "Snapshot",
     "TenantView",
@@ -46,6 +48,7 @@ class Posting(NamedTuple):
     phase: str
     """prefill, decode, vision, or empty."""
     tenant: str
+    project: str
     model: str
     tier: str
     reason: str
@@ -69,6 +72,10 @@ class Fit:
     intervals: Mapping[str, tuple[float, float]]
     walk_forward_wape: float | None
     windows: int
+
+
+Saver: TypeAlias = tuple[str, str, str, str]
+"""Who a saving is counted for: tenant, project, model and tier."""
 
 
 class CostedRequest(NamedTuple):
@@ -109,6 +116,8 @@ class SettledWindow(NamedTuple):
     """Millijoules by the devices' counters; its postings' energies add up to it. None without samples."""
     energy_fit: Fit | None = None
     """The fit that split the energy, in joules per unit."""
+    saved: Mapping[Saver, int] = MappingProxyType({})
+    """What caches saved in this window, in nano-dollars: information, not money."""
 
 
 @dataclass(frozen=True, slots=True)

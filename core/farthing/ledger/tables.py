@@ -3,14 +3,39 @@
 ``records`` is the inbox, exactly as received; everything else is derived from it and could be recomputed. Besides
 records it holds what Farthing itself has to remember in their order: a refused record under a negative sequence
 (``domain.records.mirrored``), and the silence of a boot under the process -1.
-``journal`` is append-only: triggers refuse updates and deletes.
+``journal``, ``closings``, ``statements``, ``statement_lines`` and ``dispute_marks`` are append-only: triggers refuse
+updates and deletes. Tables that end in ``_hours``, and ``boot_lines``, are sums of the others, kept in the same
+transactions and for ever; ``hour`` is hours since the epoch, UTC.
 """
 
 from __future__ import annotations
 
 from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, String, Table, Text, UniqueConstraint
 
-__all__ = ["adjustments", "boots", "fits", "journal", "metadata", "records", "requests", "windows"]
+__all__ = [
+    "APPEND_ONLY",
+    "adjustments",
+    "boot_lines",
+    "boots",
+    "closings",
+    "cost_hours",
+    "dispute_marks",
+    "fits",
+    "journal",
+    "metadata",
+    "records",
+    "requests",
+    "saving_hours",
+    "statement_lines",
+    "statements",
+    "usage_hours",
+    "versions",
+    "window_hours",
+    "windows",
+]
+
+APPEND_ONLY = ("journal", "closings", "statements", "statement_lines", "dispute_marks")
+"""Tables whose rows never change once they are written."""
 
 metadata = MetaData(
     naming_convention={"ix": "ix_%(table_name)s_%(column_0_N_name)s", "uq": "uq_%(table_name)s_%(column_0_N_name)s"}
@@ -51,6 +76,9 @@ boots = Table(
     Column("energy_first_mj", BigInteger, nullable=True),
     Column("energy_last_mj", BigInteger, nullable=True),
     Column("refused", BigInteger, nullable=False, server_default="0"),
+    Column("ranks", Integer, nullable=False, server_default="1", comment="engine indices that share the bill"),
+    Column("billed_from_ns", BigInteger, nullable=True, comment="UTC; what lay before was billed by counters"),
+    Column("covered_ns", BigInteger, nullable=False, server_default="0", comment="UTC; windows reach up to here"),
     Index(None, "engine"),
 )
 
@@ -111,6 +139,8 @@ journal = Table(
     Column("fit_version", String(64), nullable=False),
     Column("price_version", Text, nullable=False),
     Column("policy_version", String(64), nullable=False),
+    Column("project", String(512), nullable=False, server_default=""),
+    Column("period", String(7), nullable=False, server_default="", comment="posted in; of service: wall_end_ns - 1"),
     Index(None, "wall_start_ns"),
     Index(None, "boot", "engine_index", "start_ns"),
 )
@@ -154,4 +184,146 @@ requests = Table(
     Column("saved_nano", BigInteger, nullable=False, server_default="0", comment="by caches; not money spent"),
     Index(None, "ended_wall_ns"),
     Index(None, "request_id"),
+)
+
+_WHO = ("tenant", "project", "model", "tier")
+
+
+def _who() -> list[Column[str]]:
+    return [Column(name, String(512), primary_key=True) for name in _WHO]
+
+
+cost_hours = Table(
+    "cost_hours",
+    metadata,
+    Column("hour", BigInteger, primary_key=True, comment="of service: the last nanosecond of the window"),
+    Column("period", String(7), primary_key=True, comment="posted in"),
+    Column("engine", String(128), primary_key=True),
+    Column("account", String(32), primary_key=True),
+    Column("phase", String(16), primary_key=True),
+    *_who(),
+    Column("reason", String(128), primary_key=True),
+    Column("method", String(16), primary_key=True),
+    Column("nano", BigInteger, nullable=False),
+    Column("late_nano", BigInteger, nullable=False, comment="what late records took out: the negative lines, negated"),
+    Column("millijoules", BigInteger, nullable=False),
+    Index(None, "period"),
+)
+
+usage_hours = Table(
+    "usage_hours",
+    metadata,
+    Column("hour", BigInteger, primary_key=True, comment="in which the requests ended"),
+    Column("period", String(7), primary_key=True, comment="posted in"),
+    Column("engine", String(128), primary_key=True),
+    *_who(),
+    Column("outcome", String(16), primary_key=True),
+    Column("requests", BigInteger, nullable=False),
+    Column("prompt_computed", BigInteger, nullable=False),
+    Column("prompt_cached", BigInteger, nullable=False),
+    Column("image_tokens", BigInteger, nullable=False),
+    Column("output_tokens", BigInteger, nullable=False),
+    Column("uncounted", BigInteger, nullable=False, comment="requests whose tokens nobody told"),
+    Column("one_sided", BigInteger, nullable=False, comment="finished, and seen by engine or client alone"),
+    Index(None, "period"),
+)
+
+saving_hours = Table(
+    "saving_hours",
+    metadata,
+    Column("hour", BigInteger, primary_key=True),
+    Column("period", String(7), primary_key=True),
+    Column("engine", String(128), primary_key=True),
+    *_who(),
+    Column("nano", BigInteger, nullable=False, comment="saved by caches; not money spent"),
+)
+
+window_hours = Table(
+    "window_hours",
+    metadata,
+    Column("hour", BigInteger, primary_key=True),
+    Column("engine", String(128), primary_key=True),
+    Column("bill_nano", BigInteger, nullable=False),
+    Column("busy_ns", BigInteger, nullable=False),
+    Column("windows", BigInteger, nullable=False),
+    *(Column(f"{phase}_ns", BigInteger, nullable=False) for phase in ("prefill", "decode", "vision")),
+    Column("prompt_computed", BigInteger, nullable=False),
+    Column("prompt_cached", BigInteger, nullable=False),
+    Column("engine_output", BigInteger, nullable=False),
+    Column("encoder", BigInteger, nullable=False),
+)
+
+boot_lines = Table(
+    "boot_lines",
+    metadata,
+    Column("boot", String(128), primary_key=True),
+    Column("period", String(7), primary_key=True, comment="posted in"),
+    Column("account", String(32), primary_key=True),
+    Column("nano", BigInteger, nullable=False),
+)
+
+versions = Table(
+    "versions",
+    metadata,
+    Column("kind", String(16), primary_key=True, comment="price or policy"),
+    Column("version", String(128), primary_key=True),
+    Column("content", Text, nullable=False, comment="all that the version stands for"),
+)
+
+closings = Table(
+    "closings",
+    metadata,
+    Column("period", String(7), primary_key=True),
+    Column("closed_ns", BigInteger, nullable=False, comment="UTC of the sign-off"),
+    Column("signed_by", String(256), nullable=False),
+    Column("note", Text, nullable=False),
+    Column("policy_version", String(128), nullable=False),
+    Column("opening_wip_nano", BigInteger, nullable=False),
+    Column("bill_nano", BigInteger, nullable=False),
+    Column("closing_wip_nano", BigInteger, nullable=False),
+    Column("document", LargeBinary, nullable=False, comment="canonical JSON: boots, pools, evidence"),
+    Column("sha256", String(64), nullable=False),
+)
+
+statements = Table(
+    "statements",
+    metadata,
+    Column("number", String(32), primary_key=True),
+    Column("period", String(7), nullable=False),
+    Column("tenant", String(512), nullable=False, comment="empty: the platform's own"),
+    Column("total_nano", BigInteger, nullable=False),
+    Column("document", LargeBinary, nullable=False, comment="canonical JSON, as it was issued"),
+    Column("sha256", String(64), nullable=False),
+    UniqueConstraint("period", "tenant"),
+)
+
+statement_lines = Table(
+    "statement_lines",
+    metadata,
+    Column("number", String(32), primary_key=True),
+    Column("line", Integer, primary_key=True),
+    Column("section", String(16), nullable=False),
+    Column("service_period", String(7), nullable=False),
+    Column("account", String(32), nullable=False),
+    Column("phase", String(16), nullable=False),
+    Column("tenant", String(512), nullable=False),
+    Column("project", String(512), nullable=False),
+    Column("cost_centre", String(128), nullable=False),
+    Column("model", String(512), nullable=False),
+    Column("tier", String(512), nullable=False),
+    Column("gl_account", String(64), nullable=False),
+    Column("amount_nano", BigInteger, nullable=True, comment="NULL: unpriced"),
+)
+
+dispute_marks = Table(
+    "dispute_marks",
+    metadata,
+    Column("id", _Id, primary_key=True, autoincrement=True),
+    Column("number", String(32), nullable=False),
+    Column("line", Integer, nullable=True, comment="NULL: the whole statement"),
+    Column("at_ns", BigInteger, nullable=False, comment="UTC"),
+    Column("marked_by", String(256), nullable=False),
+    Column("mark", String(16), nullable=False, comment="disputed, resolved or withdrawn"),
+    Column("note", Text, nullable=False),
+    Index(None, "number"),
 )
