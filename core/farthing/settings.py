@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from datetime import date
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,12 +12,16 @@ from pydantic import BaseModel, ConfigDict, Field, HttpUrl, ValidationError, fie
 
 from farthing.domain.conventions import DEFAULT_PORT
 from farthing.domain.errors import ConfigError
+from farthing.settings_prices import CapacitySettings, Currency, ExchangeSettings, OwnedSettings, PriceSettings
 
 __all__ = [
     "TOKEN_VARIABLE",
     "AlertSettings",
+    "CapacitySettings",
     "CostingSettings",
     "EngineSettings",
+    "ExchangeSettings",
+    "OwnedSettings",
     "PriceSettings",
     "ServeSettings",
     "Settings",
@@ -51,24 +54,23 @@ class EngineSettings(_Strict):
     gpu_count: Annotated[int, Field(ge=1)] = 1
     gpu_fraction: Annotated[Decimal, Field(gt=0, le=1)] = Decimal(1)
     """Part of each GPU that this engine has to itself: a MIG slice or a time share, billed as such."""
+    price: Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]*$")] = ""
+    """Which of its GPU's prices it is billed at: their ``name``. Empty: those without a name."""
+    capacity: Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]*$")] = ""
+    """Name of the capacity that its GPUs belong to, whose cost it bears a part of. Empty: GPUs at a price."""
     probe: bool = False
     """The engine runs farthing-probe: costs come from its records, scraping gives only state and checks."""
+
+    @model_validator(mode="after")
+    def _one_way_to_pay(self) -> EngineSettings:
+        if self.price and self.capacity:
+            raise ValueError(f"engine {self.name!r} has a price and a capacity; a capacity has its own price, keep one")
+        return self
 
     @property
     def metrics_url(self) -> str:
         """Where the exposition is."""
         return str(self.url).rstrip("/") + self.metrics_path
-
-
-class PriceSettings(_Strict):
-    """What one GPU costs per hour from a date on (UTC midnight), until the next entry of the same GPU."""
-
-    gpu: Annotated[str, Field(min_length=1)]
-    usd_per_hour: Annotated[Decimal, Field(gt=0, max_digits=15, decimal_places=9)]
-    start: Annotated[date, Field(alias="from")]
-    source: str = "farthing.yaml"
-
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
 
 class ServeSettings(_Strict):
@@ -144,10 +146,12 @@ class StackSettings(_Strict):
 class Settings(_Strict):
     """All of farthing.yaml; every field has a default, so an empty file is valid."""
 
-    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] = "USD"
+    currency: Currency = "USD"
     ledger: str = "sqlite:///.farthing/ledger.db"
     engines: tuple[EngineSettings, ...] = ()
     prices: tuple[PriceSettings, ...] = ()
+    capacity: tuple[CapacitySettings, ...] = ()
+    exchange: tuple[ExchangeSettings, ...] = ()
     serve: ServeSettings = ServeSettings()
     costing: CostingSettings = CostingSettings()
     alerts: AlertSettings = AlertSettings()
@@ -170,6 +174,20 @@ class Settings(_Strict):
         if twice:
             raise ValueError(f"engine name {twice[0]!r} is used twice; names must differ")
         return engines
+
+    @model_validator(mode="after")
+    def _capacities_exist(self) -> Settings:
+        gpus = {capacity.name: capacity.gpu for capacity in self.capacity}
+        for engine in self.engines:
+            if engine.capacity and engine.capacity not in gpus:
+                known = ", ".join(gpus) or "none"
+                raise ValueError(f"engine {engine.name!r}: no capacity {engine.capacity!r}; add it (known: {known})")
+            if engine.capacity and engine.gpu not in {"", gpus[engine.capacity]}:
+                raise ValueError(
+                    f"engine {engine.name!r} has gpu {engine.gpu!r} and its capacity {engine.capacity!r} "
+                    f"{gpus[engine.capacity]!r}; leave out the engine's"
+                )
+        return self
 
 
 def load_settings(path: Path | None = None, environ: dict[str, str] | None = None) -> Settings:
@@ -252,7 +270,13 @@ def _line_of(node: Any, location: tuple[Any, ...]) -> int:
 
 def _known_keys(location: tuple[Any, ...]) -> list[str]:
     model: type[BaseModel] = Settings
-    nested: dict[str, type[BaseModel]] = {"engines": EngineSettings, "prices": PriceSettings}
+    nested: dict[str, type[BaseModel]] = {
+        "engines": EngineSettings,
+        "prices": PriceSettings,
+        "capacity": CapacitySettings,
+        "exchange": ExchangeSettings,
+        "owned": OwnedSettings,
+    }
     for part in location:
         if isinstance(part, int):
             continue

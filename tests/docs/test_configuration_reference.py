@@ -20,7 +20,8 @@ def leaves(schema, definitions, prefix=""):
     """Every key of a JSON schema that holds a value, dotted; [] stands for the entries of a list."""
     for key, entry in schema["properties"].items():
         found = entry.get("items", entry)
-        reference = found.get("$ref")
+        options = [found, *found.get("anyOf", ())]
+        reference = next((option["$ref"] for option in options if "$ref" in option), None)
         if reference is None:
             yield prefix + key
         else:
@@ -38,7 +39,13 @@ def test_every_key_that_the_schema_has_is_in_the_page():
     schema = Settings.model_json_schema()
     keys = set(leaves(schema, schema["$defs"]))
     assert keys <= set(TABLE)
-    assert {setting.key for setting in LISTED} - keys == {"engines", "prices"}
+    assert {setting.key for setting in LISTED} - keys == {
+        "engines",
+        "prices",
+        "capacity",
+        "capacity[].owned",
+        "exchange",
+    }
 
 
 @pytest.mark.parametrize("setting", LISTED, ids=lambda setting: setting.key)
@@ -62,7 +69,8 @@ def test_limits_and_defaults_are_told():
     assert TABLE["engines[].probe"][:2] == ["`true` or `false`", "`false`"]
     assert TABLE["engines[].kind"][0] == "`vllm`"
     assert TABLE["serve.token_file"][:2] == ["path", "none"]
-    assert TABLE["prices[].from"][:2] == ["date", "required"]
+    assert TABLE["prices[].from"][:2] == ["date or UTC time", "required"]
+    assert TABLE["capacity[].owned.pue"][:2] == ["number, at least 1", "`1`"]
     assert TABLE["currency"][0] == "text, matching `^[A-Z]{3}$`"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 
@@ -67,14 +68,14 @@ def _ledger(settings: Settings) -> tuple[str, str]:
 def _prices(settings: Settings) -> tuple[str, str]:
     book = price_book(settings)
     for engine in settings.engines:
-        if engine.gpu:
-            book.tariff(engine.gpu, engine.gpu_count)
-    missing = [engine.name for engine in settings.engines if not engine.gpu and not engine.probe]
+        if engine.gpu or engine.capacity:
+            book.tariff(engine.gpu, engine.gpu_count, engine=engine.name).nano_per_hour(time.time_ns())
+    missing = [e.name for e in settings.engines if not e.gpu and not e.capacity and not e.probe]
     if missing:
         return "degraded", f"engines without a GPU to price: {', '.join(missing)}; set engines[].gpu"
-    if not settings.prices:
+    if not settings.prices and not settings.capacity:
         return "degraded", "list prices of a public cloud; enter your own under prices:"
-    return "ok", f"{len(book.prices)} entries"
+    return "ok", f"{len(book.prices)} prices, {len(settings.capacity)} capacity entries"
 
 
 def _service(settings: Settings) -> tuple[str, str]:

@@ -9,7 +9,7 @@ import types
 import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import date
+from datetime import datetime
 from decimal import Decimal
 from itertools import pairwise
 from pathlib import Path
@@ -81,7 +81,8 @@ of the same GPU. A GPU without a price is an error that `farthing check` shows; 
 """
 
 MEANINGS: Final = {
-    "currency": "ISO 4217 code under which amounts are shown. One ledger has one currency: nothing is converted.",
+    "currency": "ISO 4217 code of the ledger: amounts are kept and shown in it. Prices of other currencies are "
+    "converted by `exchange`.",
     "ledger": "SQLAlchemy URL of the ledger: SQLite, or `postgresql://…` with the extra `farthing[postgres]`. "
     "Where it is not set but `stack.state_dir` is, the ledger lies in that folder.",
     "engines": "What is served. None: `farthing up` replays a recorded H100.",
@@ -91,10 +92,44 @@ MEANINGS: Final = {
     "engines[].kind": "Which catalogue of metric names is used.",
     "engines[].metrics_path": "Path of the engine's metrics, appended to `url`.",
     "engines[].gpu_count": "GPUs that the engine occupies, all billed. Used together with `gpu`.",
+    "capacity": "GPUs that are paid for as a node, a reservation, a commitment or equipment. Explained in "
+    "[prices.md](prices.md).",
+    "exchange": "Exchange rates of other currencies than the ledger's.",
     "prices[].gpu": "Key of the price table, as in `engines[].gpu`.",
-    "prices[].usd_per_hour": "Price of one GPU, exact to nine decimals.",
-    "prices[].from": "First day of the price, from midnight UTC. Time before the first entry of a GPU has no price.",
+    "prices[].usd_per_hour": "Price of one GPU, exact to nine decimals, in the entry's currency.",
+    "prices[].from": "When the price begins: a date's midnight UTC, or a UTC time such as `2026-10-01T13:00:00Z`. Time "
+    "before the first entry has no price.",
+    "prices[].to": "When it ends (exclusive). None: when the next entry of the same GPU and name begins.",
+    "prices[].kind": "What sort of price it is, shown by `farthing prices`.",
+    "prices[].name": "Tells prices of one GPU apart; `engines[].price` chooses. Empty: for engines that choose none.",
+    "prices[].currency": "ISO 4217 code of the price, whatever the key is called. Empty: the ledger's.",
     "prices[].source": "Where the price comes from, shown by `farthing prices`.",
+    "capacity[].name": "What `engines[].capacity` calls it. Entries of one name follow one another.",
+    "capacity[].gpu": "What kind of GPU, as in `engines[].gpu`.",
+    "capacity[].gpus": "How many GPUs it has, all paid for. Engines take theirs in the order of `engines`.",
+    "capacity[].kind": "GPUs that no engine has are booked as `unused_commitment` where they are reserved or "
+    "committed, else as `unallocated`.",
+    "capacity[].from": "When it begins.",
+    "capacity[].to": "When it ends (exclusive). Required where it is paid for a term: `reserved`, `committed`, or with "
+    "`usd_upfront`. None: until further notice, or with `owned.lifetime_months` until that is over.",
+    "capacity[].usd_per_hour": "Price of all its GPUs together.",
+    "capacity[].usd_per_gpu_hour": "Price of each of its GPUs.",
+    "capacity[].usd_upfront": "Paid once for the whole term, spread over it evenly.",
+    "capacity[].host_share": "Part of the cost that is the host's: processors, memory, disks. It is booked to a pool "
+    "of its own instead of to engines.",
+    "capacity[].currency": "ISO 4217 code of its amounts, whatever their keys are called. Empty: the ledger's.",
+    "capacity[].source": "Where the figures come from, shown by `farthing prices`.",
+    "capacity[].owned.capex_usd": "What it cost to buy.",
+    "capacity[].owned.lifetime_months": "Calendar months over which it is depreciated. None: from `from` to `to`.",
+    "capacity[].owned.residual_usd": "What it will be worth then, which is not depreciated.",
+    "capacity[].owned.power_watts": "Mean power of all of it. Electricity costs power × PUE × price.",
+    "capacity[].owned.pue": "Power usage effectiveness of where it stands.",
+    "capacity[].owned.usd_per_kwh": "Price of electricity. Together with `power_watts`.",
+    "capacity[].owned.usd_per_hour": "Whatever else runs: colocation, maintenance, staff.",
+    "exchange[].currency": "ISO 4217 code of the foreign currency.",
+    "exchange[].rate": "Units of the ledger's currency for one unit of it, exact to nine decimals.",
+    "exchange[].from": "When the rate begins. Before a currency's first, prices in it are unpriced.",
+    "exchange[].source": "Where the rate comes from, shown by `farthing prices`.",
     "serve.host": "Address to listen on. Beyond loopback, set a token.",
     "serve.port": "Port of the page, the metrics and intake.",
     "costing.window_seconds": "Length of a costing window.",
@@ -142,7 +177,7 @@ def configuration_reference() -> str:
             parts.append(_PRICES_HEAD)
             for price in DEFAULT_PRICES:
                 dollars = f"${from_nano(price.nano_per_hour).normalize():f}"
-                parts.append(f"| `{price.gpu}` | {dollars} | {price.start} | {price.source} |\n")
+                parts.append(f"| `{price.gpu}` | {dollars} | {price.start.isoformat()} | {price.source} |\n")
     return "".join(parts)
 
 
@@ -158,11 +193,19 @@ def _sections() -> Iterator[tuple[str, type[BaseModel], str]]:
 def _nested(field: FieldInfo) -> tuple[type[BaseModel] | None, bool]:
     """The section that a field is, and whether it is a list of them."""
     annotation: Any = field.annotation
-    members = typing.get_args(annotation) if typing.get_origin(annotation) is tuple else (annotation,)
-    first = members[0]
+    many = typing.get_origin(annotation) is tuple
+    first = typing.get_args(annotation)[0] if many else _present(annotation)
     if isinstance(first, type) and issubclass(first, BaseModel):
-        return first, first is not annotation
+        return first, many
     return None, False
+
+
+def _present(annotation: Any) -> Any:
+    """The type of a value that is there: without None."""
+    if not isinstance(annotation, types.UnionType):
+        return annotation
+    (member,) = (member for member in typing.get_args(annotation) if member is not types.NoneType)
+    return member
 
 
 def _keys(model: type[BaseModel], prefix: str) -> Iterator[Setting]:
@@ -175,6 +218,9 @@ def _keys(model: type[BaseModel], prefix: str) -> Iterator[Setting]:
             yield Setting(key, _type(field), _default(field), meaning)
         elif many:
             yield Setting(key, f"list, see [{key}](#{key})", "none", meaning)
+        elif prefix:
+            yield Setting(key, "section", "none", meaning or _plain(inspect.cleandoc(section.__doc__ or "")))
+            yield from _keys(section, f"{key}.")
 
 
 def _docstrings(model: type[BaseModel]) -> dict[str, str]:
@@ -192,9 +238,7 @@ def _docstrings(model: type[BaseModel]) -> dict[str, str]:
 
 def _type(field: FieldInfo) -> str:
     """The type as a reader of YAML knows it, with its limits."""
-    annotation: Any = field.annotation
-    if isinstance(annotation, types.UnionType):
-        (annotation,) = (member for member in typing.get_args(annotation) if member is not types.NoneType)
+    annotation = _present(field.annotation)
     if typing.get_origin(annotation) is typing.Literal:
         return " or ".join(f"`{value}`" for value in typing.get_args(annotation))
     names: dict[Any, str] = {
@@ -203,7 +247,7 @@ def _type(field: FieldInfo) -> str:
         float: "number",
         Decimal: "number",
         str: "text",
-        date: "date",
+        datetime: "date or UTC time",
         Path: "path",
         HttpUrl: "URL",
     }

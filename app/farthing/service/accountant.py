@@ -198,7 +198,7 @@ class Accountant:
         gpu = configured.gpu if configured and configured.gpu else started.gpu
         count = configured.gpu_count if configured and configured.gpu else started.gpu_count
         try:
-            tariff = self._prices.tariff(gpu, count, configured.gpu_fraction if configured else WHOLE)
+            tariff = self._prices.tariff(gpu, count, configured.gpu_fraction if configured else WHOLE, engine=engine)
             # a boot whose clock lies before the first price has none either
             tariff.nano_per_hour(started.anchor.wall_ns)
         except PriceError as error:
@@ -328,7 +328,7 @@ class Accountant:
         if accounts:
             return accounts[-1].tariff
         try:
-            return self._prices.tariff(boots[-1].gpu, boots[-1].gpu_count) if boots else None
+            return self._prices.tariff(boots[-1].gpu, boots[-1].gpu_count, engine=boots[-1].engine) if boots else None
         except PriceError:
             return None
 

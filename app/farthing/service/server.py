@@ -21,16 +21,15 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from farthing.books.prices import GpuPrice, PriceBook
 from farthing.collectors.intake import IntakeCounts, IntakeLimits, intake_routes
 from farthing.domain.errors import PortBusyError
 from farthing.domain.model import Snapshot
-from farthing.domain.money import to_nano
 from farthing.exporters.prometheus import SnapshotCollector, exposition
 from farthing.exporters.web.history import History
 from farthing.exporters.web.routes import web_routes
 from farthing.ledger.repository import Ledger
 from farthing.service.accountant import Accountant
+from farthing.service.pricing import price_book
 from farthing.service.scraping import Scraping
 from farthing.settings import TOKEN_VARIABLE, Settings, read_secret
 
@@ -42,12 +41,6 @@ TICK_SECONDS = 1.0
 """How often new records are costed at the latest."""
 HISTORY_POINTS = 1_800
 """Half an hour of ticks for the page's plots."""
-
-
-def price_book(settings: Settings) -> PriceBook:
-    """The price table: farthing.yaml's entries over the defaults."""
-    own = (GpuPrice(p.gpu, to_nano(p.usd_per_hour), p.start, p.source) for p in settings.prices)
-    return PriceBook(own)
 
 
 class Service:

@@ -58,7 +58,9 @@ def engine_view(books: EngineBooks, totals: Totals, gauges: EngineGauges, now_ns
     return EngineView(
         engine=engine,
         state=_state(account, latest, gauges),
-        price_nano_per_hour=books.tariff.nano_per_hour(now_ns) if books.tariff else None,
+        price_nano_per_hour=books.tariff.nano_per_hour(now_ns)
+        if books.tariff and books.tariff.priced(now_ns)
+        else None,
         bill_nano=bill,
         accounts_nano=accounts,
         unattributed_nano=dict(totals.unattributed[books.name]),

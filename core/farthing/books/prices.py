@@ -1,35 +1,56 @@
-"""What a GPU costs: a dated table, and bills that telescope.
-
-A bill is a difference of one cumulative integer function, bill(a, b) = F(b) - F(a), cut at price changes;
-so bills of adjoining intervals add up exactly, however they are cut or merged.
-"""
+"""What a GPU costs: dated prices by GPU and name, public defaults, and the book of all that farthing.yaml says."""
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Iterable
-from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import date
 from decimal import Decimal
+from fractions import Fraction
+from itertools import groupby, zip_longest
 
-from farthing.domain.clock import HOUR, SECOND
+from farthing.books.capacity import Capacity, Claim, Kind, Pool, hold
+from farthing.books.cost_functions import Rates, Stretch
+from farthing.books.exchange import ExchangeTable
+from farthing.books.moments import moment_ns, period_text
+from farthing.books.tariff import WHOLE, Tariff
 from farthing.domain.errors import PriceError
-from farthing.domain.money import to_nano
+from farthing.domain.money import from_nano, to_nano
 
 __all__ = ["DEFAULT_PRICES", "WHOLE", "GpuPrice", "PriceBook", "Tariff", "canonical_gpu"]
 
 
-WHOLE = Decimal(1)
-
-
 @dataclass(frozen=True, slots=True)
 class GpuPrice:
-    """Nano-dollars per hour of one GPU from ``start`` (UTC midnight) until the next entry of the same GPU."""
+    """Nanos of ``currency`` per hour of one GPU, from ``start`` on (a date's midnight UTC, or a UTC datetime).
+
+    It lasts until ``end`` (exclusive), or without one until the next entry of the same GPU and name.
+    """
 
     gpu: str
     nano_per_hour: int
     start: date
     source: str
+    end: date | None = None
+    kind: Kind = "on_demand"
+    name: str = ""
+    currency: str = ""
+    """Empty: the ledger's."""
+
+    @property
+    def start_ns(self) -> int:
+        """Nanoseconds UTC."""
+        return moment_ns(self.start)
+
+    @property
+    def end_ns(self) -> int | None:
+        """Nanoseconds UTC, as it was entered; None: until the next entry."""
+        return None if self.end is None else moment_ns(self.end)
+
+    def label(self) -> str:
+        """What errors call it."""
+        amount = f"{from_nano(self.nano_per_hour).normalize():f}"
+        return f"{amount} {period_text(self.start_ns, self.end_ns)} ({self.kind}, {self.source})"
 
 
 _RUNPOD = "Runpod serverless pricing, active-worker rate per second x 3600 (docs.runpod.io/serverless/pricing)"
@@ -64,78 +85,97 @@ def canonical_gpu(device: str) -> str:
     return next((key for part, key in _DEVICE_NAMES if part in lowered), device)
 
 
-class Tariff:
-    """The price of an allocation of ``count`` GPUs of one kind over time; its version names its content.
+class PriceBook:
+    """All prices by GPU and name, all exchange rates, and all that is bought.
 
-    ``fraction`` is the part of each GPU that is allocated (a MIG slice, a time share): the bill is that part's.
+    Entries of farthing.yaml replace the defaults of the same GPU. ``chosen`` is the name of the price that an engine
+    is billed at, by engine; ``claims`` are the engines that have GPUs of a capacity, in their order.
+
+    Raises PriceError when two prices of one GPU and name apply at once, and for capacities and exchange rates that
+    contradict themselves.
     """
 
-    def __init__(self, prices: Iterable[GpuPrice], count: int, fraction: Decimal = WHOLE) -> None:
-        entries = sorted(prices, key=lambda price: price.start)
-        if not entries:
-            raise PriceError("a tariff needs at least one price")
-        self.gpu = entries[0].gpu
-        self.count = count
-        self.fraction = fraction
-        share = "" if fraction == WHOLE else f"x{fraction}"
-        self.version = (
-            ";".join(f"{e.gpu}@{e.start.isoformat()}={e.nano_per_hour}" for e in entries) + f"x{count}{share}"
-        )
-        self._starts = [_midnight(entry.start) for entry in entries]
-        self._rates = [round(entry.nano_per_hour * count * fraction) for entry in entries]
-        self._sums = [0]
-        for i in range(1, len(entries)):
-            self._sums.append(self._sums[-1] + (self._starts[i] - self._starts[i - 1]) * self._rates[i - 1] // HOUR)
-
-    def nano_per_hour(self, wall_ns: int) -> int:
-        """Nano-dollars per hour of the whole allocation at a UTC moment."""
-        return self._rates[self._index(wall_ns)]
-
-    def cumulative(self, wall_ns: int) -> int:
-        """F: nano-dollars from the first price's start to a UTC moment; never decreases."""
-        i = self._index(wall_ns)
-        return self._sums[i] + (wall_ns - self._starts[i]) * self._rates[i] // HOUR
-
-    def bill(self, start_ns: int, end_ns: int) -> int:
-        """Nano-dollars of [start_ns, end_ns), UTC; adds up exactly over adjoining intervals."""
-        return self.cumulative(end_ns) - self.cumulative(start_ns)
-
-    def _index(self, wall_ns: int) -> int:
-        i = bisect_right(self._starts, wall_ns) - 1
-        if i < 0:
-            begins = datetime.fromtimestamp(self._starts[0] // SECOND, tz=UTC).date()
-            moment = datetime.fromtimestamp(wall_ns // SECOND, tz=UTC).isoformat()
-            raise PriceError(
-                f"GPU {self.gpu!r} has no price at {moment}: its first begins {begins}; add an earlier one"
-            )
-        return i
-
-
-class PriceBook:
-    """All prices, by GPU. Entries of farthing.yaml replace the defaults of the same GPU."""
-
-    def __init__(self, own: Iterable[GpuPrice] = (), defaults: Iterable[GpuPrice] = DEFAULT_PRICES) -> None:
+    def __init__(
+        self,
+        own: Iterable[GpuPrice] = (),
+        defaults: Iterable[GpuPrice] = DEFAULT_PRICES,
+        *,
+        exchange: ExchangeTable | None = None,
+        capacities: Iterable[Capacity] = (),
+        claims: Sequence[Claim] = (),
+        chosen: Mapping[str, str] | None = None,
+    ) -> None:
         own = tuple(own)
         mine = {price.gpu for price in own}
-        self.prices = tuple(sorted((*own, *(p for p in defaults if p.gpu not in mine)), key=lambda p: (p.gpu, p.start)))
-        seen: set[tuple[str, date]] = set()
-        for price in self.prices:
-            if (price.gpu, price.start) in seen:
-                raise PriceError(f"GPU {price.gpu!r} has two prices from {price.start}; keep one")
-            seen.add((price.gpu, price.start))
+        both = (*own, *(price for price in defaults if price.gpu not in mine))
+        self.prices = tuple(sorted(both, key=lambda price: (price.gpu, price.name, price.start_ns)))
+        self.exchange = ExchangeTable() if exchange is None else exchange
+        self.holdings = hold(capacities, claims, self.exchange)
+        self._chosen = dict(chosen or {})
+        self._held = {engine: tariff for held in self.holdings for engine, tariff in held.engines.items()}
+        self._ends: dict[GpuPrice, int | None] = {}
+        for (gpu, name), group in groupby(self.prices, key=lambda price: (price.gpu, price.name)):
+            self._ends |= _ends(_subject(gpu, name), tuple(group))
 
-    def tariff(self, device: str, count: int, fraction: Decimal = WHOLE) -> Tariff:
+    @property
+    def pools(self) -> tuple[Pool, ...]:
+        """What is bought and that no engine has."""
+        return tuple(pool for held in self.holdings for pool in held.pools)
+
+    def end_ns(self, price: GpuPrice) -> int | None:
+        """When a price of this book ends: at its ``end`` or where the next one of its GPU and name begins."""
+        return self._ends[price]
+
+    def stretches(self, price: GpuPrice) -> tuple[Stretch, ...]:
+        """One GPU's nano-dollars per hour in the ledger's currency, while a price of this book applies."""
+        whole = Stretch(price.start_ns, self._ends[price], Fraction(price.nano_per_hour))
+        return self.exchange.convert(whole, price.currency or self.exchange.ledger_currency)
+
+    def tariff(self, device: str, count: int, fraction: Decimal = WHOLE, *, engine: str = "") -> Tariff:
         """The tariff of ``count`` GPUs, or of a fraction of each, called ``device`` in the table or by their driver.
 
-        Raises PriceError when none is known: the work is unpriced, never free.
+        An engine that has GPUs of a capacity gets theirs whatever its device is called; one that chose a price by
+        name, that. Raises PriceError when none is known: the work is unpriced, never free.
         """
-        key = device if any(p.gpu == device for p in self.prices) else canonical_gpu(device)
-        found = [price for price in self.prices if price.gpu == key]
-        if not found:
-            known = ", ".join(sorted({p.gpu for p in self.prices}))
+        if engine in self._held:
+            return self._held[engine]
+        name = self._chosen.get(engine, "")
+        key = device if any(price.gpu == device for price in self.prices) else canonical_gpu(device)
+        of_gpu = [price for price in self.prices if price.gpu == key]
+        if not of_gpu:
+            known = ", ".join(sorted({price.gpu for price in self.prices}))
             raise PriceError(f"no price for GPU {device!r}; add it under prices: in farthing.yaml (known: {known})")
-        return Tariff(found, count, fraction)
+        found = [price for price in of_gpu if price.name == name]
+        if not found:
+            known = ", ".join(sorted({repr(price.name) for price in of_gpu}))
+            raise PriceError(
+                f"no price for {_subject(device, name)}; add one of this name under prices: in farthing.yaml, or set "
+                f"engines[].price to a name that is there ({known})"
+            )
+        fix = "add an entry for that time under prices: in farthing.yaml"
+        if any(price.currency not in {"", self.exchange.ledger_currency} for price in found):
+            fix += ", or its exchange rate under exchange:"
+        times = count * Fraction(fraction)
+        rates = Rates(replace(one, rate=one.rate * times) for price in found for one in self.stretches(price))
+        return Tariff(key, count, rates, fraction, subject=_subject(key, name), fix=fix)
 
 
-def _midnight(day: date) -> int:
-    return int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()) * SECOND
+def _subject(gpu: str, name: str) -> str:
+    return f"GPU {gpu!r} (price {name!r})" if name else f"GPU {gpu!r}"
+
+
+def _ends(subject: str, prices: Sequence[GpuPrice]) -> dict[GpuPrice, int | None]:
+    """When each price of one GPU and name ends; PriceError when two apply at once."""
+    ends: dict[GpuPrice, int | None] = {}
+    for one, two in zip_longest(prices, prices[1:]):
+        ends[one] = one.end_ns
+        if two is None:
+            continue
+        if one.start_ns == two.start_ns or (one.end_ns is not None and one.end_ns > two.start_ns):
+            raise PriceError(
+                f"{subject} has two prices at once: {one.label()} and {two.label()}; let them follow one another, "
+                "or give one of them a name:"
+            )
+        if one.end_ns is None:
+            ends[one] = two.start_ns
+    return ends
