@@ -1,12 +1,15 @@
 """The ledger: idempotent, append-only, exactly what the tables say."""
 
 import json
+import random
+from dataclasses import replace
 
 import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
+from farthing.collectors.schema import MAX_NAMES_BYTES
 from farthing.domain.clock import Anchor
 from farthing.domain.errors import LedgerError
 from farthing.domain.model import CostedRequest, Posting, SettledWindow
@@ -72,6 +75,20 @@ def test_a_window_that_is_posted_twice_costs_once(ledger):
     assert ledger.post(BOOT, [_request()], [_window()]) == Posted([], [])
     assert ledger.select(sa.select(sa.func.sum(t.journal.c.nano))) == [(10,)]
     assert ledger.select(sa.select(t.requests.c.decode_nano)) == [(10,)]
+
+
+def test_the_longest_names_that_intake_lets_in_can_be_posted(ledger):
+    """They are a key of the sums, which PostgreSQL bounds; these cannot be compressed."""
+    draw = random.Random(1)  # noqa: S311 - names, not secrets
+    sizes = {"engine": 128, "tenant": 256, "project": 64, "model": 32, "tier": 32}
+    names = {what: "".join(chr(draw.randrange(0x20000, 0x2A000)) for _ in range(size)) for what, size in sizes.items()}
+    assert len("".join(list(names.values())[1:]).encode()) == MAX_NAMES_BYTES
+    boot = replace(BOOT, engine=names.pop("engine"))
+    (posting,) = _window().postings
+    window = _window()._replace(postings=(posting._replace(**names),))
+    request = replace(_request(), engine=boot.engine, **names, request_id="\U00020000" * 512)
+    assert ledger.post(boot, [request], [window]) == Posted([window], [request])
+    assert ledger.select(sa.select(t.cost_hours.c.nano)) == [(10,)]
 
 
 @pytest.mark.parametrize("statement", ["UPDATE journal SET nano = 0", "DELETE FROM journal"])

@@ -48,7 +48,7 @@ def content(ledger: Ledger) -> dict[str, list[tuple[Any, ...]]]:
     """Every row of the books, by table, without the numbers that only say in which order rows were written."""
     found = {}
     for table in BOOKS:
-        columns = [column for column in table.columns if column.name != "id"]
+        columns = [column for column in table.columns if column.name not in {"id", "read_id"}]
         rows = ledger.select(sa.select(*columns))
         found[table.name] = sorted((tuple(row) for row in rows), key=repr)
     return found

@@ -118,6 +118,8 @@ class Accountant:
                     # one at a time: the books must depend on the order of arrival alone, not on where a read ends
                     for record in order.ready():
                         self._feed(record)
+                    if raw.key.boot in self._accounts:
+                        self._accounts[raw.key.boot].read_id = row_id
                 read += len(rows)
                 self._post_all()
         return read

@@ -70,6 +70,8 @@ class BootAccount:
         self.missing = 0
         self.refused = 0
         """Records that never arrived, and that intake refused, as whoever orders them counts."""
+        self.read_id = 0
+        """Of the last record in the inbox that was read for this boot."""
         self.silent = False
         """Nothing has come for a while, and nobody knows why."""
 
@@ -166,6 +168,7 @@ class BootAccount:
             ranks=self.started.ranks,
             billed_from_ns=self._billed_ns,
             covered_ns=self._wall(self.stream.covered_ns),
+            read_id=self.read_id,
         )
 
     def wip(self) -> dict[str, int]:

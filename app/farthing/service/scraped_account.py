@@ -34,6 +34,7 @@ class ScrapedAccount:
         self.closed = False
         """The engine's probe reports now: scrapes are not costed any more."""
         self.state = "ready"
+        self.read_id = 0
         self.running: int | None = None
         self.waiting: int | None = None
         self._coster = ScrapedCoster(started.key.boot, tariff.bill, started.model)
@@ -110,4 +111,5 @@ class ScrapedAccount:
             started_ns=started.at_ns,
             bill_nano=bill_nano,
             covered_ns=self.watermark_ns,
+            read_id=self.read_id,
         )

@@ -100,6 +100,8 @@ class Poster:
             "energy_last_mj": boot.energy_last_mj,
             "refused": boot.refused,
             "covered_ns": boot.covered_ns,
+            "price_version": boot.price_version,
+            "read_id": boot.read_id,
         }
         self._connection.execute(sa.update(t.boots).where(t.boots.c.boot == boot.boot).values(**changing))
         if boot.price_content:

@@ -140,6 +140,7 @@ class Ledger:
                 ranks=row.ranks,
                 billed_from_ns=row.billed_from_ns,
                 covered_ns=row.covered_ns,
+                read_id=row.read_id,
             )
             for row in rows
         ]

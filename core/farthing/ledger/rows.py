@@ -41,6 +41,8 @@ class Boot:
     """UTC nanoseconds; what lay before was billed by the engine's counters."""
     covered_ns: int = 0
     """UTC nanoseconds up to where its windows reach, settled or not."""
+    read_id: int = field(default=0, compare=False)
+    """Of its last record that the books hold the consequences of; changes with every record and is no news."""
     price_content: str = ""
     """What ``price_version`` stands for; kept once for each version."""
 

@@ -79,6 +79,7 @@ boots = Table(
     Column("ranks", Integer, nullable=False, server_default="1", comment="engine indices that share the bill"),
     Column("billed_from_ns", BigInteger, nullable=True, comment="UTC; what lay before was billed by counters"),
     Column("covered_ns", BigInteger, nullable=False, server_default="0", comment="UTC; windows reach up to here"),
+    Column("read_id", BigInteger, nullable=False, server_default="0", comment="the books hold its records up to here"),
     Index(None, "engine"),
 )
 

@@ -185,6 +185,16 @@ def _create() -> None:
             "covered_ns", sa.BigInteger(), server_default="0", nullable=False, comment="UTC; windows reach up to here"
         ),
     )
+    op.add_column(
+        "boots",
+        sa.Column(
+            "read_id",
+            sa.BigInteger(),
+            server_default="0",
+            nullable=False,
+            comment="the books hold its records up to here",
+        ),
+    )
     op.add_column("journal", sa.Column("project", sa.String(length=512), server_default="", nullable=False))
     op.add_column(
         "journal",
@@ -212,7 +222,8 @@ def _fill() -> None:
     for statement in (
         f"UPDATE journal SET period = {month('wall_end_ns - 1')}",
         "UPDATE boots SET covered_ns = coalesce((SELECT max(wall_end_ns) FROM windows "
-        "WHERE windows.boot = boots.boot), started_ns), ranks = coalesce((SELECT max(engine_index) + 1 FROM windows "
+        "WHERE windows.boot = boots.boot), started_ns), read_id = coalesce((SELECT max(id) FROM records "
+        "WHERE records.boot = boots.boot), 0), ranks = coalesce((SELECT max(engine_index) + 1 FROM windows "
         "WHERE windows.boot = boots.boot), 1)",
         "INSERT INTO boot_lines SELECT boot, period, debit, sum(nano) FROM journal GROUP BY 1, 2, 3",
         f"INSERT INTO cost_hours SELECT (wall_end_ns - 1) / {_HOUR}, period, engine, debit, phase, tenant, project, "
