@@ -121,6 +121,20 @@ def test_no_string_is_longer_than_its_column_in_the_ledger():
     assert {"boot", "engine", "engine_kind", "model", "gpu", "tenant", "tier", "trace_id", "request_id"} <= compared
 
 
+@pytest.mark.parametrize(("tenant", "project", "accepted"), [(256, 512, True), (256, 255, True), (256, 256, False)])
+def test_names_that_are_too_long_together_for_a_key_are_refused(tenant, project, accepted):
+    """One such record would fail every posting of its engine in PostgreSQL; names of ASCII are never too long."""
+    letter = "t" if project == 512 else "\u732b"
+    line = line_of(usage(tenant=letter * tenant, project=letter * project, model="m", tier="tt"))
+    if accepted:
+        assert decode_line(decode_raw(line).line) == decode_line(line)
+        return
+    with pytest.raises(RecordError, match="over 1536 bytes with tenant, model and tier"):
+        decode_raw(line)
+    with pytest.raises(RecordError):
+        decode_line(line)
+
+
 def test_mark_columns_that_were_left_out_are_zeros():
     """A text model sends no encoder columns."""
     batch = decode_line(line_of(steps()))

@@ -18,6 +18,7 @@ from farthing.domain.records import RecordKey
 __all__ = [
     "MAX_LINE_BYTES",
     "MAX_MARKS",
+    "MAX_NAMES_BYTES",
     "MAX_STRING",
     "SEEN_BY",
     "AnyWire",
@@ -37,6 +38,9 @@ MAX_LINE_BYTES = 8 * 1024 * 1024
 MAX_MARKS = 65_536
 """Entries of a column: 5 s at one mark every 76 us."""
 MAX_STRING = 512
+MAX_NAMES_BYTES = 1_536
+"""Of a request's tenant, project, model and tier together: with the engine's name they are a key of the ledger's sums,
+and PostgreSQL takes no key above 2,704 bytes. Only names in other alphabets come near."""
 MAX_SEQUENCES = 1024
 MAX_SIGNALS = 1024
 MAX_GPUS = 1024

@@ -15,6 +15,7 @@ import msgspec
 
 from farthing.collectors.schema import (
     MAX_LINE_BYTES,
+    MAX_NAMES_BYTES,
     SEEN_BY,
     AnyWire,
     WireCounters,
@@ -239,6 +240,7 @@ def _check_usage(wire: WireUsage) -> None:
     )
     _part_of("cached_tokens", wire.cached_tokens, wire.prompt_tokens)
     _part_of("image_tokens", wire.image_tokens, wire.prompt_tokens)
+    _short_enough(wire.tenant + wire.project + wire.model + wire.tier)
     for sequence in wire.sequences:
         _in_order(
             ("sequences.scheduled_ns", sequence.scheduled_ns),
@@ -327,6 +329,11 @@ def _in_order(*moments: tuple[str, int | None]) -> None:
         if at < earlier:
             raise RecordError(field, f"lies before {before}")
         before, earlier = field, at
+
+
+def _short_enough(names: str) -> None:
+    if not names.isascii() and len(names.encode()) > MAX_NAMES_BYTES:
+        raise RecordError("project", f"makes over {MAX_NAMES_BYTES} bytes with tenant, model and tier; shorten them")
 
 
 def _part_of(field: str, part: int | None, whole: int | None) -> None:
