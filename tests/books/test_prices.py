@@ -1,18 +1,28 @@
-"""Bills telescope, whatever the cuts; a missing price is an error, never zero."""
+"""Bills telescope, whatever the cuts; a missing price is an error, never zero, and never an older price."""
 
 import itertools
-from datetime import date
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from fractions import Fraction
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.books.price_strategies import BEGIN_NS, END_NS, cuts, exact, fractions, moments, price_lists
 
-from farthing.books.prices import GpuPrice, PriceBook, canonical_gpu
+from farthing.books.moments import moment_ns
+from farthing.books.prices import DEFAULT_PRICES, GpuPrice, PriceBook, canonical_gpu
 from farthing.domain.clock import HOUR, SECOND
 from farthing.domain.errors import PriceError
 
 NOVEMBER = 1_795_000_000 * SECOND
+DAY = 24 * HOUR
+
+
+def at(text):
+    """Nanoseconds of an ISO date or time."""
+    return moment_ns(datetime.fromisoformat(text).replace(tzinfo=UTC))
 
 
 def _book():
@@ -33,6 +43,36 @@ def test_bills_of_adjoining_intervals_add_up_across_price_changes(offsets, count
     parts = [tariff.bill(a, b) for a, b in itertools.pairwise(cuts)]
     assert sum(parts) == tariff.bill(cuts[0], cuts[-1])
     assert all(part >= 0 for part in parts)
+
+
+@given(price_lists(), st.integers(1, 16), fractions, cuts())
+def test_bills_of_any_cuts_are_the_exact_amount_to_the_nano(prices, count, fraction, moments):
+    """Each bill is within a nano of the exact rational amount, and together they are it, rounded down once."""
+    book = PriceBook(prices)
+    tariff = book.tariff("X", count, fraction)
+    stretches = [
+        replace(one, rate=one.rate * count * Fraction(fraction)) for price in prices for one in book.stretches(price)
+    ]
+    total = 0
+    for a, b in itertools.pairwise(moments):
+        assert abs(tariff.bill(a, b) - exact(stretches, a, b)) < 1
+        total += tariff.bill(a, b)
+    assert total == exact(stretches, BEGIN_NS, END_NS) // 1
+
+
+@given(price_lists(), cuts(), st.data())
+def test_windows_merged_in_any_order_give_one_bill(prices, moments, data):
+    """A window that spans a price change is no exception, and one bill does not depend on those before it."""
+    tariff = PriceBook(prices).tariff("X", 3)
+    windows = data.draw(st.permutations(list(itertools.pairwise(moments))))
+    assert sum(tariff.bill(a, b) for a, b in windows) == tariff.bill(moments[0], moments[-1])
+
+
+@given(price_lists(), moments, moments)
+def test_cost_never_falls(prices, one, two):
+    """F is non-decreasing: no bill is negative."""
+    tariff = PriceBook(prices).tariff("X", 1)
+    assert tariff.cumulative(max(one, two)) >= tariff.cumulative(min(one, two))
 
 
 def test_an_hour_of_a_default_h100_costs_its_list_price():
@@ -60,6 +100,102 @@ def test_two_prices_from_one_day_are_refused():
         PriceBook(twice)
 
 
+def test_prices_that_overlap_are_refused_and_both_are_named():
+    """Whoever entered them finds both lines."""
+    one = GpuPrice("X", 2_500_000_000, date(2026, 1, 1), "contract 1", date(2026, 6, 2))
+    two = GpuPrice("X", 3_000_000_000, date(2026, 6, 1), "contract 2")
+    with pytest.raises(PriceError) as caught:
+        PriceBook([two, one])
+    assert str(caught.value) == (
+        "GPU 'X' has two prices at once: 2.5 from 2026-01-01 until 2026-06-02 (on_demand, contract 1) and "
+        "3 from 2026-06-01 on (on_demand, contract 2); let them follow one another, or give one of them a name:"
+    )
+
+
+def test_prices_of_different_names_apply_at_once_and_engines_choose():
+    """On demand and spot of one GPU, say; whoever chooses none gets the one without a name."""
+    list_price = GpuPrice("X", 3_000_000_000, date(2026, 1, 1), "list")
+    spot = replace(list_price, nano_per_hour=1_000_000_000, name="cheap", kind="spot")
+    book = PriceBook([list_price, spot], chosen={"batch": "cheap", "lost": "gone"})
+    assert book.tariff("X", 2).nano_per_hour(NOVEMBER) == 6_000_000_000
+    assert book.tariff("X", 2, engine="chat").nano_per_hour(NOVEMBER) == 6_000_000_000
+    assert book.tariff("X", 2, engine="batch").nano_per_hour(NOVEMBER) == 2_000_000_000
+    with pytest.raises(PriceError, match=r"GPU 'X' \(price 'gone'\).*engines\[\]\.price.*'', 'cheap'"):
+        book.tariff("X", 2, engine="lost")
+
+
+def test_the_names_of_prices_are_found_by_a_drivers_name_of_the_gpu():
+    """As those without a name are."""
+    spot = GpuPrice("H100-SXM", 1_000_000_000, date(2026, 1, 1), "spot", name="cheap")
+    tariff = PriceBook([spot], chosen={"e": "cheap"}).tariff("NVIDIA H100 80GB HBM3", 1, engine="e")
+    assert (tariff.gpu, tariff.nano_per_hour(NOVEMBER)) == ("H100-SXM", 1_000_000_000)
+
+
+GAPPED = PriceBook(
+    [
+        GpuPrice("X", 1_000_000_000, datetime(2026, 10, 1, 6, tzinfo=UTC), "a", datetime(2026, 10, 1, 8, tzinfo=UTC)),
+        GpuPrice("X", 2_000_000_000, datetime(2026, 10, 1, 9, tzinfo=UTC), "b", date(2026, 10, 2)),
+    ]
+).tariff("X", 1)
+
+
+def test_up_to_the_last_moment_of_a_price_is_billed_at_it():
+    """`to` is exclusive: the hour that ends there is priced, the moment itself is not."""
+    assert GAPPED.bill(at("2026-10-01T07:00:00"), at("2026-10-01T08:00:00")) == 1_000_000_000
+    assert GAPPED.bill(at("2026-10-01T09:00:00"), at("2026-10-02T00:00:00")) == 30_000_000_000
+    assert not GAPPED.priced(at("2026-10-01T08:00:00"))
+    assert GAPPED.priced(at("2026-10-01T08:00:00") - 1)
+    assert GAPPED.priced(at("2026-10-01T09:00:00"))
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "gap"),
+    [
+        ("2026-10-01T08:10:00", "2026-10-01T08:20:00", "from 2026-10-01T08:00:00Z until 2026-10-01T09:00:00Z"),
+        ("2026-10-01T07:00:00", "2026-10-01T10:00:00", "from 2026-10-01T08:00:00Z until 2026-10-01T09:00:00Z"),
+        ("2026-10-01T08:00:00", "2026-10-01T08:00:01", "from 2026-10-01T08:00:00Z until 2026-10-01T09:00:00Z"),
+        ("2026-10-01T23:00:00", "2026-10-02T01:00:00", "from 2026-10-02 on"),
+        ("2026-10-03T00:00:00", "2026-10-03T00:00:00", "from 2026-10-02 on"),
+    ],
+)
+def test_a_bill_that_touches_a_gap_is_an_error_that_names_the_gap(start, end, gap):
+    """It is neither 0 there nor at the price before."""
+    with pytest.raises(PriceError) as caught:
+        GAPPED.bill(at(start), at(end))
+    assert f"GPU 'X' has no price {gap}, so it is unpriced at " in str(caught.value)
+    assert str(caught.value).endswith("add an entry for that time under prices: in farthing.yaml")
+
+
+def test_a_moment_in_a_gap_has_no_rate():
+    """What shows a price per hour now shows none."""
+    with pytest.raises(PriceError, match="unpriced at 2026-10-01T08:30:00Z"):
+        GAPPED.nano_per_hour(at("2026-10-01T08:30:00"))
+
+
+def test_a_year_of_hourly_spot_prices_is_exact():
+    """8,760 prices, each its hour's."""
+    begin = datetime(2026, 1, 1, tzinfo=UTC)
+    spot = [
+        GpuPrice("X", 1_000_000_000 + 7 * hour, begin + timedelta(hours=hour), "spot", kind="spot")
+        for hour in range(8_760)
+    ]
+    tariff = PriceBook(spot).tariff("X", 1)
+    start = moment_ns(begin)
+    assert tariff.bill(start, start + 8_760 * HOUR) == sum(price.nano_per_hour for price in spot)
+    assert tariff.bill(start + 5_000 * HOUR, start + 5_001 * HOUR) == spot[5_000].nano_per_hour
+    assert len(tariff.version) <= 64
+
+
+def test_entries_of_ones_own_replace_every_default_of_the_gpu():
+    """A public list price never comes back beside one's own."""
+    own = GpuPrice("L4", 100_000_000, date(2026, 6, 1), "own", name="cheap")
+    book = PriceBook([own])
+    assert [price for price in book.prices if price.gpu == "L4"] == [own]
+    assert len(book.prices) == len(DEFAULT_PRICES)
+    with pytest.raises(PriceError, match=r"no price for GPU 'L4'"):
+        book.tariff("L4", 1)
+
+
 @pytest.mark.parametrize(
     ("device", "key"),
     [
@@ -83,3 +219,10 @@ def test_a_slice_of_a_gpu_costs_its_part(fraction):
     cuts = [NOVEMBER, NOVEMBER + 7, NOVEMBER + HOUR // 3, NOVEMBER + HOUR]
     assert sum(tariff.bill(a, b) for a, b in itertools.pairwise(cuts)) == tariff.bill(cuts[0], cuts[-1])
     assert tariff.bill(cuts[0], cuts[-1]) == round(2 * 3_348_000_000 * part)
+
+
+def test_dates_are_midnights_and_times_are_utc():
+    """A naive time is UTC; one of another offset is converted."""
+    assert moment_ns(date(1970, 1, 2)) == DAY
+    assert moment_ns(datetime(1970, 1, 2)) == DAY  # noqa: DTZ001 - a naive time is what is tested
+    assert moment_ns(datetime.fromisoformat("1970-01-02T01:00:00.000001+02:00")) == DAY - HOUR + 1_000
