@@ -9,8 +9,8 @@ How noisy a series is, how far it wanders and how soon it forgets are not known 
 therefore runs for every combination on a grid, each weighted by how well it foretold every block from those before it;
 all start from what is common among series, so that a short history gives a wide interval. Two odd blocks in a row on
 the same side are a level shift, and shifts may come again, the more often the more were seen. Sums of paths drawn from
-that mixture give the expectation (their mean) and the interval. Square roots keep zeros, tame bursts, and the mean of
-a squared path is that of the data.
+that mixture, with the odd days that the series has shown, give the expectation (their mean) and the interval. Square
+roots keep zeros, tame bursts, and the mean of a squared path is that of the data.
 
 Source: structural time series and their filter, A. C. Harvey, "Forecasting, Structural Time Series Models and the
 Kalman Filter" (Cambridge, 1989), chapters 2-4; weights by one-step predictive likelihood as in P. J. Harrison and
@@ -144,8 +144,10 @@ class _Model:
     """Part of the wandering that is left a day later."""
     noise_before = (0.09, 1.1)
     """Noise to expect of a series not seen yet: median and spread of its logarithm."""
-    slope_before, slope_change = 0.004, 0.0003
-    """Spread of the slope a day, and of its change a day."""
+    slopes = (0.0005, 0.006)
+    """Spread of the slope a day: of series that stay, and of those that grow or shrink."""
+    slope_change = 0.05
+    """Spread of its change a day, relative to that."""
     shift, shift_surprise, shift_every = 0.3, 3.0, 50
     """Spread of a level shift, standard deviations that give one away, and days between two before any is seen."""
 
@@ -173,29 +175,31 @@ class _Model:
     def _start(self) -> None:
         """What is common among series, before any block was seen."""
         points = [
-            (noise, ratio, memory, common / (len(self.memories) if ratio else 1))
+            (noise, ratio, memory, slope, common / (len(self.memories) if ratio else 1))
+            for slope in self.slopes
             for noise in self.noises
             for ratio, common in self.ratios
             for memory in (self.memories if ratio else self.memories[:1])
         ]
-        noise, ratio, self.memory, common = (np.array(column) for column in zip(*points, strict=True))
+        noise, ratio, self.memory, self.slope, common = (np.array(column) for column in zip(*points, strict=True))
         self.noise, wander = noise**2, (noise * ratio) ** 2
         self.shock = wander * (1 - self.memory**2)
         median, spread = self.noise_before
         self.evidence: Array = np.log(common) - 0.5 * (np.log(noise / median) / spread) ** 2
         self.mean = np.tile([1.0, 0.0, 0.0], (len(points), 1))
         self.cov = np.zeros((len(points), 3, 3))
-        self.cov[:, 0, 0], self.cov[:, 1, 1], self.cov[:, 2, 2] = 1.0, self.slope_before**2, wander
+        self.cov[:, 0, 0], self.cov[:, 1, 1], self.cov[:, 2, 2] = 1.0, self.slope**2, wander
         self.move = np.zeros_like(self.cov)
         self.move[:, 0, 0] = self.move[:, 0, 1] = self.move[:, 1, 1] = 1.0
         self.move[:, 2, 2] = self.memory
         self.surprise = np.zeros(len(points))
         self.shifts = np.zeros(len(points))
+        self.residuals: list[Array] = []
 
     def _step(self) -> None:
         self.mean = np.einsum("gij,gj->gi", self.move, self.mean)
         self.cov = self.move @ self.cov @ self.move.transpose(0, 2, 1)
-        self.cov[:, 1, 1] += self.slope_change**2
+        self.cov[:, 1, 1] += (self.slope_change * self.slope) ** 2
         self.cov[:, 2, 2] += self.shock
 
     def _update(self, root: float) -> None:
@@ -207,7 +211,9 @@ class _Model:
         self.shifts += shifted
         self.cov[:, 0, 0] += np.where(shifted, self.shift**2, 0.0)
         gain, variance = self._gain()
-        z = np.abs(error) / np.sqrt(variance)
+        z = error / np.sqrt(variance)
+        self.residuals.append(z)
+        z = np.abs(z)
         # Student's t with 5 degrees of freedom, so that one odd day does not decide between the grid's points
         self.evidence = self.evidence - 0.5 * np.log(variance) - 3.0 * np.log1p(z**2 / 5)
         held = variance * np.maximum(1.0, z / 3.0) ** 2
@@ -237,18 +243,24 @@ class _Model:
         level, slope, wander = start.T
         memory, shock, noise = self.memory[chosen], np.sqrt(self.shock[chosen]), np.sqrt(self.noise[chosen])
         often = (1 + self.shifts[chosen]) / (self.shift_every + self.days)
+        # what this series did on odd days it does again; a short history has hardly shown its odd days
+        residuals = np.clip(np.array(self.residuals), -10.0, 10.0)
+        remembered = len(residuals) / (len(residuals) + 10)
+        change = self.slope_change * self.slope[chosen]
         week = self._week_draws(rng)
         totals = np.zeros(_PATHS)
         for i, left in enumerate(range(horizon, 0, -DAY)):
             share = 1.0 if left >= DAY else float(self.profiles[i % WEEK, :left].sum())
             draws = rng.standard_normal((4, _PATHS))
-            slope = slope + self.slope_change * draws[0]
+            slope = slope + change * draws[0]
             # a factor on the root whose square has the mean 1
             jump = np.exp(self.shift * draws[1] - self.shift**2)
             level = (level + slope) * np.where(rng.random(_PATHS) < often, jump, 1.0)
             wander = memory * wander + shock * draws[2]
+            again = rng.integers(0, len(residuals), _PATHS)
+            odd = np.where(rng.random(_PATHS) < remembered, residuals[again, chosen], draws[3])
             # the noise of a few hours is wider than that of a day
-            hours = noise * np.sqrt(DAY / min(left, DAY)) * draws[3]
+            hours = noise * np.sqrt(DAY / min(left, DAY)) * odd
             totals += share * week[i % WEEK] * (level + wander + hours) ** 2
         return totals * self.scale
 
