@@ -49,14 +49,14 @@ def test_a_recorded_run_comes_back_as_it_was_sent(ledger):
 def test_whatever_is_repeated_in_whatever_batches_is_stored_once(ledger, batches):
     """The first of a key stays, each batch says how many of its records were new, and none overtakes another."""
     trial = str(next(_boots))
-    known = {}
+    known: dict[RecordKey, RawRecord] = {}
     last = ledger.last_id()
     for batch in batches:
         mine = [
             RawRecord(RecordKey(trial + record.key.boot, record.key.process, record.key.sequence), *_rest(record))
             for record in batch
         ]
-        new = {}
+        new: dict[RecordKey, RawRecord] = {}
         for record in mine:
             if record.key not in known:
                 new.setdefault(record.key, record)

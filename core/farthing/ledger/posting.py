@@ -19,8 +19,9 @@ from farthing.books.periods import period_of, posting_period
 from farthing.domain.clock import HOUR
 from farthing.domain.conventions import ADJUSTED, FINISHED, GPU_ALLOCATION, PHASES, POLICY_VERSION, SETTLED
 from farthing.domain.model import Adjustment, Fit, SettledWindow
-from farthing.domain.records import RecordKey
 from farthing.ledger import tables as t
+from farthing.ledger.partitions import make_room
+from farthing.ledger.request_costs import RequestCosts
 from farthing.ledger.rows import Boot, RequestRow
 
 __all__ = ["Poster", "add_to", "closed_through", "insert_new", "keep_version"]
@@ -73,6 +74,7 @@ class Poster:
         self._savings: Counter[tuple[Any, ...]] = Counter()
         self._windows: defaultdict[tuple[int, str], Counter[str]] = defaultdict(Counter)
         self._journal: list[dict[str, Any]] = []
+        self._shares = RequestCosts(boot.boot)
 
     def boot(self) -> None:
         """Write the boot as it stands; who it is was said the first time."""
@@ -111,6 +113,7 @@ class Poster:
         """Write those that are not there yet, and return them."""
         if not rows:
             return []
+        make_room(self._connection, "requests", (row.ended_wall_ns for row in rows))
         q = t.requests.c
         insert = insert_new(self._connection, t.requests).returning(q.process, q.sequence)
         added = {(row[0], row[1]) for row in self._connection.execute(insert, [_request(row) for row in rows])}
@@ -131,13 +134,16 @@ class Poster:
         new = [adjustment for adjustment in adjustments if self._note(adjustment)]
         for adjustment in new:
             self._post(adjustment, ADJUSTED)
-            self._add_to_requests([(adjustment.key, adjustment.cost_nano, adjustment.energy_mj, 0)])
+            start = self._boot.anchor.to_wall(adjustment.start_ns)
+            self._shares.add(start, [(adjustment.key, adjustment.cost_nano, adjustment.energy_mj, 0)])
         return new
 
     def finish(self) -> None:
         """Write the journal's lines and add to the sums."""
         if self._journal:
+            make_room(self._connection, "journal", (line["wall_start_ns"] for line in self._journal))
             self._connection.execute(sa.insert(t.journal), self._journal)
+        self._shares.write(self._connection)
         tokens = ("requests", *_REQUEST_TOKENS, "uncounted", "one_sided")
         window_counts = [column.name for column in t.window_hours.columns if not column.primary_key]
         connection = self._connection
@@ -204,7 +210,7 @@ class Poster:
         for saver, nano in window.saved.items():
             self._savings[hour, period, self._boot.engine, *saver] += nano
         self._post(window, SETTLED)
-        self._add_to_requests([(r.key, r.cost_nano, r.energy_mj, r.saved_nano) for r in window.requests])
+        self._shares.add(start, ((r.key, r.cost_nano, r.energy_mj, r.saved_nano) for r in window.requests))
 
     def _note(self, adjustment: Adjustment) -> bool:
         """Whether the adjustment was not in the books; it is noted then."""
@@ -271,37 +277,6 @@ class Poster:
             counts[name] += getattr(row, name) or 0
         counts["uncounted"] += row.prompt_computed is None or row.output_tokens is None
         counts["one_sided"] += row.seen_by != "both" and row.outcome == FINISHED
-
-    def _add_to_requests(self, shares: Sequence[tuple[RecordKey, dict[str, int], int, int]]) -> None:
-        if not shares:
-            return
-        q = t.requests.c
-        self._connection.execute(
-            sa.update(t.requests)
-            .where(
-                q.boot == sa.bindparam("b_boot"),
-                q.process == sa.bindparam("b_process"),
-                q.sequence == sa.bindparam("b_sequence"),
-            )
-            .values(
-                {
-                    **{f"{phase}_nano": q[f"{phase}_nano"] + sa.bindparam(f"b_{phase}") for phase in PHASES},
-                    "energy_mj": q.energy_mj + sa.bindparam("b_energy"),
-                    "saved_nano": q.saved_nano + sa.bindparam("b_saved"),
-                }
-            ),
-            [
-                {
-                    "b_boot": key.boot,
-                    "b_process": key.process,
-                    "b_sequence": key.sequence,
-                    **{f"b_{phase}": cost_nano.get(phase, 0) for phase in PHASES},
-                    "b_energy": energy_mj,
-                    "b_saved": saved_nano,
-                }
-                for key, cost_nano, energy_mj, saved_nano in shares
-            ],
-        )
 
 
 def _key(item: tuple[tuple[Any, ...], Iterable[int]]) -> tuple[Any, ...]:
