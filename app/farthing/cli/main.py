@@ -134,15 +134,19 @@ def report(
 
 
 @app.command()
-def prices(config: Config = None, output: OutputOption = Output.table) -> None:
-    """Print the price table with dates and sources.
+def prices(
+    config: Config = None,
+    at: Annotated[str | None, typer.Option(help="Only what applies at this UTC date or time.")] = None,
+    output: OutputOption = Output.table,
+) -> None:
+    """Print prices, capacity and exchange rates with dates, kinds and sources; gaps are shown as unpriced.
 
-    Example: farthing prices --output csv
+    Example: farthing prices --at 2026-11-01 --output csv
     """
-    from farthing.cli.report import print_prices
+    from farthing.cli.prices import print_prices
     from farthing.settings import load_settings
 
-    print_prices(load_settings(config), output.value)
+    print_prices(load_settings(config), output.value, at)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""``farthing report`` and ``farthing prices``."""
+"""``farthing report``."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from typing import Literal
 
 import typer
 
-from farthing.exporters.report import Column, ReportTable, render
+from farthing.exporters.report import render
 from farthing.ledger.repository import Ledger
 from farthing.service.reports import Group, parse_since, report
-from farthing.service.server import price_book
 from farthing.settings import Settings
 
-__all__ = ["print_prices", "print_report"]
+__all__ = ["print_report"]
 
 Output = Literal["table", "json", "csv"]
 
@@ -27,24 +26,4 @@ def print_report(settings: Settings, since: str, by: Group, output: Output, ledg
         table = report(ledger, start, by, settings.currency)
     finally:
         ledger.close()
-    typer.echo(render(table, output, color=sys.stdout.isatty()).rstrip("\n"))
-
-
-def print_prices(settings: Settings, output: Output) -> None:
-    """Print the price table."""
-    rows = [
-        (price.gpu, price.nano_per_hour, price.start.isoformat(), price.source) for price in price_book(settings).prices
-    ]
-    table = ReportTable(
-        title="GPU prices",
-        columns=(
-            Column("gpu", "GPU"),
-            Column("per_hour", "Per hour", "money"),
-            Column("start", "From"),
-            Column("source", "Source"),
-        ),
-        rows=tuple(rows),
-        notes=("Entries under prices: in farthing.yaml replace the defaults of the same GPU.",),
-        currency=settings.currency,
-    )
     typer.echo(render(table, output, color=sys.stdout.isatty()).rstrip("\n"))
