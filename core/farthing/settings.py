@@ -12,11 +12,14 @@ from pydantic import BaseModel, ConfigDict, Field, HttpUrl, ValidationError, fie
 
 from farthing.domain.conventions import DEFAULT_PORT
 from farthing.domain.errors import ConfigError
+from farthing.settings_budgets import BudgetSettings
 from farthing.settings_prices import CapacitySettings, Currency, ExchangeSettings, OwnedSettings, PriceSettings
 
 __all__ = [
     "TOKEN_VARIABLE",
     "AlertSettings",
+    "BookSettings",
+    "BudgetSettings",
     "CapacitySettings",
     "CostingSettings",
     "EngineSettings",
@@ -143,6 +146,13 @@ class StackSettings(_Strict):
         return self
 
 
+class BookSettings(_Strict):
+    """How periods are closed and charged."""
+
+    policy: Path | None = None
+    """The policy file: pricing, pools, rate cards, cost centres. None: showback at actual cost."""
+
+
 class Settings(_Strict):
     """All of farthing.yaml; every field has a default, so an empty file is valid."""
 
@@ -152,6 +162,8 @@ class Settings(_Strict):
     prices: tuple[PriceSettings, ...] = ()
     capacity: tuple[CapacitySettings, ...] = ()
     exchange: tuple[ExchangeSettings, ...] = ()
+    budgets: tuple[BudgetSettings, ...] = ()
+    books: BookSettings = BookSettings()
     serve: ServeSettings = ServeSettings()
     costing: CostingSettings = CostingSettings()
     alerts: AlertSettings = AlertSettings()
@@ -174,6 +186,15 @@ class Settings(_Strict):
         if twice:
             raise ValueError(f"engine name {twice[0]!r} is used twice; names must differ")
         return engines
+
+    @field_validator("budgets")
+    @classmethod
+    def _scopes_differ(cls, budgets: tuple[BudgetSettings, ...]) -> tuple[BudgetSettings, ...]:
+        names = [entry.budget.name for entry in budgets]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"two budgets of {twice[0]!r}; keep one")
+        return budgets
 
     @model_validator(mode="after")
     def _capacities_exist(self) -> Settings:
@@ -275,6 +296,7 @@ def _known_keys(location: tuple[Any, ...]) -> list[str]:
         "prices": PriceSettings,
         "capacity": CapacitySettings,
         "exchange": ExchangeSettings,
+        "budgets": BudgetSettings,
         "owned": OwnedSettings,
     }
     for part in location:

@@ -17,9 +17,11 @@ from importlib.metadata import version
 
 import sqlalchemy as sa
 
-from farthing.books.prices import WHOLE, PriceBook, Tariff
+from farthing.books.prices import WHOLE, PriceBook
+from farthing.books.tariff import Tariff, parse_tariff, splice
 from farthing.costing.checks import Evidence
 from farthing.domain import conventions as c
+from farthing.domain.clock import utc
 from farthing.domain.errors import PriceError
 from farthing.domain.model import Check, EngineGauges, EngineView, IntakeView, Snapshot
 from farthing.domain.records import RawRecord, Record, Started, Usage
@@ -176,6 +178,12 @@ class Accountant:
         elif account is not None:
             try:
                 account.feed(record)
+            except PriceError as error:
+                # it ran into a time without a price: its records are kept, and costed once there is one
+                _log.error("engine %s is unpriced from here on: %s; its records are kept", account.engine, error)
+                self._unpriced[account.engine] = str(error)
+                self._give_up(account)
+                return
             except Exception:
                 # a mistake of ours about one boot; the others' books go on
                 _log.exception(
@@ -203,6 +211,7 @@ class Accountant:
             tariff = self._prices.tariff(gpu, count, configured.gpu_fraction if configured else WHOLE, engine=engine)
             # a boot whose clock lies before the first price has none either
             tariff.nano_per_hour(started.anchor.wall_ns)
+            tariff = self._with_booked(boot, tariff)
         except PriceError as error:
             if engine not in self._unpriced:
                 _log.error("engine %s is unpriced: %s; its records are kept", engine, error)
@@ -224,6 +233,24 @@ class Accountant:
                 billed.append(account.watermark_ns)
         self._probed_since.setdefault(engine, self._last_id)
         self._accounts[boot] = BootAccount(started, tariff, engine, self._options, billed_ns=max(billed, default=None))
+
+    def _with_booked(self, boot: str, tariff: Tariff) -> Tariff:
+        """The tariff of a boot: what is in the books keeps its price, a new one applies to the rest."""
+        known = self._boots.get(boot)
+        if known is None or known.price_version == tariff.version:
+            return tariff
+        content, until = self.ledger.price_content(known.price_version), self.ledger.posted_until(boot)
+        if content is None or until is None:
+            return tariff
+        spliced = splice(parse_tariff(content), until, tariff)
+        if spliced.version != known.price_version:
+            _log.warning(
+                "engine %s: its price is another one now; it applies to boot %s from %s on, what is booked stays",
+                known.engine,
+                boot,
+                f"{utc(until):%Y-%m-%dT%H:%M:%SZ}",
+            )
+        return spliced
 
     def _engine_of(self, started: Started) -> str:
         """The name that a boot is booked under; one that is in the books keeps its name whatever the settings say."""

@@ -169,6 +169,7 @@ class BootAccount:
             billed_from_ns=self._billed_ns,
             covered_ns=self._wall(self.stream.covered_ns),
             read_id=self.read_id,
+            price_content=self.tariff.content,
         )
 
     def wip(self) -> dict[str, int]:

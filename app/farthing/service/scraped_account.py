@@ -112,4 +112,5 @@ class ScrapedAccount:
             bill_nano=bill_nano,
             covered_ns=self.watermark_ns,
             read_id=self.read_id,
+            price_content=self.tariff.content,
         )

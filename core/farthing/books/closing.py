@@ -16,10 +16,11 @@ from farthing.books.capacity import Holding
 from farthing.books.facts import PeriodFacts
 from farthing.books.tariff import Tariff
 from farthing.domain.clock import HOUR
-from farthing.domain.conventions import DOWN
+from farthing.domain.conventions import DOWN, REASON_NO_BOOT, SHARED
 from farthing.domain.errors import PeriodError, PriceError
 
 __all__ = [
+    "DAY",
     "Accrual",
     "BilledBoot",
     "ClosedBoot",
@@ -206,7 +207,7 @@ def accrue(
             except PriceError as error:
                 unpriced.append(str(error))
                 continue
-            reason = pool.reason if pool.account != "shared" else f"{holding.name}:{pool.reason}"
+            reason = pool.reason if pool.account != SHARED else f"{holding.name}:{pool.reason}"
             accruals.append(Accrual(holding.name, "", pool.account, reason, a, b, nano, pool.tariff.version))
     for engine, tariff in holding.engines.items():
         for a, b in _known(tariff, start_ns, end_ns):
@@ -224,5 +225,6 @@ def _known(tariff: Tariff, start_ns: int, end_ns: int) -> list[tuple[int, int]]:
 def _down(capacity: str, engine: str, tariff: Tariff, gap: tuple[int, int]) -> list[Accrual]:
     """An engine's GPUs while no boot of it is alive: paid for, and down."""
     return [
-        Accrual(capacity, engine, DOWN, "no_boot", a, b, tariff.bill(a, b), tariff.version) for a, b in days_of(*gap)
+        Accrual(capacity, engine, DOWN, REASON_NO_BOOT, a, b, tariff.bill(a, b), tariff.version)
+        for a, b in days_of(*gap)
     ]

@@ -106,8 +106,6 @@ class Poster:
             "read_id": boot.read_id,
         }
         self._connection.execute(sa.update(t.boots).where(t.boots.c.boot == boot.boot).values(**changing))
-        if boot.price_content:
-            keep_version(self._connection, "price", boot.price_version, boot.price_content)
 
     def requests(self, rows: Sequence[RequestRow]) -> list[RequestRow]:
         """Write those that are not there yet, and return them."""

@@ -15,7 +15,7 @@ from farthing.domain.records import RawRecord, RecordKey
 from farthing.ledger import tables as t
 from farthing.ledger.database import open_engine, transaction
 from farthing.ledger.ingest import add_records
-from farthing.ledger.posting import Poster
+from farthing.ledger.posting import Poster, keep_version
 from farthing.ledger.rows import Boot, Posted, RequestRow
 
 __all__ = ["Boot", "Ledger", "Posted", "RequestRow", "lock_periods"]
@@ -36,6 +36,8 @@ class Ledger:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
+        self._kept: set[str] = set()
+        """Versions of prices whose content is in the ledger."""
 
     @classmethod
     def open(cls, url: str) -> Ledger:
@@ -111,9 +113,13 @@ class Ledger:
             lock_periods(connection, shared=True)
             poster = Poster(connection, boot)
             poster.boot()
+            if boot.price_content and boot.price_version not in self._kept:
+                keep_version(connection, "price", boot.price_version, boot.price_content)
             added = poster.requests(requests)
             posted = Posted(poster.windows(windows), added, poster.adjustments(adjustments))
             poster.finish()
+        if boot.price_content:
+            self._kept.add(boot.price_version)
         return posted
 
     def boots(self) -> list[Boot]:
@@ -144,6 +150,18 @@ class Ledger:
             )
             for row in rows
         ]
+
+    def price_content(self, version: str) -> str | None:
+        """What a version of a price stands for; None when it was never kept."""
+        v = t.versions.c
+        with self._transaction() as connection:
+            return connection.execute(sa.select(v.content).where(v.kind == "price", v.version == version)).scalar()
+
+    def posted_until(self, boot: str) -> int | None:
+        """UTC nanoseconds up to where a boot's posted windows reach; None while there are none."""
+        w = t.windows.c
+        with self._transaction() as connection:
+            return connection.execute(sa.select(sa.func.max(w.wall_end_ns)).where(w.boot == boot)).scalar()
 
     def select(self, query: sa.Select[Any]) -> list[Any]:
         """Rows of a query on the ledger's tables."""

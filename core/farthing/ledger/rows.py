@@ -43,7 +43,7 @@ class Boot:
     """UTC nanoseconds up to where its windows reach, settled or not."""
     read_id: int = field(default=0, compare=False)
     """Of its last record that the books hold the consequences of; changes with every record and is no news."""
-    price_content: str = ""
+    price_content: str = field(default="", compare=False)
     """What ``price_version`` stands for; kept once for each version."""
 
     @property
