@@ -3,9 +3,9 @@
 ``records`` is the inbox, exactly as received; everything else is derived from it and could be recomputed. Besides
 records it holds what Farthing itself has to remember in their order: a refused record under a negative sequence
 (``domain.records.mirrored``), and the silence of a boot under the process -1.
-``journal``, ``closings``, ``statements``, ``statement_lines`` and ``dispute_marks`` are append-only: triggers refuse
-updates and deletes. Tables that end in ``_hours``, and ``boot_lines``, are sums of the others, kept in the same
-transactions and for ever; ``hour`` is hours since the epoch, UTC.
+``journal``, ``closings``, ``statements``, ``statement_lines``, ``dispute_marks``, ``budget_events``, ``seals`` and
+``erasures`` are append-only: triggers refuse updates and deletes. Tables that end in ``_hours``, and ``boot_lines``,
+are sums of the others, kept in the same transactions and for ever; ``hour`` is hours since the epoch, UTC.
 """
 
 from __future__ import annotations
@@ -17,24 +17,38 @@ __all__ = [
     "adjustments",
     "boot_lines",
     "boots",
+    "budget_events",
     "closings",
     "cost_hours",
     "dispute_marks",
+    "erasures",
     "fits",
     "journal",
     "metadata",
+    "probed_engines",
     "records",
     "requests",
     "saving_hours",
+    "seals",
     "statement_lines",
     "statements",
+    "unpriced_engines",
     "usage_hours",
     "versions",
     "window_hours",
     "windows",
 ]
 
-APPEND_ONLY = ("journal", "closings", "statements", "statement_lines", "dispute_marks")
+APPEND_ONLY = (
+    "journal",
+    "closings",
+    "statements",
+    "statement_lines",
+    "dispute_marks",
+    "budget_events",
+    "seals",
+    "erasures",
+)
 """Tables whose rows never change once they are written."""
 
 metadata = MetaData(
@@ -327,4 +341,57 @@ dispute_marks = Table(
     Column("mark", String(16), nullable=False, comment="disputed, resolved or withdrawn"),
     Column("note", Text, nullable=False),
     Index(None, "number"),
+)
+
+budget_events = Table(
+    "budget_events",
+    metadata,
+    Column("budget", String(1600), primary_key=True, comment="its scope: tenant=… project=… model=…"),
+    Column("monthly_nano", BigInteger, primary_key=True),
+    Column("month", String(7), primary_key=True),
+    Column("threshold_ppm", BigInteger, primary_key=True, comment="share of the budget, in millionths"),
+    Column("spent_nano", BigInteger, nullable=False, comment="settled spend when it was seen"),
+    Column("at_ns", BigInteger, nullable=False, comment="UTC when it was seen"),
+)
+
+probed_engines = Table(
+    "probed_engines",
+    metadata,
+    Column("engine", String(128), primary_key=True),
+    Column("first_id", BigInteger, nullable=False, comment="record in whose arrival its probe first reported"),
+)
+
+unpriced_engines = Table(
+    "unpriced_engines",
+    metadata,
+    Column("engine", String(128), primary_key=True),
+    Column("model", String(256), nullable=False),
+    Column("gpu", String(128), nullable=False),
+    Column("gpu_count", Integer, nullable=False),
+    Column("since_ns", BigInteger, nullable=False, comment="UTC; its work since then is in no amount"),
+    Column("reason", Text, nullable=False),
+)
+
+seals = Table(
+    "seals",
+    metadata,
+    Column("number", _Id, primary_key=True, autoincrement=False),
+    Column("table_name", String(32), nullable=False, comment="whose rows may be deleted, or are"),
+    Column("period", String(7), nullable=False, comment="that the rows were posted in, or that the boot ended in"),
+    Column("boot", String(128), nullable=False, comment="whose rows; empty: all of the period"),
+    Column("rows", BigInteger, nullable=False),
+    Column("sums", Text, nullable=False, comment="JSON: what the rows added to the tables of sums"),
+    Column("digest", String(64), nullable=False, comment="SHA-256 over the rows; of records, their evidence"),
+    Column("pruned_ns", BigInteger, nullable=False, comment="UTC"),
+    Column("sha256", String(64), nullable=False, comment="over this row and the one before"),
+    UniqueConstraint("table_name", "period", "boot"),
+)
+
+erasures = Table(
+    "erasures",
+    metadata,
+    Column("number", _Id, primary_key=True, autoincrement=False),
+    Column("at_ns", BigInteger, nullable=False, comment="UTC"),
+    Column("records", BigInteger, nullable=False, comment="whose user was removed; never who it was"),
+    Column("sha256", String(64), nullable=False, comment="over this row and the one before"),
 )
