@@ -24,6 +24,11 @@ __all__ = ["DAY", "make_room", "partition_names"]
 DAY = 86_400 * SECOND
 _DAYS = range(18_262, 47_482)
 """Days since the epoch from 2020 to 2099: a wild clock makes no partitions."""
+# not to_regclass of each: it answers from a cache that does not see what others commit meanwhile
+_THERE = sa.text(
+    "SELECT relname FROM pg_class WHERE relname = ANY(CAST(:names AS text[])) "
+    "AND relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = to_regclass(:table))"
+)
 
 
 def make_room(connection: Connection, table: str, moments: Iterable[int]) -> None:
@@ -34,11 +39,11 @@ def make_room(connection: Connection, table: str, moments: Iterable[int]) -> Non
     wanted = {day: _name(table, day) for day in sorted(days | {day + 1 for day in days}) if day in _DAYS}
     if not wanted:
         return
-    missing = _missing(connection, wanted)
+    missing = _missing(connection, table, wanted)
     if missing:
         # another program may make the same ones
         advisory_lock(connection, "partitions")
-        for day, name in _missing(connection, missing).items():
+        for day, name in _missing(connection, table, missing).items():
             _make(connection, table, day, name)
 
 
@@ -54,10 +59,10 @@ def _name(table: str, day: int) -> str:
     return f"{table}_{datetime.fromtimestamp(day * DAY // SECOND, UTC):%Y%m%d}"
 
 
-def _missing(connection: Connection, wanted: dict[int, str]) -> dict[int, str]:
-    query = sa.text("SELECT name FROM unnest(CAST(:names AS text[])) AS name WHERE to_regclass(name) IS NULL")
-    absent = set(connection.execute(query, {"names": list(wanted.values())}).scalars())
-    return {day: name for day, name in wanted.items() if name in absent}
+def _missing(connection: Connection, table: str, wanted: dict[int, str]) -> dict[int, str]:
+    """Those of no name that is taken: a partition that was detached is not made again."""
+    there = set(connection.execute(_THERE, {"table": table, "names": list(wanted.values())}).scalars())
+    return {day: name for day, name in wanted.items() if name not in there}
 
 
 def _make(connection: Connection, table: str, day: int, name: str) -> None:
