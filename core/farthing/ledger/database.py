@@ -10,12 +10,13 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
+from alembic.script import ScriptDirectory
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from farthing.domain.errors import LedgerError
 
-__all__ = ["advisory_lock", "bare_engine", "is_postgresql", "migrate", "open_engine", "transaction"]
+__all__ = ["advisory_lock", "bare_engine", "is_postgresql", "knows_revision", "migrate", "open_engine", "transaction"]
 
 SQLITE_PRAGMAS = (
     "journal_mode=WAL",  # the page reads while intake writes
@@ -95,8 +96,7 @@ def migrate(engine: Engine, revision: str = "head") -> None:
 
     Raises LedgerError when the database cannot be reached or has a schema that this version does not know.
     """
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config = _config()
     try:
         with engine.connect() as connection, connection.execution_options(**{_WRITES: True}).begin():
             # two programs may open a new ledger at the same moment
@@ -107,6 +107,17 @@ def migrate(engine: Engine, revision: str = "head") -> None:
         raise _not_opened(engine.url, error) from error
     except Exception as error:  # alembic raises plain exceptions for an unknown revision
         raise LedgerError(f"ledger {_safe(engine.url)}: cannot be migrated ({error})") from error
+
+
+def knows_revision(revision: str) -> bool:
+    """Whether there are migrations up to this revision of the schema."""
+    return revision in {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    return config
 
 
 def _engine(url: URL) -> Engine:
