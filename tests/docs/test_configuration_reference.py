@@ -45,6 +45,7 @@ def test_every_key_that_the_schema_has_is_in_the_page():
         "capacity",
         "capacity[].owned",
         "exchange",
+        "budgets",
     }
 
 

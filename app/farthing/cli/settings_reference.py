@@ -94,6 +94,7 @@ MEANINGS: Final = {
     "engines[].gpu_count": "GPUs that the engine occupies, all billed. Used together with `gpu`.",
     "capacity": "GPUs that are paid for as a node, a reservation, a commitment or equipment. Explained in "
     "[prices.md](prices.md).",
+    "budgets": "What may be spent in a month; told when it is passed, never enforced. See [spend.md](spend.md).",
     "exchange": "Exchange rates of other currencies than the ledger's.",
     "prices[].gpu": "Key of the price table, as in `engines[].gpu`.",
     "prices[].usd_per_hour": "Price of one GPU, exact to nine decimals, in the entry's currency.",
@@ -250,6 +251,7 @@ def _type(field: FieldInfo) -> str:
         datetime: "date or UTC time",
         Path: "path",
         HttpUrl: "URL",
+        tuple[Decimal, ...]: "list of numbers",
     }
     return ", ".join([names[annotation], *_limits(field)])
 
@@ -277,6 +279,8 @@ def _default(field: FieldInfo) -> str:
         return "none"
     if field.default == "":
         return "empty"
+    if isinstance(field.default, tuple):
+        return f"`[{', '.join(map(str, field.default))}]`"
     return f"`{str(field.default).lower() if isinstance(field.default, bool) else field.default}`"
 
 

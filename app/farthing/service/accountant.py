@@ -15,8 +15,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib.metadata import version
 
-import sqlalchemy as sa
-
 from farthing.books.prices import WHOLE, PriceBook
 from farthing.books.tariff import Tariff, parse_tariff, splice
 from farthing.costing.checks import Evidence
@@ -25,7 +23,7 @@ from farthing.domain.clock import utc
 from farthing.domain.errors import PriceError
 from farthing.domain.model import Check, EngineGauges, EngineView, IntakeView, Snapshot
 from farthing.domain.records import RawRecord, Record, Started, Usage
-from farthing.ledger import tables as t
+from farthing.ledger.engine_notes import note_probed, probed_since
 from farthing.ledger.repository import Boot, Ledger
 from farthing.service.boot_account import BootAccount, Entry, costing_options
 from farthing.service.checks import checks_of
@@ -36,6 +34,7 @@ from farthing.service.scraped_account import ScrapedAccount
 from farthing.service.silence import SILENT_PROCESS, Silence
 from farthing.service.totals import Totals
 from farthing.service.unit_prices import UnitPrices
+from farthing.service.unpriced import UnpricedEngines
 from farthing.service.views import EngineBooks, engine_view, tenant_views
 from farthing.settings import Settings
 
@@ -84,12 +83,12 @@ class Accountant:
         self._unposted: dict[Account, deque[Entry]] = {}
         self._behind = False
         """There may be something to post."""
-        self._unpriced: dict[str, str] = {}
+        self._unpriced = UnpricedEngines(ledger)
         self._latencies = Latencies()
         self._totals = Totals.load(ledger)
         self._boots: dict[str, Boot] = {boot.boot: boot for boot in ledger.boots()}
         self._checks: dict[str, tuple[Check, ...]] = {}
-        self._probed_since = _probed_since(ledger)
+        self._probed_since = probed_since(ledger)
         self._broken: defaultdict[str, list[str]] = defaultdict(list)
         """engine -> its boots that cannot be costed any further."""
         self._begun: set[str] = set()
@@ -117,14 +116,20 @@ class Accountant:
                     self._silence.heard(raw)
                     order = self._orders.setdefault(raw.key.boot, BootOrder(self._options.grace_ns))
                     order.add(raw)
+                    self._note_read(raw.key.boot, row_id)
                     # one at a time: the books must depend on the order of arrival alone, not on where a read ends
                     for record in order.ready():
                         self._feed(record)
-                    if raw.key.boot in self._accounts:
+                    if raw.key.boot in self._accounts and not self._accounts[raw.key.boot].read_id:
                         self._accounts[raw.key.boot].read_id = row_id
                 read += len(rows)
                 self._post_all()
         return read
+
+    def _note_read(self, boot: str, row_id: int) -> None:
+        account = self._accounts.get(boot)
+        if account is not None and not account.closed:
+            account.read_id = row_id
 
     def note_silence(self) -> int:
         """Write down in the inbox which boots have fallen silent, for ``advance`` to read; returns how many."""
@@ -181,7 +186,7 @@ class Accountant:
             except PriceError as error:
                 # it ran into a time without a price: its records are kept, and costed once there is one
                 _log.error("engine %s is unpriced from here on: %s; its records are kept", account.engine, error)
-                self._unpriced[account.engine] = str(error)
+                self._note_unpriced(account, str(error))
                 self._give_up(account)
                 return
             except Exception:
@@ -193,6 +198,11 @@ class Accountant:
                 return
             if isinstance(record, Usage):
                 self._latencies.observe(record, account.started.anchor)
+
+    def _note_unpriced(self, account: Account, reason: str) -> None:
+        tariff, boots = account.tariff, self._boots_of(account)
+        since = max((self._boots[boot].covered_ns for boot in boots if boot in self._boots), default=0)
+        self._unpriced.note(account.engine, account.started, tariff.gpu, tariff.count, reason, since)
 
     def _give_up(self, account: Account) -> None:
         for boot in self._boots_of(account):
@@ -215,9 +225,9 @@ class Accountant:
         except PriceError as error:
             if engine not in self._unpriced:
                 _log.error("engine %s is unpriced: %s; its records are kept", engine, error)
-            self._unpriced[engine] = str(error)
+            self._unpriced.note(engine, started, gpu, count, str(error), started.anchor.to_wall(started.at_ns))
             return
-        self._unpriced.pop(engine, None)
+        self._unpriced.priced(engine)
         if scraped:
             same = (a for a in self._accounts.values() if isinstance(a, ScrapedAccount) and a.engine == engine)
             self._accounts[boot] = next(same, None) or ScrapedAccount(started, tariff, engine)
@@ -231,7 +241,9 @@ class Accountant:
             if isinstance(account, ScrapedAccount) and account.engine == engine:
                 account.closed = True
                 billed.append(account.watermark_ns)
-        self._probed_since.setdefault(engine, self._last_id)
+        if engine not in self._probed_since:
+            self._probed_since[engine] = self._last_id
+            note_probed(self.ledger, engine, self._last_id)
         self._accounts[boot] = BootAccount(started, tariff, engine, self._options, billed_ns=max(billed, default=None))
 
     def _with_booked(self, boot: str, tariff: Tariff) -> Tariff:
@@ -387,15 +399,3 @@ class Accountant:
             detail = f"boot {self._broken[engine][-1]} cannot be costed any further, see the log; its records are kept"
             latest[c.CHECK_ARRIVED] = Check(c.CHECK_ARRIVED, False, detail)
         return tuple(latest.values())
-
-
-def _probed_since(ledger: Ledger) -> dict[str, int]:
-    """engine -> where in the order of arrival its probe reported for the first time."""
-    r, b = t.records.c, t.boots.c
-    query = (
-        sa.select(b.engine, sa.func.min(r.id))
-        .join(t.records, r.boot == b.boot)
-        .where(r.kind == "started", ~b.boot.startswith(c.SCRAPED_BOOT, autoescape=True))
-        .group_by(b.engine)
-    )
-    return {engine: int(first) for engine, first in ledger.select(query)}
