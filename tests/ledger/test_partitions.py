@@ -121,9 +121,9 @@ def test_no_partition_of_the_journal_can_be_changed(ledger):
     _post(ledger, _boot(MIDNIGHT + DAY, "next"))
     _post(ledger, _boot(0, "stray"))
     for table in ("journal", "journal_20261128", "journal_20261129", "journal_default"):
-        for change in (f"UPDATE {table} SET nano = 0", f"DELETE FROM {table}"):
+        for change in ("UPDATE {} SET nano = 0", "DELETE FROM {}"):
             with pytest.raises(sa.exc.IntegrityError, match="append-only"), ledger.engine.begin() as connection:
-                connection.execute(sa.text(change))
+                connection.execute(sa.text(change.format(table)))
 
 
 def test_a_cost_finds_its_request_however_long_before_the_window_it_ended(ledger):
