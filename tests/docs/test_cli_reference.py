@@ -19,8 +19,14 @@ NAMES = [manual.name for manual in MANUALS]
 
 def test_every_command_of_the_program_has_a_manual():
     """Also one that was added a minute ago."""
-    registered = [info.name or getattr(info.callback, "__name__", "") for info in app.registered_commands]
-    assert registered == NAMES
+
+    def named(typer_app, prefix=""):
+        for info in typer_app.registered_commands:
+            yield prefix + (info.name or getattr(info.callback, "__name__", ""))
+        for group in typer_app.registered_groups:
+            yield from named(group.typer_instance, f"{prefix}{group.name or group.typer_instance.info.name} ")
+
+    assert sorted(named(app)) == sorted(NAMES)
     assert len(NAMES) >= 9
 
 
@@ -54,7 +60,7 @@ def test_a_command_has_a_section_with_its_options_and_examples(manual):
 @pytest.mark.parametrize("name", NAMES)
 def test_help_runs_and_shows_the_options_of_the_manual(name):
     """The manual is read from the same place as the help."""
-    shown = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "200"})
+    shown = CliRunner().invoke(app, [*name.split(), "--help"], env={"COLUMNS": "200"})
     assert shown.exit_code == 0
     manual = MANUALS[NAMES.index(name)]
     for names, _, _ in manual.parameters:

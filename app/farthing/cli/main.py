@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from farthing.cli.book_commands import explain, periods, statements
 from farthing.domain.errors import FarthingError
 
 __all__ = ["app", "main"]
@@ -211,6 +212,11 @@ def down(config: Config = None) -> None:
     from farthing.stack.lifecycle import down as stop
 
     raise typer.Exit(stop(load_settings(config), console=Console(stderr=True)))
+
+
+app.add_typer(periods)
+app.add_typer(statements)
+app.command()(explain)
 
 
 @app.command()

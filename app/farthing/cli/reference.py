@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -68,14 +69,23 @@ class Manual:
 
 
 def manuals() -> tuple[Manual, ...]:
-    """The manual of every command, in the order in which `farthing --help` lists them."""
-    return tuple(_manual(name, command) for name, command in _group().commands.items())
+    """The manual of every command, in the order in which `farthing --help` lists them; a group's in its place."""
+    return tuple(_manuals("", _group()))
+
+
+def _manuals(prefix: str, group: TyperGroup) -> Iterator[Manual]:
+    for name, command in group.commands.items():
+        if isinstance(command, TyperGroup):
+            yield from _manuals(f"{prefix}{name} ", command)
+        else:
+            yield _manual(f"{prefix}{name}", command)
 
 
 def cli_reference() -> str:
     """Markdown of docs/cli.md: every command with its options, defaults and examples, and the exit statuses."""
     commands = manuals()
-    listed = "".join(f"| [`{m.name}`](#farthing-{m.name}) | {m.text.splitlines()[0]} |\n" for m in commands)
+    anchors = {m.name: m.name.replace(" ", "-") for m in commands}
+    listed = "".join(f"| [`{m.name}`](#farthing-{anchors[m.name]}) | {m.text.splitlines()[0]} |\n" for m in commands)
     parts = [
         _HEAD,
         f"| command | what it does |\n|---|---|\n{listed}\n",

@@ -79,14 +79,20 @@ class ClosedBoot:
     """Cumulative, through the end of the period or of what is known."""
     settled_nano: int
     """Cumulative, of all posted windows."""
-    settled_ns: dict[int, int]
-    """Rank -> UTC nanoseconds up to where its posted windows reach."""
+    settled_ns: tuple[int, ...]
+    """By rank: UTC nanoseconds up to where its posted windows reach; 0 where nothing is posted."""
     read_id: int
     """The books hold what its records up to this one came to."""
     read_before_id: int
     """The same at the closing before."""
+    ended: bool
+    """Nothing more of it can come."""
+    ended_before: bool
+    """So it was at the closing before."""
     final: bool
     """Nothing of it can change any more."""
+    ranks: int = 1
+    billed_from_ns: int | None = None
     sha256: str = ""
     """Over its input records up to ``read_id``, in order of arrival."""
 
@@ -147,12 +153,11 @@ def close_boot(  # noqa: PLR0917 - a boot, the moment, and what was known of it 
 
     Raises PriceError when part of its time has no price.
     """
-    known = {rank: max(settled_ns.get(rank, 0), before.settled_ns.get(rank, 0) if before else 0) for rank in settled_ns}
-    if before:
-        known = {**before.settled_ns, **known}
-    settled = sum(boot.share(rank, known[rank]) for rank in known)
-    reach = {rank: min(end_ns, max(boot.covered_ns, known.get(rank, 0))) for rank in range(boot.ranks)}
-    billed = sum(boot.share(rank, reach[rank]) for rank in reach)
+    posted = before.settled_ns if before else (0,) * boot.ranks
+    known = tuple(max(settled_ns.get(rank, 0), posted[rank]) for rank in range(boot.ranks))
+    settled = sum(boot.share(rank, reached) for rank, reached in enumerate(known))
+    reach = (min(end_ns, max(boot.covered_ns, reached)) for reached in known)
+    billed = sum(boot.share(rank, until) for rank, until in enumerate(reach))
     billed_before = before.billed_nano if before else 0
     return ClosedBoot(
         name=boot.name,
@@ -164,9 +169,13 @@ def close_boot(  # noqa: PLR0917 - a boot, the moment, and what was known of it 
         closing_wip_nano=billed - settled,
         billed_nano=billed,
         settled_nano=settled,
-        settled_ns=dict(sorted(known.items())),
+        settled_ns=known,
         read_id=read_id,
         read_before_id=before.read_id if before else 0,
+        ended=boot.ended,
+        ended_before=before.ended if before else False,
+        ranks=boot.ranks,
+        billed_from_ns=boot.billed_from_ns,
         final=boot.ended and billed == settled and boot.covered_ns <= end_ns,
     )
 
