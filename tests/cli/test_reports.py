@@ -21,10 +21,9 @@ from farthing.ledger.repository import Ledger
 from farthing.replay.live import LiveReplay, ReplayOptions
 from farthing.replay.offline import to_json
 from farthing.replay.recording import load_recording
+from farthing.service.reports import GROUPS
 from farthing.service.server import Service
 from farthing.settings import Settings
-
-GROUPS = ("tenant", "model", "engine", "phase", "day")
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +111,36 @@ def test_a_report_by_phase_is_the_journal(booked):
     lines = journal_sums(ledger, "debit", "phase", "method")
     ledger.close()
     assert {(row["account"], row["phase"], row["method"]): nano(row["cost"]) for row in found["rows"]} == lines
+
+
+def test_a_report_ends_where_it_is_told_to_and_says_which_hours_it_covers(booked, bill):
+    """Adjoining reports add up to the whole, and times are rounded down to the hour."""
+    whole = json.loads(report(booked, "--by", "hour", "--output", "json"))
+    cut = f"{whole['rows'][0]['hour'].replace(' ', 'T')[:-2]}59"
+    parts = [
+        json.loads(farthing("report", *span, "--by", "hour", "--output", "json", cwd=booked).out)
+        for span in (("--since", "all", "--until", cut), ("--since", cut))
+    ]
+    assert [nano(part["total"]["bill"]) for part in parts] == [0, bill]
+    assert f"{cut[:10]} {cut[11:13]}:00" in parts[1]["title"]
+    wrong = farthing("report", "--since", cut, "--until", "2026-01-01", cwd=booked)
+    assert "--until '2026-01-01' is not after --since" in wrong.err
+    assert wrong.code == 3
+
+
+@pytest.mark.parametrize("key", ["tenant", "model", "engine"])
+def test_reports_of_each_name_add_up_to_the_report_of_all(booked, bill, key):
+    """A filter leaves what is theirs, and says that the total is not the whole bill."""
+    rows = json.loads(report(booked, "--by", key, "--output", "json"))["rows"]
+    last = "cost" if key == "tenant" else "bill"
+    found = {row[key]: nano(row[last]) for row in rows}
+    assert sum(found.values()) == bill
+    for name, amount in found.items():
+        if name.startswith("("):
+            continue
+        theirs = json.loads(report(booked, f"--{key}", name, "--by", "account", "--output", "json"))
+        assert nano(theirs["total"]["cost"]) == amount
+        assert f"Only {key} {name}: the total is theirs, not the whole bill." in theirs["notes"]
 
 
 def test_a_report_of_a_time_without_work_says_so(booked):

@@ -37,10 +37,15 @@ class By(StrEnum):
     """What a report groups by."""
 
     tenant = "tenant"
+    project = "project"
+    tier = "tier"
     model = "model"
     engine = "engine"
+    account = "account"
     phase = "phase"
+    hour = "hour"
     day = "day"
+    month = "month"
 
 
 Config = Annotated[
@@ -119,19 +124,29 @@ def replay(
 @app.command()
 def report(
     config: Config = None,
-    since: Annotated[str, typer.Option(help="24h, 7d, today, month, all, or a UTC date.")] = "24h",
+    since: Annotated[str, typer.Option(help="24h, 7d, today, month, all, or a UTC date or time.")] = "24h",
+    until: Annotated[
+        str | None, typer.Option(help="Where it ends, like --since; default: with what is settled.")
+    ] = None,
     by: Annotated[By, typer.Option(help="What to group by.")] = By.tenant,
+    tenant: Annotated[str | None, typer.Option(help="Only this tenant.")] = None,
+    project: Annotated[str | None, typer.Option(help="Only this project.")] = None,
+    model: Annotated[str | None, typer.Option(help="Only this model.")] = None,
+    engine: Annotated[str | None, typer.Option(help="Only this engine.")] = None,
     output: OutputOption = Output.table,
     ledger: Annotated[str | None, typer.Option(help="Ledger URL instead of the settings'.")] = None,
 ) -> None:
-    """Print settled cost; every report foots to the bill.
+    """Print settled cost of whole hours; every report foots to the bill. Times are rounded down to the hour.
 
-    Example: farthing report --since month --by tenant
+    Examples:
+      farthing report --since month --by tenant
+      farthing report --since 2026-10-01 --until 2026-11-01 --by day --tenant acme
     """
     from farthing.cli.report import print_report
     from farthing.settings import load_settings
 
-    print_report(load_settings(config), since, by.value, output.value, ledger)
+    filters = {"tenant": tenant, "project": project, "model": model, "engine": engine}
+    print_report(load_settings(config), since, until, by.value, filters, output.value, ledger)
 
 
 @app.command()

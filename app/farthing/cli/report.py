@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Literal
 
 import typer
 
+from farthing.domain.errors import ConfigError
 from farthing.exporters.report import render
 from farthing.ledger.repository import Ledger
-from farthing.service.reports import Group, parse_since, report
+from farthing.service.reports import Group, report
+from farthing.service.scope import parse_moment
 from farthing.settings import Settings
 
 __all__ = ["print_report"]
@@ -18,12 +21,23 @@ __all__ = ["print_report"]
 Output = Literal["table", "json", "csv"]
 
 
-def print_report(settings: Settings, since: str, by: Group, output: Output, ledger_url: str | None) -> None:
-    """Print settled cost since a moment."""
-    start = parse_since(since, datetime.now(UTC))
+def print_report(  # noqa: PLR0917 - the command's options, in their order
+    settings: Settings,
+    since: str,
+    until: str | None,
+    by: Group,
+    filters: Mapping[str, str | None],
+    output: Output,
+    ledger_url: str | None,
+) -> None:
+    """Print settled cost of the hours from one moment to another, of whatever ``filters`` leave."""
+    now = datetime.now(UTC)
+    start, end = parse_moment(since, now), None if until is None else parse_moment(until, now, "--until")
+    if end is not None and end <= start:
+        raise ConfigError(f"--until {until!r} is not after --since {since!r}; give a later moment")
     ledger = Ledger.open(ledger_url or settings.ledger)
     try:
-        table = report(ledger, start, by, settings.currency)
+        table = report(ledger, start, by, settings.currency, until=end, filters=filters)
     finally:
         ledger.close()
     typer.echo(render(table, output, color=sys.stdout.isatty()).rstrip("\n"))

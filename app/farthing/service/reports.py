@@ -1,100 +1,111 @@
-"""What was spent, by tenant, model, engine, phase or day; every report foots to the bill."""
+"""What was spent, by tenant, project, tier, model, engine, account, phase or time; every report foots to the bill.
+
+Reports read hourly sums and never the journal or the requests, so that they take as long for many requests as for few.
+"""
 
 from __future__ import annotations
 
-import re
-from collections import defaultdict
-from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Literal
 
 import sqlalchemy as sa
 
 from farthing.domain import conventions as c
-from farthing.domain.clock import SECOND, utc
-from farthing.domain.errors import ConfigError
+from farthing.domain.clock import HOUR, utc
 from farthing.exporters.report import Cell, Column, ReportTable
 from farthing.ledger import tables as t
+from farthing.ledger.engine_notes import Unpriced
 from farthing.ledger.repository import Ledger
+from farthing.service.scope import Scope, hour_text
+from farthing.service.unpriced import unpriced_in
 
-__all__ = ["GROUPS", "Group", "parse_since", "report"]
+__all__ = ["GROUPS", "Group", "report"]
 
-Group = Literal["tenant", "model", "engine", "phase", "day"]
-GROUPS: tuple[Group, ...] = ("tenant", "model", "engine", "phase", "day")
+Group = Literal["tenant", "project", "tier", "model", "engine", "account", "phase", "hour", "day", "month"]
+GROUPS: tuple[Group, ...] = (
+    "tenant",
+    "project",
+    "tier",
+    "model",
+    "engine",
+    "account",
+    "phase",
+    "hour",
+    "day",
+    "month",
+)
 
-_DURATION = re.compile(r"^(\d+)([smhdw])$")
-_UNIT = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-_DAY_NS = 86_400 * SECOND
-_BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
-"""No ledger reaches further back."""
+_WHO: Mapping[str, tuple[str, ...]] = {"tenant": ("tenant",), "project": ("project", "tenant"), "tier": ("tier",)}
+_TIMES = {"hour": "%Y-%m-%d %H:00", "day": "%Y-%m-%d", "month": "%Y-%m"}
+_BUSY = (c.CHARGED, c.ABORTED, c.UNATTRIBUTED)
+_SELDOM = (c.ASLEEP, c.DRAINING, *c.CAPACITY_ACCOUNTS)
+"""Accounts whose column a table may do without while nothing is in it."""
+_ORDER = {account: number for number, account in enumerate(c.BOOK_ACCOUNTS)}
 
 
-def parse_since(text: str, now: datetime) -> datetime:
-    """When a report starts.
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What was asked for, and what every table needs."""
 
-    ``text`` is a duration (``90m``, ``24h``, ``7d``, ``2w``), ``today``, ``month``, ``all``, or a UTC date or time.
-    Raises ConfigError naming what was given.
+    ledger: Ledger
+    scope: Scope
+    by: Group
+    unpriced: tuple[Unpriced, ...]
+
+
+def report(
+    ledger: Ledger,
+    since: datetime,
+    by: Group,
+    currency: str,
+    *,
+    until: datetime | None = None,
+    filters: Mapping[str, str | None] | None = None,
+) -> ReportTable:
+    """Settled cost of the hours from the one of ``since`` to before the one of ``until``, grouped.
+
+    Its total is the bill of those hours, or with ``filters`` (tenant, project, model, engine) what they leave of it.
     """
-    found = _DURATION.match(text)
-    if found:
-        try:
-            return max(_BEGINNING, now - timedelta(**{_UNIT[found.group(2)]: int(found.group(1))}))
-        except OverflowError:
-            return _BEGINNING
-    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
-    named = {"today": midnight, "month": midnight.replace(day=1), "all": _BEGINNING}
-    if text in named:
-        return named[text]
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise ConfigError(
-            f"--since {text!r}: give a duration (24h, 7d), today, month, all, or a date such as 2026-11-01"
-        ) from error
-    return max(_BEGINNING, moment.replace(tzinfo=moment.tzinfo or UTC))
+    scope = Scope.of(since, until, filters)
+    request = _Request(ledger, scope, by, unpriced_in(ledger, scope))
+    build = _by_who if by in _WHO else _by_line if by in {"phase", "account"} else _by_account
+    columns, rows, total, methods = build(request)
+    return ReportTable(
+        columns=columns,
+        rows=(*rows, *_unpriced_rows(request, columns)),
+        total=total,
+        notes=_notes(request, methods),
+        title=f"Cost by {by}, {_period(ledger, scope)}",
+        currency=currency,
+    )
 
 
-def report(ledger: Ledger, since: datetime, by: Group, currency: str) -> ReportTable:
-    """Settled cost of windows that began at or after ``since``, grouped; its total is their bill."""
-    since_ns = round(since.timestamp()) * SECOND
-    build = _by_tenant if by == "tenant" else _by_phase if by == "phase" else _by_account
-    return build(ledger, since_ns, by, currency)
+_Parts = tuple[tuple[Column, ...], list[tuple[Cell, ...]], tuple[Cell, ...], Counter[str]]
+"""Columns, rows, the line of totals, and busy nano-dollars by method."""
 
 
-def _notes(ledger: Ledger, since_ns: int) -> tuple[str, ...]:
-    j = t.journal.c
-    busy = (j.wall_start_ns >= since_ns, j.debit.in_((c.CHARGED, c.ABORTED, c.UNATTRIBUTED)))
-    methods = ledger.select(sa.select(j.method, sa.func.sum(j.nano)).where(*busy).group_by(j.method).order_by(j.method))
-    total = sum(int(nano) for _, nano in methods)
-    if not total:
-        return ("Nothing is settled in this period.",)
-    parts = ", ".join(f"{method} {int(nano) / total:.1%}" for method, nano in methods)
-    return (f"Busy time is metered; its split over phases is {parts}.", "Work in progress is not in this report.")
-
-
-def _lines(ledger: Ledger, since_ns: int, *keys: sa.ColumnElement[Any]) -> list[Any]:
-    j = t.journal.c
-    query = sa.select(*keys, sa.func.sum(j.nano).label("nano")).where(j.wall_start_ns >= since_ns).group_by(*keys)
-    return ledger.select(query)
-
-
-def _by_tenant(ledger: Ledger, since_ns: int, by: Group, currency: str) -> ReportTable:
-    j, q = t.journal.c, t.requests.c
-    cost: defaultdict[str, dict[str, int]] = defaultdict(dict)
-    others: defaultdict[str, int] = defaultdict(int)
-    for debit, phase, tenant, nano in _lines(ledger, since_ns, j.debit, j.phase, j.tenant):
-        if debit == c.CHARGED:
-            cost[tenant][phase] = int(nano)
-        elif debit == c.ABORTED:
-            cost[tenant][c.ABORTED] = cost[tenant].get(c.ABORTED, 0) + int(nano)
+def _by_who(request: _Request) -> _Parts:
+    """A row for everyone who bore a cost, with what they used; what nobody bore has a row for each account."""
+    keys = _WHO[request.by]
+    cost: defaultdict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
+    others: Counter[str] = Counter()
+    methods: Counter[str] = Counter()
+    for line in _lines(request, *keys, "account", "phase", "method"):
+        bearer, (account, phase, method, nano) = line[: len(keys)], line[len(keys) :]
+        if account in _BUSY:
+            methods[method] += nano
+        if account in {c.CHARGED, c.ABORTED}:
+            cost[bearer][phase if account == c.CHARGED else account] += nano
         else:
-            others[debit] += int(nano)
-    summed = (q.prompt_computed, q.prompt_cached, q.output_tokens, q.saved_nano)
-    sums = [sa.func.count(), *(sa.func.sum(col) for col in summed)]
-    counted = sa.select(q.tenant, *sums).where(q.ended_wall_ns >= since_ns).group_by(q.tenant)
-    counts = {row[0]: tuple(int(value or 0) for value in row[1:]) for row in ledger.select(counted)}
+            others[account] += nano
+    used = ("requests", "prompt_computed", "prompt_cached", "output_tokens")
+    counts = _sums(request, t.usage_hours, keys, used)
+    saved = _sums(request, t.saving_hours, keys, ("nano",))
     columns = (
-        Column("tenant", "Tenant"),
+        *(Column(key, key.capitalize()) for key in keys),
         Column("requests", "Requests", "integer"),
         Column("prompt_computed", "Prompt tokens", "integer"),
         Column("prompt_cached", "Cached tokens", "integer"),
@@ -106,68 +117,145 @@ def _by_tenant(ledger: Ledger, since_ns: int, by: Group, currency: str) -> Repor
         Column("share", "Share", "ratio"),
     )
     # what caches saved stands with the tokens: it is no part of the sums to its right
-    bill = sum(sum(parts.values()) for parts in cost.values()) + sum(others.values())
+    bill = sum(parts.total() for parts in cost.values()) + others.total()
     rows: list[tuple[Cell, ...]] = []
-    for tenant in sorted({*cost, *counts}, key=lambda name: (-sum(cost[name].values()), name)):
-        parts, total = cost[tenant], sum(cost[tenant].values())
-        money = [parts.get(name, 0) for name in (*c.PHASES, c.ABORTED)]
-        rows.append((tenant, *counts.get(tenant, (0,) * 5), *money, total, total / bill if bill else None))
-    for account, nano in sorted(others.items()):
-        rows.append((f"({account})", *([None] * 9), nano, nano / bill if bill else None))
-    total_row: tuple[Cell, ...] = ("Bill", *_column_sums(rows, range(1, 11)), 1.0 if bill else None)
-    return _table(columns, rows, total_row, _notes(ledger, since_ns), currency, f"Cost by {by}")
+    for who in sorted({*cost, *counts}, key=lambda names: (-cost[names].total(), names)):
+        parts = cost[who]
+        money = [parts[name] for name in (*c.PHASES, c.ABORTED)]
+        numbers = (*counts.get(who, (0,) * len(used)), *saved.get(who, (0,)))
+        rows.append((*(name or None for name in who), *numbers, *money, parts.total(), _share(parts.total(), bill)))
+    blank = (None,) * (len(columns) - 3)
+    rows += [
+        (f"({account})", *blank, others[account], _share(others[account], bill))
+        for account in sorted(others, key=_ORDER.__getitem__)
+    ]
+    sums = _column_sums(rows, range(len(keys), len(columns) - 1))
+    return columns, rows, ("Bill", *([""] * (len(keys) - 1)), *sums, 1.0 if bill else None), methods
 
 
-def _by_account(ledger: Ledger, since_ns: int, by: Group, currency: str) -> ReportTable:
-    j = t.journal.c
-    key: sa.ColumnElement[Any] = {"model": j.model, "engine": j.engine}.get(by, j.wall_start_ns // _DAY_NS)
-    name: Callable[[Any], str] = (lambda day: f"{utc(int(day) * _DAY_NS):%Y-%m-%d}") if by == "day" else str
-    cells: defaultdict[str, defaultdict[str, int]] = defaultdict(lambda: defaultdict(int))
-    for value, debit, nano in _lines(ledger, since_ns, key, j.debit):
-        cells[name(value)][debit] += int(nano)
+def _by_account(request: _Request) -> _Parts:
+    """A row for every model, engine or time, with a column for each account."""
+    name: Callable[[Any], str] = str
+    key = request.by
+    if request.by in _TIMES:
+        key, shown = "hour", _TIMES[request.by]
+
+        def name(hour: Any) -> str:
+            return f"{utc(int(hour) * HOUR):{shown}}"
+
+    cells: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    methods: Counter[str] = Counter()
+    for value, account, method, nano in _lines(request, key, "account", "method"):
+        cells[name(value)][account] += nano
+        if account in _BUSY:
+            methods[method] += nano
     columns = (
-        Column(by, by.capitalize()),
-        *(Column(account, account.capitalize(), "money") for account in c.ACCOUNTS),
+        Column(request.by, request.by.capitalize()),
+        *(Column(a, _title(a), "money", spare=a in _SELDOM) for a in c.BOOK_ACCOUNTS),
         Column("bill", "Bill", "money"),
     )
     rows: list[tuple[Cell, ...]] = []
     for value in sorted(cells):
-        amounts = [cells[value][account] for account in c.ACCOUNTS]
-        rows.append((value, *amounts, sum(amounts)))
-    total: tuple[Cell, ...] = ("Bill", *_column_sums(rows, range(1, len(columns))))
-    return _table(columns, rows, total, _notes(ledger, since_ns), currency, f"Cost by {by}")
+        amounts = [cells[value][account] for account in c.BOOK_ACCOUNTS]
+        rows.append((value or None, *amounts, sum(amounts)))
+    return columns, rows, ("Bill", *_column_sums(rows, range(1, len(columns)))), methods
 
 
-def _by_phase(ledger: Ledger, since_ns: int, by: Group, currency: str) -> ReportTable:
-    j = t.journal.c
-    lines = _lines(ledger, since_ns, j.debit, j.phase, j.method)
-    order = {account: number for number, account in enumerate(c.ACCOUNTS)}
-    lines.sort(key=lambda row: (order[row.debit], row.phase, row.method))
-    bill = sum(int(row.nano) for row in lines)
+def _by_line(request: _Request) -> _Parts:
+    """A row for every account, with its phase and method, or with its reason."""
+    keys = ("account", "phase", "method") if request.by == "phase" else ("account", "reason")
+    sums: Counter[tuple[str, ...]] = Counter()
+    methods: Counter[str] = Counter()
+    for account, phase, method, reason, nano in _lines(request, "account", "phase", "method", "reason"):
+        line = {"account": account, "phase": phase, "method": method, "reason": reason}
+        sums[tuple(line[key] for key in keys)] += nano
+        if account in _BUSY:
+            methods[method] += nano
+    bill = sums.total()
     columns = (
-        Column("account", "Account"),
-        Column("phase", "Phase"),
-        Column("method", "Method"),
+        *(Column(key, key.capitalize()) for key in keys),
         Column("cost", "Cost", "money"),
         Column("share", "Share", "ratio"),
     )
     rows: list[tuple[Cell, ...]] = [
-        (row.debit, row.phase, row.method, int(row.nano), int(row.nano) / bill if bill else None) for row in lines
+        (*key, sums[key], _share(sums[key], bill)) for key in sorted(sums, key=lambda key: (_ORDER[key[0]], key))
     ]
-    total: tuple[Cell, ...] = ("Bill", "", "", bill, 1.0 if bill else None)
-    return _table(columns, rows, total, _notes(ledger, since_ns), currency, f"Cost by {by}")
+    return columns, rows, ("Bill", *([""] * (len(keys) - 1)), bill, 1.0 if bill else None), methods
 
 
-def _table(  # noqa: PLR0917 - the parts of a table in reading order
-    columns: tuple[Column, ...],
-    rows: list[tuple[Cell, ...]],
-    total: tuple[Cell, ...],
-    notes: tuple[str, ...],
-    currency: str,
-    title: str,
-) -> ReportTable:
-    return ReportTable(columns=columns, rows=tuple(rows), total=total, notes=notes, title=title, currency=currency)
+def _lines(request: _Request, *keys: str) -> list[tuple[Any, ...]]:
+    """(keys …, nano-dollars) of the hourly sums of cost."""
+    o = t.cost_hours.c
+    columns = [o[key] for key in keys]
+    query = sa.select(*columns, sa.func.sum(o.nano)).where(*request.scope.where(o)).group_by(*columns)
+    return [(*row[:-1], int(row[-1])) for row in request.ledger.select(query)]
 
 
-def _column_sums(rows: list[tuple[Cell, ...]], columns: range) -> list[int]:
+def _sums(
+    request: _Request, table: sa.Table, keys: Sequence[str], amounts: Sequence[str]
+) -> dict[tuple[str, ...], tuple[int, ...]]:
+    columns = [table.c[key] for key in keys]
+    query = sa.select(*columns, *(sa.func.sum(table.c[name]) for name in amounts))
+    rows = request.ledger.select(query.where(*request.scope.where(table.c)).group_by(*columns))
+    return {tuple(row[: len(keys)]): tuple(int(value) for value in row[len(keys) :]) for row in rows}
+
+
+def _unpriced_rows(request: _Request, columns: Sequence[Column]) -> list[tuple[Cell, ...]]:
+    """A row for every engine without a price: what it cost is not known, and not 0."""
+    rows: list[tuple[Cell, ...]] = []
+    for engine in request.unpriced:
+        named = engine.model if request.by == "model" else engine.engine if request.by == "engine" else ""
+        first = named or f"({c.UNPRICED}: {engine.engine})"
+        last = max(i for i, column in enumerate(columns) if column.kind == "money")
+        rows.append((first, *(c.UNPRICED if i == last else None for i in range(1, len(columns)))))
+    return rows
+
+
+def _notes(request: _Request, methods: Counter[str]) -> tuple[str, ...]:
+    notes = []
+    total = methods.total()
+    if total:
+        parts = ", ".join(f"{method} {nano / total:.1%}" for method, nano in sorted(methods.items()))
+        notes.append(f"Busy time is metered; its split over phases is {parts}.")
+        notes.append("Work in progress is not in this report.")
+    else:
+        notes.append("Nothing is settled in this period.")
+    filters = request.scope.filters
+    if filters:
+        named = " and ".join(f"{key} {name}" for key, name in filters.items())
+        notes.append(f"Only {named}: the total is theirs, not the whole bill.")
+    notes += [
+        f"{c.UNPRICED}: engine {engine.engine} (model {engine.model}, GPU {engine.gpu or c.UNKNOWN}) since "
+        f"{utc(engine.since_ns):%Y-%m-%d %H:%M} UTC; what it cost is in no amount here. {engine.reason}"
+        for engine in request.unpriced
+    ]
+    return tuple(notes)
+
+
+def _period(ledger: Ledger, scope: Scope) -> str:
+    """From and to, in whole hours; what was not limited is limited by what is in the books."""
+    o = t.cost_hours.c
+    bounds = []
+    for bound in (sa.func.min, sa.func.max):
+        ((hour,),) = ledger.select(sa.select(bound(o.hour)).where(*scope.hours(o)))
+        bounds.append(hour)
+    first, last = bounds
+    start = scope.start_hour or first
+    end = scope.end_hour if scope.end_hour is not None else None if last is None else int(last) + 1
+    if start is None:
+        return "with nothing settled"
+    if end is None:
+        return f"from {hour_text(int(start))} UTC"
+    return f"{hour_text(int(start))} to {hour_text(int(end))} UTC"
+
+
+def _title(account: str) -> str:
+    return account.replace("_", " ").capitalize()
+
+
+def _share(nano: int, bill: int) -> float | None:
+    return nano / bill if bill else None
+
+
+def _column_sums(rows: Sequence[tuple[Cell, ...]], columns: range) -> list[int]:
     return [sum(cell for row in rows if isinstance(cell := row[i], int)) for i in columns]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from farthing.domain.clock import HOUR
 from farthing.domain.records import Started
 from farthing.ledger.engine_notes import Unpriced, forget_unpriced, note_unpriced, unpriced_engines
 from farthing.ledger.repository import Ledger
+from farthing.service.scope import Scope
 
-__all__ = ["UnpricedEngines"]
+__all__ = ["UnpricedEngines", "unpriced_in"]
 
 
 class UnpricedEngines(dict[str, str]):
@@ -29,3 +31,17 @@ class UnpricedEngines(dict[str, str]):
         self.pop(engine, None)
         if self._noted.pop(engine, None) is not None:
             forget_unpriced(self._ledger, engine)
+
+
+def unpriced_in(ledger: Ledger, scope: Scope) -> tuple[Unpriced, ...]:
+    """Engines without a price whose unknown cost could lie in a scope.
+
+    Nobody can tell whose it is, so it could be any tenant's or project's.
+    """
+    return tuple(
+        engine
+        for engine in unpriced_engines(ledger)
+        if (scope.end_hour is None or engine.since_ns < scope.end_hour * HOUR)
+        and scope.engine in {None, engine.engine}
+        and scope.model in {None, engine.model}
+    )

@@ -9,7 +9,7 @@ import csv
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Literal, TypeAlias
 
@@ -44,6 +44,8 @@ class Column:
     key: str
     title: str
     kind: Kind = "text"
+    spare: bool = False
+    """Left out of the table for people while it holds nothing but zeros; json and csv always have it."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,7 @@ def _csv_cell(column: Column, cell: Cell) -> Cell:
 
 
 def _table(table: ReportTable, color: bool, width: int | None) -> str:
+    table = _without_spare_columns(table)
     places = [_places(table, index) for index in range(len(table.columns))]
     grid = Table(box=box.SIMPLE, pad_edge=False, show_footer=table.total is not None, header_style="bold")
     footer = [""] * len(table.columns) if table.total is None else _shown(table, table.total, places)
@@ -167,6 +170,20 @@ def _table(table: ReportTable, color: bool, width: int | None) -> str:
     for note in (*table.notes, *_rounding_notes(table)):
         console.print(Text(_printable(note)), style="dim")
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
+
+
+def _without_spare_columns(table: ReportTable) -> ReportTable:
+    keep = [i for i, column in enumerate(table.columns) if not column.spare or any(line[i] for line in table._lines())]
+
+    def kept(line: tuple[Cell, ...]) -> tuple[Cell, ...]:
+        return tuple(line[i] for i in keep)
+
+    return replace(
+        table,
+        columns=tuple(table.columns[i] for i in keep),
+        rows=tuple(kept(row) for row in table.rows),
+        total=None if table.total is None else kept(table.total),
+    )
 
 
 def _rounding_notes(table: ReportTable) -> list[str]:
