@@ -160,6 +160,18 @@ def test_a_price_that_begins_after_what_is_booked_needs_no_splice():
     assert splice(late, later.start_ns + HOUR, late) is late
 
 
+def test_what_an_old_price_said_of_later_times_is_not_kept():
+    """Contents do not grow with prices that never came to apply."""
+    price = GpuPrice("X", 2_000_000_000, date(2026, 1, 1), "a")
+    planned = [replace(price, nano_per_hour=day, start=date(2026, 6, day)) for day in range(1, 31)]
+    old = PriceBook([price, *planned]).tariff("X", 1)
+    new = PriceBook([replace(price, nano_per_hour=3_000_000_000)]).tariff("X", 1)
+    spliced = splice(old, BEGIN_NS + HOUR, new)
+    assert spliced == splice(PriceBook([price]).tariff("X", 1), BEGIN_NS + HOUR, new)
+    again = splice(spliced, BEGIN_NS + 2 * HOUR, old)
+    assert splice(again, BEGIN_NS + 3 * HOUR, splice(new, BEGIN_NS + 2 * HOUR, old)) == again
+
+
 def test_a_gap_that_was_booked_around_stays_a_gap():
     """A splice fills no gap before the moment and makes none after it."""
     short = GpuPrice("X", 1_000_000_000, BEGIN, "a", BEGIN + timedelta(hours=1))

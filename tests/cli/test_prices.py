@@ -108,3 +108,32 @@ def test_prices_that_overlap_end_the_command(tmp_path):
     assert "two prices at once" in line
     assert "contract 4711" in line
     assert "contract 4712" in line
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (
+            SPOT.replace("2026-11-01", "2026-01-02"),
+            "GPU 'L40S' (price 'spot') has no price from 2026-01-02T14:00:00Z on",
+        ),
+        (SPOT.replace("price: spot", "price: sport"), "no price for GPU 'L40S' (price 'sport')"),
+        (NODE.replace("from: 2026-01-01,", "from: 2026-01-01, to: 2026-02-01,"), "capacity 'node-a' has no price from"),
+        (NODE.replace("gpu_count: 4", "gpu_count: 8"), "has gpus: 8, and its engines take 9 of them (chat, small)"),
+    ],
+)
+def test_check_tells_which_engine_has_no_price_now(tmp_path, settings, says):
+    """Before a window runs into it."""
+    (tmp_path / "farthing.yaml").write_text(settings)
+    findings = json.loads(farthing("check", "--output", "json", cwd=tmp_path).out)
+    (found,) = (finding for finding in findings if finding["subject"] == "prices")
+    assert found["level"] == "failed"
+    assert says in found["detail"]
+
+
+def test_check_counts_what_is_priced(tmp_path):
+    """A node of one's own is as good as a price of one's own."""
+    (tmp_path / "farthing.yaml").write_text(NODE)
+    findings = json.loads(farthing("check", "--output", "json", cwd=tmp_path).out)
+    (found,) = (finding for finding in findings if finding["subject"] == "prices")
+    assert (found["level"], found["detail"]) == ("ok", "entries of prices: 7, of capacity: 1")

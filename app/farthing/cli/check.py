@@ -75,7 +75,7 @@ def _prices(settings: Settings) -> tuple[str, str]:
         return "degraded", f"engines without a GPU to price: {', '.join(missing)}; set engines[].gpu"
     if not settings.prices and not settings.capacity:
         return "degraded", "list prices of a public cloud; enter your own under prices:"
-    return "ok", f"{len(book.prices)} prices, {len(settings.capacity)} capacity entries"
+    return "ok", f"entries of prices: {len(book.prices)}, of capacity: {len(settings.capacity)}"
 
 
 def _service(settings: Settings) -> tuple[str, str]:

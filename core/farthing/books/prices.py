@@ -112,6 +112,7 @@ class PriceBook:
         self.exchange = ExchangeTable() if exchange is None else exchange
         self.holdings = hold(capacities, claims, self.exchange)
         self._chosen = dict(chosen or {})
+        self._tariffs: dict[tuple[str, int, Decimal, str], Tariff] = {}
         self._held = {engine: tariff for held in self.holdings for engine, tariff in held.engines.items()}
         self._ends: dict[GpuPrice, int | None] = {}
         for (gpu, name), group in groupby(self.prices, key=lambda price: (price.gpu, price.name)):
@@ -139,7 +140,12 @@ class PriceBook:
         """
         if engine in self._held:
             return self._held[engine]
-        name = self._chosen.get(engine, "")
+        asked = (device, count, fraction, self._chosen.get(engine, ""))
+        if asked not in self._tariffs:
+            self._tariffs[asked] = self._tariff(*asked)
+        return self._tariffs[asked]
+
+    def _tariff(self, device: str, count: int, fraction: Decimal, name: str) -> Tariff:
         key = device if any(price.gpu == device for price in self.prices) else canonical_gpu(device)
         of_gpu = [price for price in self.prices if price.gpu == key]
         if not of_gpu:

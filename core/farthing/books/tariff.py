@@ -123,14 +123,15 @@ def splice(old: Tariff, until_ns: int, new: Tariff) -> Tariff:
 
     A price that is entered late so never rewrites what is booked already: every bill that ends by ``until_ns`` is
     the old tariff's to the nano-dollar, every one that begins there the new one's. Where both agree up to then
-    nothing is spliced, and ``new`` itself comes back. GPU, count and fraction are the new one's.
+    nothing is spliced, and ``new`` itself comes back. What the old one says of later times is dropped. GPU, count
+    and fraction are the new one's.
     """
-    if _tree_until(old.function.tree(), until_ns) == _tree_until(new.function.tree(), until_ns):
+    booked = _tree_until(old.function.tree(), until_ns)
+    if booked == _tree_until(new.function.tree(), until_ns):
         return new
-    pieces = [*_pieces(old.function, None, until_ns), *_pieces(new.function, until_ns, None)]
     joined: list[tuple[CostFunction, int | None]] = []
-    for function, end in pieces:
-        if joined and joined[-1][0].tree() == function.tree():
+    for function, end in (*_pieces(_function(booked), None, until_ns), *_pieces(new.function, until_ns, None)):
+        if joined and joined[-1][0].tree() == _tree_until(function.tree(), joined[-1][1] or until_ns):
             joined.pop()
         joined.append((function, end))
     function = joined[0][0] if len(joined) == 1 else Splice(joined)
