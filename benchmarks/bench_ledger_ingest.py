@@ -151,7 +151,7 @@ def main() -> int:
     programs = postgres_programs()
     assert programs, "PostgreSQL is not installed: apt-get install postgresql"
     calm_collector()
-    with tempfile.TemporaryDirectory() as folder, running_cluster(programs) as cluster:
+    with tempfile.TemporaryDirectory() as folder, running_cluster(programs, on_disk=True) as cluster:
         rates = measure(cluster.database(), folder, chosen.rounds, chosen.bodies, chosen.lines)
     copy = rates["PostgreSQL, COPY alone"]
     print(f"{chosen.rounds} rounds of {chosen.bodies} bodies of {chosen.lines} records")

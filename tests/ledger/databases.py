@@ -31,6 +31,8 @@ __all__ = [
 ]
 
 START_SECONDS = 60.0
+MEMORY = Path("/dev/shm")
+MEMORY_BYTES = 4 * 2**30
 _ROLE = "farthing"
 _numbers = count(1)
 
@@ -147,10 +149,15 @@ class Cluster:
 
 
 @contextmanager
-def running_cluster(programs: Path) -> Iterator[Cluster]:
-    """A server that runs within the block and leaves nothing behind."""
+def running_cluster(programs: Path, *, on_disk: bool = False) -> Iterator[Cluster]:
+    """A server that runs within the block and leaves nothing behind.
+
+    Unless it has to be on a disk it is in memory where there is room: to be killed there is the same, since what a
+    killed program has written outlives it, and a disk that others use makes tests slow.
+    """
     # not below pytest's folder: that is closed to the server's user, and too long a path for a socket
-    with tempfile.TemporaryDirectory(prefix="farthing-pg-", ignore_cleanup_errors=True) as folder:
+    place = None if on_disk or not _roomy(MEMORY) else MEMORY
+    with tempfile.TemporaryDirectory(prefix="farthing-pg-", dir=place, ignore_cleanup_errors=True) as folder:
         cluster = Cluster(programs, Path(folder))
         try:
             yield cluster
@@ -194,6 +201,10 @@ def new_ledger_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[N
 def ledger_url(new_ledger_url: NewLedgerUrl) -> str:
     """An empty ledger, in each database that a ledger can be in."""
     return new_ledger_url("ledger")
+
+
+def _roomy(place: Path) -> bool:
+    return place.is_dir() and os.access(place, os.W_OK) and shutil.disk_usage(place).free >= MEMORY_BYTES
 
 
 def _free_port() -> int:
