@@ -13,7 +13,7 @@ from sqlalchemy.engine import Connection, Engine
 
 from farthing.domain.errors import LedgerError
 from farthing.ledger.backup_file import CHUNK, BackupReader, BackupWriter, ColumnEntry, Manifest, Progress, Row
-from farthing.ledger.database import bare_engine, is_postgresql, knows_revision, migrate, transaction
+from farthing.ledger.database import bare_engine, is_postgresql, knows_revision, migrate, snapshot, transaction
 from farthing.ledger.partitions import make_room, partition_names
 from farthing.ledger.tables import metadata
 
@@ -37,7 +37,7 @@ def back_up(url: str, path: Path, *, made_ns: int, force: bool = False, progress
     with _existing(url) as engine:
         writer = BackupWriter(path, force=force)
         try:
-            with _snapshot(engine) as connection:
+            with snapshot(engine) as connection:
                 tables = []
                 for name, columns in _tables(connection).items():
                     total = int(connection.execute(sa.text(f"SELECT count(*) FROM {name}")).scalar_one())  # noqa: S608
@@ -109,15 +109,6 @@ def _existing(url: str) -> Iterator[Engine]:
         yield engine
     finally:
         engine.dispose()
-
-
-@contextmanager
-def _snapshot(engine: Engine) -> Iterator[Connection]:
-    """A transaction that sees one moment, however long it takes: SQLite's are all so."""
-    if is_postgresql(engine):
-        engine = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-    with transaction(engine) as connection:
-        yield connection
 
 
 def _tables(connection: Connection) -> dict[str, tuple[ColumnEntry, ...]]:

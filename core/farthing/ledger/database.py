@@ -16,7 +16,16 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from farthing.domain.errors import LedgerError
 
-__all__ = ["advisory_lock", "bare_engine", "is_postgresql", "knows_revision", "migrate", "open_engine", "transaction"]
+__all__ = [
+    "advisory_lock",
+    "bare_engine",
+    "is_postgresql",
+    "knows_revision",
+    "migrate",
+    "open_engine",
+    "snapshot",
+    "transaction",
+]
 
 SQLITE_PRAGMAS = (
     "journal_mode=WAL",  # the page reads while intake writes
@@ -51,6 +60,15 @@ def transaction(engine: Engine, *, write: bool = False) -> Iterator[Connection]:
             yield connection
     except (SQLAlchemyError, OverflowError, driver_errors) as error:
         raise LedgerError(f"ledger {_safe(engine.url)}: {_reason(error)}") from error
+
+
+@contextmanager
+def snapshot(engine: Engine) -> Iterator[Connection]:
+    """A transaction that reads and sees one moment, however long it takes: SQLite's are all so. Errors as above."""
+    if is_postgresql(engine):
+        engine = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+    with transaction(engine) as connection:
+        yield connection
 
 
 def is_postgresql(bind: Engine | Connection) -> bool:
