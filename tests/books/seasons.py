@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from farthing.books.forecast import hours_to_month_end
 from farthing.domain.money import NANO
 
-__all__ = ["KINDS", "Case", "case", "last_week", "run_rate", "season", "series"]
+__all__ = ["KINDS", "YEAR_START", "Case", "case", "last_week", "run_rate", "season", "series"]
 
 Hours = NDArray[np.float64]
+Expected = tuple[Hours, float]
 YEAR_START = int(datetime(2026, 1, 1, tzinfo=UTC).timestamp()) // 3600
 """Hours since the epoch at 2026-01-01T00:00Z."""
 
@@ -47,44 +48,46 @@ def season(rng: np.random.Generator, start_hour: int, hours: int) -> Hours:
     return np.asarray(daily * weekly[day])
 
 
-def _ordinary(rng: np.random.Generator, start: int, hours: int) -> Hours:
-    return np.asarray(season(rng, start, hours) * _noise(rng, hours, rng.uniform(0.08, 0.25)))
+def _ordinary(rng: np.random.Generator, start: int, hours: int) -> Expected:
+    return season(rng, start, hours), rng.uniform(0.08, 0.25)
 
 
-def _trend(rng: np.random.Generator, start: int, hours: int) -> Hours:
+def _trend(rng: np.random.Generator, start: int, hours: int) -> Expected:
     """Between -45 % and +200 % over 90 days, in a straight line."""
     line = np.maximum(0.05, 1 + rng.uniform(-0.45, 2.0) * np.arange(hours) / (90 * 24))
-    return np.asarray(_ordinary(rng, start, hours) * line)
+    usual, spread = _ordinary(rng, start, hours)
+    return usual * line, spread
 
 
-def _steps(rng: np.random.Generator, start: int, hours: int) -> Hours:
+def _steps(rng: np.random.Generator, start: int, hours: int) -> Expected:
     """About one step in 30 days, by a factor of 0.4 to 2.5: a customer comes, a model is replaced."""
     steps = np.where(rng.random(hours) < 1 / (30 * 24), rng.uniform(np.log(0.4), np.log(2.5), hours), 0.0)
-    return np.asarray(_ordinary(rng, start, hours) * np.exp(np.cumsum(steps)))
+    usual, spread = _ordinary(rng, start, hours)
+    return usual * np.exp(np.cumsum(steps)), spread
 
 
-def _bursts(rng: np.random.Generator, start: int, hours: int) -> Hours:
+def _bursts(rng: np.random.Generator, start: int, hours: int) -> Expected:
     """A batch job of 2 to 12 hours about every three days, at two to eight times the mean."""
-    spend = _ordinary(rng, start, hours)
-    mean = spend.mean()
+    usual, spread = _ordinary(rng, start, hours)
+    spend, mean = usual.copy(), usual.mean()
     for begin in np.flatnonzero(rng.random(hours) < 1 / 72):
         spend[begin : begin + rng.integers(2, 13)] += mean * rng.uniform(2, 8)
-    return spend
+    return spend, spread
 
 
-def _weekdays(rng: np.random.Generator, start: int, hours: int) -> Hours:
+def _weekdays(rng: np.random.Generator, start: int, hours: int) -> Expected:
     """Office hours from Monday to Friday, nothing else."""
     at = start + np.arange(hours)
     begins, ends = rng.integers(6, 10), rng.integers(16, 20)
     works = (at // 24 + 3) % 7 < 5
-    return np.asarray(np.where(works & (at % 24 >= begins) & (at % 24 < ends), 1.0, 0.0)) * _noise(rng, hours, 0.25)
+    return np.where(works & (at % 24 >= begins) & (at % 24 < ends), 1.0, 0.0), 0.25
 
 
-def _noisy(rng: np.random.Generator, start: int, hours: int) -> Hours:
-    return np.asarray(season(rng, start, hours) * _noise(rng, hours, rng.uniform(0.5, 0.9)))
+def _noisy(rng: np.random.Generator, start: int, hours: int) -> Expected:
+    return season(rng, start, hours), rng.uniform(0.5, 0.9)
 
 
-def _autocorrelated(rng: np.random.Generator, start: int, hours: int) -> Hours:
+def _autocorrelated(rng: np.random.Generator, start: int, hours: int) -> Expected:
     """A level that wanders by 15 to 35 % and forgets within one to six days."""
     keep, spread = np.exp(-1 / (24 * rng.uniform(1, 6))), rng.uniform(0.15, 0.35)
     shocks = rng.normal(0, spread * np.sqrt(1 - keep**2), hours)
@@ -93,14 +96,11 @@ def _autocorrelated(rng: np.random.Generator, start: int, hours: int) -> Hours:
     for i, shock in enumerate(shocks):
         value = keep * value + shock
         level[i] = value
-    return _ordinary(rng, start, hours) * np.exp(level)
+    usual, noise = _ordinary(rng, start, hours)
+    return usual * np.exp(level), noise
 
 
-def _noise(rng: np.random.Generator, hours: int, spread: float) -> Hours:
-    return np.asarray(rng.lognormal(-(spread**2) / 2, spread, hours))
-
-
-KINDS: dict[str, Callable[[np.random.Generator, int, int], Hours]] = {
+KINDS: dict[str, Callable[[np.random.Generator, int, int], Expected]] = {
     "daily and weekly": _ordinary,
     "trend": _trend,
     "steps": _steps,
@@ -109,12 +109,17 @@ KINDS: dict[str, Callable[[np.random.Generator, int, int], Hours]] = {
     "noisy": _noisy,
     "autocorrelated": _autocorrelated,
 }
+"""Each gives what is expected of every hour, and the spread of the logarithm of the noise on it."""
 
 
-def series(kind: str, rng: np.random.Generator, start_hour: int, hours: int) -> list[int]:
-    """Nano-dollars of each hour, at a scale of 5 cents to 500 dollars an hour."""
-    scale = np.exp(rng.uniform(np.log(0.05), np.log(500.0))) * NANO
-    return [int(value) for value in KINDS[kind](rng, start_hour, hours) * scale]
+def series(
+    kind: str, rng: np.random.Generator, start_hour: int, hours: int, mean: float | None = None
+) -> tuple[list[int], list[int]]:
+    """What is expected of each hour and what was spent, nano-dollars; without a mean, of 5 cents to 500 dollars."""
+    expected, spread = KINDS[kind](rng, start_hour, hours)
+    noise = rng.lognormal(-(spread**2) / 2, spread, hours)
+    scale = NANO * (np.exp(rng.uniform(np.log(0.05), np.log(500.0))) if mean is None else mean / expected.mean())
+    return [int(value) for value in expected * scale], [int(value) for value in expected * noise * scale]
 
 
 def case(kind: str, seed: int, *, days: tuple[int, int] = (1, 90)) -> Case:
@@ -126,7 +131,7 @@ def case(kind: str, seed: int, *, days: tuple[int, int] = (1, 90)) -> Case:
     known = int(np.exp(rng.uniform(np.log(days[0] * 24), np.log(days[1] * 24 + 1))))
     origin = YEAR_START + int(rng.integers(0, 365 * 24))
     horizon = hours_to_month_end(origin)
-    spend = series(kind, rng, origin - known, known + horizon)
+    _, spend = series(kind, rng, origin - known, known + horizon)
     history: list[int | None] = list(spend[:known])
     if rng.random() < 1 / 3:
         lost = rng.random(known) < rng.uniform(0, 0.1)
