@@ -28,6 +28,7 @@ __all__ = [
     "postgres",
     "postgres_programs",
     "running_cluster",
+    "server_programs",
 ]
 
 START_SECONDS = 60.0
@@ -104,18 +105,29 @@ class Cluster:
         while any(Path(f"/proc/{pid}").exists() for pid in children):
             time.sleep(0.01)
 
-    def database(self) -> str:
+    def database(self, tablespace: str = "pg_default") -> str:
         """The URL of a new, empty database."""
         name = f"ledger_{next(_numbers)}"
-        with self._administrator() as connection:
-            connection.execute(f"CREATE DATABASE {name} OWNER {_ROLE} TEMPLATE template0 ENCODING 'UTF8'")
+        options = f"OWNER {_ROLE} TEMPLATE template0 ENCODING 'UTF8' TABLESPACE {tablespace}"
+        self.execute(f"CREATE DATABASE {name} {options}")
         url = URL.create("postgresql", _ROLE, self._password, "127.0.0.1", self.port, name)
         return url.render_as_string(hide_password=False)
 
+    def database_on(self, place: Path) -> str:
+        """The URL of a new, empty database whose tables lie in a folder of their own."""
+        folder = place / "tables"
+        folder.mkdir()
+        if self._user is not None:
+            os.chown(folder, self._user.pw_uid, self._user.pw_gid)
+        self.execute(f"CREATE TABLESPACE elsewhere LOCATION '{folder}'")
+        url = self.database("elsewhere")
+        # sorting must not need the place as well
+        self.execute(f"ALTER DATABASE {url.rpartition('/')[2]} SET work_mem = '256MB'")
+        return url
+
     def drop(self, url: str) -> None:
         """Remove a database, whoever is still connected to it."""
-        with self._administrator() as connection:
-            connection.execute(f"DROP DATABASE {url.rpartition('/')[2]} WITH (FORCE)")
+        self.execute(f"DROP DATABASE {url.rpartition('/')[2]} WITH (FORCE)")
 
     def execute(self, statement: str) -> None:
         """Run one statement as the server's administrator, outside any transaction."""
@@ -166,15 +178,21 @@ def running_cluster(programs: Path, *, on_disk: bool = False) -> Iterator[Cluste
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[Cluster]:
-    """The server that the tests of a session share; without PostgreSQL they are skipped, and fail in CI."""
+def server_programs() -> Path:
+    """The folder of PostgreSQL's programs; without them tests are skipped, and fail in CI."""
     programs = postgres_programs()
     if programs is None:
         message = "PostgreSQL is not installed"
         if os.environ.get("CI") == "true":
             pytest.fail(message)
         pytest.skip(message)
-    with running_cluster(programs) as cluster:
+    return programs
+
+
+@pytest.fixture(scope="session")
+def postgres(server_programs: Path) -> Iterator[Cluster]:
+    """The server that the tests of a session share."""
+    with running_cluster(server_programs) as cluster:
         yield cluster
 
 

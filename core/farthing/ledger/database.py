@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,10 +29,12 @@ __all__ = [
     "transaction",
 ]
 
+LOCK_SECONDS = 30
+"""How long a writer waits in SQLite while others write."""
 SQLITE_PRAGMAS = (
     "journal_mode=WAL",  # the page reads while intake writes
     "synchronous=FULL",  # an acknowledged record survives a power cut
-    "busy_timeout=30000",  # ms that a writer waits for another one
+    f"busy_timeout={LOCK_SECONDS * 1000}",  # ms
     "foreign_keys=ON",
     "cache_size=-65536",  # KiB
 )
@@ -163,8 +167,23 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    writes = connection.get_execution_options().get(_WRITES)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+    if not connection.get_execution_options().get(_WRITES):
+        connection.exec_driver_sql("BEGIN")
+        return
+    # SQLite itself looks every 100 ms whether another writer is done, and a busy one would never be met resting
+    raw: Any = connection.connection.driver_connection
+    deadline = time.monotonic() + LOCK_SECONDS
+    raw.execute("PRAGMA busy_timeout=5")
+    try:
+        while True:
+            try:
+                raw.execute("BEGIN IMMEDIATE")
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                    raise
+    finally:
+        raw.execute(f"PRAGMA busy_timeout={LOCK_SECONDS * 1000}")
 
 
 def _prepare_postgresql(connection: Any, _record: Any) -> None:

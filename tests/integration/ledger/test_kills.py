@@ -6,7 +6,7 @@ from itertools import islice
 
 import pytest
 from tests.integration.ledger.writing import check_books, start
-from tests.ledger.databases import postgres_programs, running_cluster
+from tests.ledger.databases import running_cluster
 
 from farthing.ledger.repository import Ledger
 
@@ -49,11 +49,10 @@ def test_a_writer_that_is_killed_loses_nothing_that_it_acknowledged(ledger_url, 
 @pytest.mark.real
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("seed", [20261126])
-def test_a_server_that_is_killed_loses_nothing_that_it_acknowledged(postgres, seed):
+def test_a_server_that_is_killed_loses_nothing_that_it_acknowledged(server_programs, seed):
     """The writer, which is never restarted, finds its way back each time the server does."""
     draw = random.Random(seed)  # noqa: S311 - a seeded trial, not a secret
-    del postgres  # which says what a missing PostgreSQL means; the one killed here is nobody else's
-    with running_cluster(postgres_programs()) as cluster:
+    with running_cluster(server_programs) as cluster:
         url = cluster.database()
         ledger = Ledger.open(url)
         writer = start(url, 0)

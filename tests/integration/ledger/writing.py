@@ -62,7 +62,7 @@ def check_books(ledger: Ledger, acknowledged: int, posted: int) -> int:
 
 
 def _check(connection: sa.Connection, acknowledged: int, posted: int) -> int:
-    def select(query: sa.Select[Any]) -> list[Any]:
+    def select(query: Any) -> list[Any]:
         return list(connection.execute(query).all())
 
     rows = select(sa.select(t.records.c.sequence, t.records.c.line).order_by(t.records.c.sequence))
