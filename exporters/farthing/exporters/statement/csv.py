@@ -49,13 +49,14 @@ SECOND_NS: Final = 1_000_000_000
 
 
 def statement_csv(statement: Statement) -> bytes:
-    """UTF-8 CSV with a head, no totals and no rounding, so that a sum over ``billed_cost_nano`` is the exact total.
+    """UTF-8 CSV (RFC 4180) with a head and without totals: a sum over ``billed_cost_nano`` is the exact total.
 
     An unpriced line has an empty amount and says so in ``pricing_status``. Text that a spreadsheet would run as a
     formula gets a leading apostrophe (OWASP: CSV injection); amounts are numbers, so a minus sign stays bare.
     """
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
+    # RFC 4180's line ends: with "\n" alone Python leaves a bare carriage return unquoted, and readers end the row there
+    writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\r\n")
     writer.writeheader()
     writer.writerows(_row(statement, line) for line in statement.lines)
     return buffer.getvalue().encode()

@@ -13,6 +13,7 @@ from functools import cache
 from importlib import resources
 from typing import Any, Final
 
+import msgspec
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
@@ -33,7 +34,10 @@ SECOND_NS: Final = 1_000_000_000
 
 def statement_html(statement: Statement) -> bytes:
     """The file, in UTF-8."""
+    sha256 = sha256_of(encode_statement(statement))
+    statement = _printable(statement)
     style = _style(statement)
+    unpriced = [line for line in statement.lines if line.amount_nano is None]
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     text = (
         _environment()
@@ -48,13 +52,14 @@ def statement_html(statement: Statement) -> bytes:
             purpose=_purpose(statement),
             payable_title=_payable_title(statement),
             is_charge=statement.kind != wording.SHOWBACK and not _is_platforms(statement),
-            sha256=sha256_of(encode_statement(statement)),
+            sha256=sha256,
             payable=money(statement.payable_nano, statement.decimals),
             places=layout.line_places(statement),
             summary=layout.summary(statement),
             sections=layout.sections(statement),
             coding=layout.coding(statement),
-            unpriced_lines=[line for line in statement.lines if line.amount_nano is None],
+            unpriced_lines=unpriced,
+            unpriced_items=[item for item in statement.unpriced if item not in {line.description for line in unpriced}],
             identity=[(side, sum(nano for _, nano in side)) for side in layout.sides(statement.identity)],
             methods=_methods(statement),
             most=MOST_LISTED,
@@ -120,7 +125,7 @@ def _style(statement: Statement) -> str:
 
 def _css_string(text: str) -> str:
     """A CSS string that holds any text: everything but letters and digits of ASCII as an escape (CSS Syntax 4.3.7)."""
-    safe = (one if one.isascii() and one.isalnum() else f"\\{ord(one):x} " for one in printable(text))
+    safe = (one if one.isascii() and one.isalnum() else f"\\{ord(one):x} " for one in text)
     return f'"{"".join(safe)}"'
 
 
@@ -138,16 +143,23 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        finalize=_clean,
     )
     environment.filters.update(count=count, day=day, exact=exact, moment=moment, money=money)
     environment.globals["span"] = span
     return environment
 
 
-def _clean(value: object) -> object:
-    """What the template prints: markup of ours as it is, foreign text without control characters."""
-    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+def _printable(statement: Statement) -> Statement:
+    """The statement with every text of it free of control characters."""
+    return msgspec.convert(_cleaned(msgspec.to_builtins(statement)), Statement)
+
+
+def _cleaned(value: Any) -> Any:
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, dict):
+        return {printable(key): _cleaned(item) for key, item in value.items()}
+    return [_cleaned(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _iso_day(ns: int) -> str:

@@ -195,14 +195,21 @@ def _section(key: str, lines: Sequence[StatementLine], period: str, places: int,
 
 
 def _row(line: StatementLine, period: str, places: int, prices: int) -> Row:
-    methods = ", ".join(word.strip() for word in line.method.split(","))
-    details = [line.model, line.tier and f"tier {line.tier}", wording.REASONS.get(line.reason, line.reason), methods]
+    """A line as text; its details are what its description does not say already."""
+    told = line.description.lower()
+    further = (
+        (line.model, line.model),
+        (line.tier, f"tier {line.tier}"),
+        (line.reason, wording.REASONS.get(line.reason, line.reason)),
+    )
+    details = [words for word, words in further if word and word.lower() not in told and words.lower() not in told]
+    details += [", ".join(word.strip() for word in line.method.split(","))] if line.method else []
     if line.section != ADJUSTMENT and line.service_period != period:
         details.append(f"service period {line.service_period}")
     return Row(
         line=line.line,
         description=line.description,
-        details=tuple(detail for detail in details if detail),
+        details=tuple(details),
         service_period=line.service_period,
         quantity=UNKNOWN if line.quantity is None else count(line.quantity),
         unit=line.unit,
