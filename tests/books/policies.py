@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from farthing.books.facts import Cost, PeriodFacts, Usage
@@ -123,6 +124,9 @@ def of_recording(run: Any) -> PeriodFacts:
 
 
 # ---- at random ---------------------------------------------------------------------------------------
+
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+"""For tests on whole periods: a busy machine is no failure."""
 
 _NANO = st.integers(0, 10**12) | st.integers(0, 9)
 _WHO = {

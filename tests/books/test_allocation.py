@@ -15,6 +15,7 @@ from tests.books.policies import (
     policy,
     random_facts,
     random_policies,
+    unhurried,
     used,
     work,
 )
@@ -83,12 +84,14 @@ def test_recorded_tenants_pay_one_price_for_a_token_at_the_average(recorded):
 # ---- any facts, any policy ---------------------------------------------------------------------------
 
 
+@unhurried
 @given(random_facts(), random_policies())
 def test_lines_are_all_of_the_costs(known, rules):
     """No policy makes or loses a nano-dollar."""
     assert total(allocate(known, rules)) == sum(x.nano for x in known.costs)
 
 
+@unhurried
 @given(random_facts(), random_policies())
 def test_every_line_is_computed_again_from_facts_and_policy_alone(known, rules):
     """By other arithmetic, and from its own basis."""
@@ -97,6 +100,7 @@ def test_every_line_is_computed_again_from_facts_and_policy_alone(known, rules):
         assert amount_of_basis(line) == line.amount_nano
 
 
+@unhurried
 @given(random_facts(), random_policies())
 def test_lines_do_not_depend_on_the_order_of_facts(known, rules):
     """A database may return rows in any order."""

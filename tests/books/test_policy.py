@@ -1,27 +1,33 @@
 """A policy file says what it means, is cited by version and content, and is refused with line and key."""
 
 import itertools
+import re
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.books.policies import HEAD, policy
+from tests.books.policies import HEAD, facts, policy
+from tests.docs.pages import blocks, rows, sections
 
 from farthing.books.exchange import ExchangeRate, ExchangeTable
 from farthing.books.periods import bounds
 from farthing.books.policy import Policy, last_day, load_policy, parse_policy
-from farthing.books.policy_rules import PolicyRules, SharedCost
+from farthing.books.policy_rules import POOL_ACCOUNTS, PolicyRules, PoolRule, SharedCost
+from farthing.books.pools import parts, weights_of
 from farthing.books.shared_costs import shared_cost_nano
-from farthing.books.statement import USAGE, StatementLine
+from farthing.books.statement import SECTIONS, USAGE, StatementLine
 from farthing.domain import conventions as c
 from farthing.domain.clock import HOUR
 from farthing.domain.errors import PolicyError, PriceError
 from farthing.domain.money import NANO
 
-EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "policy.yaml"
+DOCS = Path(__file__).parents[2] / "docs"
+EXAMPLE = DOCS / "examples" / "policy.yaml"
+PAGE = (DOCS / "policy.md").read_text()
 
 
 @pytest.fixture
@@ -193,6 +199,48 @@ def test_a_file_that_is_not_there_is_an_error_with_its_name(tmp_path):
     """And never the default."""
     with pytest.raises(PolicyError, match=r"nowhere\.yaml: cannot be read"):
         load_policy(tmp_path / "nowhere.yaml")
+
+
+# ---- documentation -----------------------------------------------------------------------------------
+
+
+def test_every_section_that_the_page_shows_is_a_policy():
+    """People copy it."""
+    shown = [block.body for block in blocks(PAGE) if block.language == "yml"]
+    assert len(shown) >= 6
+    assert {name for text in shown for name in policy(text).rules.model_fields_set} - {"version", "start"} == {
+        "pools",
+        "shared_costs",
+        "pricing",
+        "rate_card",
+        "organisation",
+        "gl",
+    }
+
+
+def test_the_page_names_every_section_driver_and_pool():
+    """A new one needs its sentence."""
+    named = set(re.findall(r"`([^`\n]+)`", PAGE))
+    keys = {field.alias or name for name, field in PolicyRules.model_fields.items()}
+    drivers = set(get_args(PoolRule.model_fields["driver"].annotation))
+    assert keys <= named
+    assert {*drivers, *POOL_ACCOUNTS, *SECTIONS} <= named
+
+
+def test_the_worked_example_of_the_page_is_what_is_computed():
+    """1,000 nano-dollars over 100, 200 and 400 tokens."""
+    table = [row for row in rows(sections(PAGE)["Pricing"]) if row[0].isdigit()]
+    found = parts(1_000, [int(row[0]) for row in table])
+    assert [int(row[-1]) for row in table] == [part.nano for part in found] == [143, 286, 571]
+    assert [int(row[-2]) for row in table] == [part.basis["rank"] for part in found]
+    assert found[0].basis["left"] == 2
+
+
+def test_the_pages_reservation_weighs_what_it_says():
+    """Four against three."""
+    (text,) = [block.body for block in blocks(PAGE) if "2026-11-16" in block.body]
+    assert weights_of(policy(text).pool(c.UNUSED_COMMITMENT, ""), facts([]), "2026-11") == {"acme": 4, "globex": 3}
+    assert "`acme` weighs 4 and `globex` 3" in PAGE
 
 
 # ---- lookups -----------------------------------------------------------------------------------------

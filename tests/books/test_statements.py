@@ -20,6 +20,7 @@ from tests.books.policies import (
     policy,
     random_facts,
     random_policies,
+    unhurried,
     used,
     work,
 )
@@ -69,6 +70,7 @@ def recorded():
 # ---- footing -----------------------------------------------------------------------------------------
 
 
+@unhurried
 @given(random_facts(), random_policies())
 def test_all_statements_together_are_the_books(known, rules):
     """Opening work in progress + bill - closing work in progress, to the nano-dollar, whatever the policy."""
@@ -85,6 +87,7 @@ def test_all_statements_together_are_the_books(known, rules):
     ]
 
 
+@unhurried
 @given(random_facts(), random_policies())
 def test_each_statement_is_the_sum_of_its_lines_and_rounds_once(known, rules):
     """Total, rounding and payable agree; every subtotal foots to the total."""
@@ -104,6 +107,7 @@ def test_each_statement_is_the_sum_of_its_lines_and_rounds_once(known, rules):
             assert sum(one.unpriced for one in found) == len(statement.lines) - len(priced)
 
 
+@unhurried
 @given(random_facts(), random_policies())
 def test_statements_are_numbered_by_tenant_and_equal_for_equal_facts(known, rules):
     """The platform's is 0000; bytes are the same whoever makes them."""

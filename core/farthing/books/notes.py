@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from farthing.books import allocation as rules
 from farthing.books.bearers import work_of_usage
@@ -13,7 +14,7 @@ from farthing.books.statement import ADJUSTMENT, PLATFORM_TENANT, RECOVERY, Stat
 from farthing.domain import conventions as c
 from farthing.domain.money import from_nano, split
 
-__all__ = ["notes_of"]
+__all__ = ["Quality", "notes_of", "qualities"]
 
 _PRICING = {
     "actual": (
@@ -37,15 +38,45 @@ _METHODS = {
 }
 
 
-def notes_of(
-    facts: PeriodFacts, policy: Policy, tenant: str, lines: Sequence[StatementLine], total_nano: int
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """How well is known what one statement is about, whatever it is priced at."""
+
+    methods: Counter[str]
+    """Nano-units of the actual cost by method, without signs."""
+    uncounted: int
+    """Requests of which not all tokens were counted."""
+
+
+def qualities(facts: PeriodFacts, policy: Policy) -> dict[str, Quality]:
+    """By tenant, and with the key "" of what the platform keeps or shares; of those that have any."""
+    methods: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    uncounted: Counter[str] = Counter()
+    for cost in facts.costs:
+        bearer = cost.tenant if policy.bears(cost.account, cost.tenant) else PLATFORM_TENANT
+        methods[bearer][cost.method] += abs(cost.nano)
+    for usage in facts.usage:
+        work = work_of_usage(usage, policy)
+        if work is not None:
+            uncounted[work.tenant] += usage.uncounted
+    return {tenant: Quality(methods[tenant], uncounted[tenant]) for tenant in {*methods, *uncounted}}
+
+
+def notes_of(  # noqa: PLR0917 - what a statement is of, and what it comes to
+    facts: PeriodFacts,
+    policy: Policy,
+    tenant: str,
+    quality: Quality | None,
+    lines: Sequence[StatementLine],
+    total_nano: int,
 ) -> tuple[str, ...]:
     """The notes of one statement; ``tenant`` is empty for the platform's."""
+    known = quality or Quality(Counter(), 0)
     return (
         *_how(policy, tenant, lines),
-        *_quality(facts, policy, tenant),
+        *_quality(facts, tenant, known.methods),
         *_time(facts, policy, tenant, lines, total_nano),
-        *_unknown(facts, policy, tenant, lines),
+        *_unknown(facts, known.uncounted, lines),
     )
 
 
@@ -83,12 +114,8 @@ def _how_kept(lines: Sequence[StatementLine]) -> Iterator[str]:
             yield f"{line.description}: it stays with the platform."
 
 
-def _quality(facts: PeriodFacts, policy: Policy, tenant: str) -> Iterator[str]:
+def _quality(facts: PeriodFacts, tenant: str, found: Counter[str]) -> Iterator[str]:
     """How the underlying costs were obtained, whatever they are priced at."""
-    found: Counter[str] = Counter()
-    for cost in facts.costs:
-        if (cost.tenant if policy.bears(cost.account, cost.tenant) else PLATFORM_TENANT) == tenant:
-            found[cost.method] += abs(cost.nano)
     methods = [name for name in c.METHODS if found[name]]
     if methods:
         shares = split(1_000, [found[name] for name in methods])
@@ -134,7 +161,7 @@ def _time(
     )
 
 
-def _unknown(facts: PeriodFacts, policy: Policy, tenant: str, lines: Sequence[StatementLine]) -> Iterator[str]:
+def _unknown(facts: PeriodFacts, uncounted: int, lines: Sequence[StatementLine]) -> Iterator[str]:
     unpriced = sum(line.amount_nano is None for line in lines)
     if unpriced:
         yield (
@@ -146,11 +173,6 @@ def _unknown(facts: PeriodFacts, policy: Policy, tenant: str, lines: Sequence[St
             f"These had no price in the period, so their cost is unknown and on no statement: "
             f"{', '.join(facts.unpriced)}."
         )
-    uncounted = sum(
-        usage.uncounted
-        for usage in facts.usage
-        if (work := work_of_usage(usage, policy)) is not None and work.tenant == tenant
-    )
     if uncounted:
         what = "request" if uncounted == 1 else "requests"
         yield f"Of {uncounted} {what} not all tokens were counted; what was not counted is in no quantity."

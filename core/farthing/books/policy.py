@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import date, timedelta
+from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, get_args
@@ -137,6 +138,7 @@ class Policy:
         return Party(member.name or tenant, tenant, member.address, member.contact, member.cost_centre)
 
 
+@lru_cache(maxsize=256)
 def last_day(period: str) -> date:
     """The last day of a period, on which dated entries are looked up."""
     return utc(bounds(period)[1]).date() - timedelta(days=1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from farthing.books.allocation import allocate
 from farthing.books.facts import PeriodFacts
-from farthing.books.notes import notes_of
+from farthing.books.notes import Quality, notes_of, qualities
 from farthing.books.policy import Policy
 from farthing.books.rate_card import COMPONENTS
 from farthing.books.statement import (
@@ -73,20 +73,20 @@ def build_statements(facts: PeriodFacts, policy: Policy, *, signed_by: str, issu
             f"by {from_nano(differs):f} {facts.currency}; no statement is made of books that do not add up"
         )
     by_tenant: defaultdict[str, list[StatementLine]] = defaultdict(list)
-    for line in _addressed(allocate(facts, policy), policy):
+    for line in allocate(facts, policy):
         by_tenant[line.tenant].append(line)
     tenants = [tenant for tenant in sorted(by_tenant) if tenant != PLATFORM_TENANT]
-    days = _days(facts, policy)
+    days, known = _days(facts, policy), qualities(facts, policy)
     made = []
     for place, tenant in enumerate((PLATFORM_TENANT, *tenants)):
-        lines = sorted(by_tenant[tenant], key=_reading_order)
         made.append(
             _statement(
                 facts,
                 policy,
                 number=f"{facts.period}-{place:04d}",
                 tenant=tenant,
-                lines=tuple(replace(line, line=number) for number, line in enumerate(lines, 1)),
+                quality=known.get(tenant),
+                lines=tuple(_addressed(sorted(by_tenant[tenant], key=_reading_order), policy)),
                 days=tuple(days[tenant]),
                 signed_by=signed_by,
                 issued_ns=issued_ns,
@@ -125,6 +125,7 @@ def _statement(
     *,
     number: str,
     tenant: str,
+    quality: Quality | None,
     lines: tuple[StatementLine, ...],
     days: tuple[tuple[str, str, int], ...],
     signed_by: str,
@@ -156,21 +157,21 @@ def _statement(
         settlement_policy=c.POLICY_VERSION,
         price_versions=facts.price_versions,
         fit_errors=facts.fit_errors,
-        notes=notes_of(facts, policy, tenant, lines, total),
+        notes=notes_of(facts, policy, tenant, quality, lines, total),
         unpriced=tuple(dict.fromkeys(unpriced)),
         days=days,
         evidence=dict(facts.evidence),
     )
 
 
-def _addressed(lines: Iterable[StatementLine], policy: Policy) -> Iterable[StatementLine]:
-    """Lines with the cost centre of their service period's last day, and finance's account."""
+def _addressed(lines: Iterable[StatementLine], policy: Policy) -> Iterator[StatementLine]:
+    """Lines numbered, with the cost centre of their service period's last day, and finance's account."""
     centres: dict[tuple[str, str, str], str] = {}
-    for line in lines:
+    for number, line in enumerate(lines, 1):
         key = (line.tenant, line.project, line.service_period)
         if key not in centres:
             centres[key] = policy.cost_centre(*key)
-        yield replace(line, cost_centre=centres[key], gl_account=policy.gl_account(line))
+        yield replace(line, line=number, cost_centre=centres[key], gl_account=policy.gl_account(line))
 
 
 def _reading_order(line: StatementLine) -> tuple[int | str, ...]:
