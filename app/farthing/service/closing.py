@@ -145,13 +145,13 @@ def _refuse(books: PeriodBooks, period: str, now_ns: int) -> None:
         raise PeriodError(f"period {period} lies before {closed[-1]}, which is closed; its work is posted after that")
     if end > now_ns:
         raise PeriodError(f"period {period} is not over before {utc(end):%Y-%m-%d %H:%M} UTC; close it then")
-    earlier = [one for one in active if one < period and one not in closed]
-    if earlier:
-        raise PeriodError(f"period {earlier[0]} is still open; close it before {period}")
-    if closed and following(closed[-1]) != period:
-        raise PeriodError(f"the next period to close is {following(closed[-1])}; close it before {period}")
-    if period not in active:
-        raise PeriodError(f"nothing was posted in period {period}; there is nothing to close")
+    if not active:
+        raise PeriodError(f"nothing was booked by the end of period {period}; there is nothing to close")
+    due = following(closed[-1]) if closed else active[0]
+    if due < period:
+        raise PeriodError(f"period {due} is still open; close it before {period}")
+    if due > period:
+        raise PeriodError(f"nothing was booked by the end of period {period}; the first to close is {due}")
 
 
 class _Closing:

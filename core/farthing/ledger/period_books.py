@@ -36,10 +36,12 @@ class PeriodBooks:
     # ---- reading -------------------------------------------------------------------------------
 
     def active(self) -> list[str]:
-        """Every period that anything was posted in or that was closed, in order."""
+        """Every period that a boot began in, that anything was posted in or that was closed, in order."""
         posted = self._rows(sa.select(t.boot_lines.c.period).distinct())
         closed = self._rows(sa.select(t.closings.c.period))
-        return sorted({row[0] for row in (*posted, *closed)})
+        begun = self._rows(sa.select(sa.func.min(t.boots.c.started_ns)))
+        periods = {row[0] for row in (*posted, *closed)}
+        return sorted(periods | {period_of(int(row[0])) for row in begun if row[0] is not None})
 
     def closed(self) -> list[str]:
         """Closed periods, in order."""
