@@ -17,6 +17,7 @@ from farthing.domain.model import (
     Snapshot,
     TenantView,
 )
+from farthing.domain.spend import AnomalyView, BudgetView, ForecastView, SpendView, TenantSpend, UnpricedView
 
 START_NS = 1_792_000_000 * SECOND
 MODEL = "meta-llama/Llama-3.1-8B-Instruct"
@@ -113,6 +114,39 @@ def histogram_view(step: int = 100, metric: str = METRIC_TTFT, tier: str = "inte
     )
 
 
+def spend_view(step: int = 100) -> SpendView:
+    """A month of which ``step`` windows are settled: a budget that is half spent, one that is over, an anomaly."""
+    now = START_NS + step * 5 * SECOND
+    tenants = tuple(
+        TenantSpend(view.tenant, sum(view.cost_nano.values()) // 2, sum(view.cost_nano.values()) + view.aborted_nano)
+        for view in tenant_views(step)
+    )
+    acme = tenants[0].month_nano
+    return SpendView(
+        taken_ns=now,
+        through_ns=now,
+        month="2026-10",
+        today_nano=1_230_000_000 * step,
+        yesterday_nano=1_100_000_000 * step,
+        month_nano=2_999_000_001 * step,
+        last_month_nano=None,
+        forecast=ForecastView(400_000_000_000, 350_000_000_000, 470_000_000_000, "daily season"),
+        tenants=tenants,
+        budgets=(
+            BudgetView("tenant=acme-search", "acme-search", None, None, 2 * acme, acme, None, (("0.5", now),)),
+            BudgetView("everything", None, None, None, 10**9, 2 * 10**9, ForecastView(1, 1, 1, "x")),
+        ),
+        anomalies=(
+            AnomalyView("globex", "spike", now - 3_600 * SECOND, None, 9 * 10**9, 3 * 10**9, 6 * 10**9),
+            AnomalyView(None, "drop", now - 9_600 * SECOND, now, 10**9, 3 * 10**9, -2 * 10**9),
+        ),
+        unpriced=(UnpricedView("lab-1", "qwen", "RTX 4090", "no price for RTX 4090"),),
+        capacity_nano={("unallocated", "unassigned"): 5 * 10**9},
+        unit_costs_nano={"request": 4_000_000},
+        shares={"idle": 0.25},
+    )
+
+
 def snapshot(step: int = 100) -> Snapshot:
     """Everything after ``step`` windows of five seconds."""
     return Snapshot(
@@ -123,9 +157,10 @@ def snapshot(step: int = 100) -> Snapshot:
         tenants=tenant_views(step),
         histograms=(histogram_view(step), histogram_view(step, METRIC_TPOT)),
         intake=IntakeView({("usage", "accepted"): 400 * step, ("usage", "refused"): 1}),
+        spend=spend_view(step),
     )
 
 
 def empty_snapshot() -> Snapshot:
     """A ledger in which no engine has reported yet."""
-    return replace(snapshot(0), engines=(), tenants=(), histograms=(), intake=IntakeView())
+    return replace(snapshot(0), engines=(), tenants=(), histograms=(), intake=IntakeView(), spend=None)

@@ -13,7 +13,7 @@ import pytest
 import uvicorn
 from playwright.sync_api import Browser, Page, sync_playwright
 from starlette.applications import Starlette
-from tests.exporters.snapshots import empty_snapshot, engine_view, snapshot, tenant_views
+from tests.exporters.snapshots import empty_snapshot, engine_view, snapshot, spend_view, tenant_views
 
 from farthing.domain.model import EngineGauges, Snapshot
 from farthing.exporters.web.history import History
@@ -96,7 +96,7 @@ def test_the_identity_on_the_page_adds_up(browser):
     """Bill, lines and residual are on the page as integers, and the visible sum is exact."""
     with opened(browser, snapshot()) as (page, _):
         lines = [int(nano) for nano in attributes(page, "line", "data-nano")]
-        assert len(lines) == 10
+        assert len(lines) == 11
         assert (
             [sum(lines)] == [int(nano) for nano in attributes(page, "bill", "data-nano")] == [engine_view().bill_nano]
         )
@@ -203,3 +203,34 @@ def test_a_server_that_stops_answering_is_announced(browser):
     finally:
         page.close()
         served.stop()
+
+
+def test_spend_forecast_and_budgets_are_on_the_page(browser):
+    """Exact amounts behind the rounded ones; what is unknown says why; a budget that is over looks it."""
+    with opened(browser, snapshot()) as (page, _):
+        spend = spend_view()
+        assert attributes(page, "spend-today", "data-nano") == [str(spend.today_nano)]
+        assert attributes(page, "spend-month", "data-nano") == [str(spend.month_nano)]
+        assert attributes(page, "spend-forecast", "data-nano") == [str(spend.forecast.expected_nano)]
+        assert "80 %: $350.00 to $470.00" in page.get_by_test_id("spend-forecast").inner_text()
+        last_month = page.get_by_test_id("spend-month").locator(".unknown")
+        assert last_month.get_attribute("title") == "Unknown: the books began later"
+        assert attributes(page, "budget", "data-level") == ["within", "over"]
+        assert attributes(page, "budget", "data-spent-nano") == [str(one.spent_nano) for one in spend.budgets]
+        assert "50.0 % on" in page.locator("[data-testid=budget] .bar").first.get_attribute("title")
+        assert attributes(page, "anomaly", "data-tenant") == ["globex", "everything"]
+        assert "globex: spike, $6.00 more than usual" in page.get_by_test_id("anomaly").first.inner_text()
+        assert "unallocated (unassigned) $5.00" in page.inner_text("#spend")
+
+
+def test_an_engine_without_a_price_is_unpriced_in_the_block_of_spend(browser):
+    """Its cost is in no amount, and the page says so by name."""
+    with opened(browser, snapshot()) as (page, _):
+        assert attributes(page, "unpriced", "data-engine") == ["lab-1"]
+        assert "lab-1: unpriced" in page.get_by_test_id("unpriced").inner_text()
+
+
+def test_before_spend_was_computed_there_is_no_block_of_it(browser):
+    """Nothing is shown as 0 that is not known yet."""
+    with opened(browser, replace(snapshot(), spend=None)) as (page, _):
+        assert not page.locator("#spend-card").is_visible()

@@ -138,7 +138,8 @@ def test_the_snapshots_lines_add_up_to_the_bill():
     """The identity in integers: every account is a line, and the residual is 0."""
     fleet = fleet_of(snapshot())
     assert [line["account"] for line in fleet["lines"]] == [
-        "prefill", "decode", "vision", "aborted", "starting", "idle", "asleep", "down", "unattributed", "wip",
+        "prefill", "decode", "vision", "aborted", "starting", "idle", "asleep", "draining", "down", "unattributed",
+        "wip",
     ]  # fmt: skip
     assert sum(line["nano"] for line in fleet["lines"]) == fleet["lines_nano"] == fleet["bill_nano"]
     assert fleet["bill_nano"] == engine_view().bill_nano

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from types import FrameType
 
 import uvicorn
@@ -24,6 +25,7 @@ from starlette.routing import Route
 from farthing.collectors.intake import IntakeCounts, IntakeLimits, intake_routes
 from farthing.domain.errors import PortBusyError
 from farthing.domain.model import Snapshot
+from farthing.domain.spend import SpendView
 from farthing.exporters.prometheus import SnapshotCollector, exposition
 from farthing.exporters.web.history import History
 from farthing.exporters.web.routes import web_routes
@@ -31,6 +33,7 @@ from farthing.ledger.repository import Ledger
 from farthing.service.accountant import Accountant
 from farthing.service.pricing import price_book
 from farthing.service.scraping import Scraping
+from farthing.service.spend_watch import SpendWatch
 from farthing.settings import TOKEN_VARIABLE, Settings, read_secret
 
 __all__ = ["Service", "bind", "calm_collector", "end_well_on_sigterm", "price_book", "serve"]
@@ -39,6 +42,8 @@ _log = logging.getLogger(__name__)
 
 TICK_SECONDS = 1.0
 """How often new records are costed at the latest."""
+SPEND_SECONDS = 60.0
+"""How often spend is computed, beside costing."""
 HISTORY_POINTS = 1_800
 """Half an hour of ticks for the page's plots."""
 
@@ -59,6 +64,8 @@ class Service:
             gauges=self._scraping.gauges,
             intake=self._counts.view,
         )
+        self._watch = SpendWatch(ledger, settings, time.time_ns)
+        self._spend: SpendView | None = None
         self._history = History(HISTORY_POINTS)
         self._snapshot: Snapshot = self._accountant.snapshot()
         self._ready = False
@@ -105,6 +112,7 @@ class Service:
     @asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
         tasks = [asyncio.create_task(self._cost()), asyncio.create_task(self._scraping.run())]
+        tasks.append(asyncio.create_task(self._watch_spend()))
         try:
             yield
         finally:
@@ -129,10 +137,19 @@ class Service:
                 pass
             self._wake.clear()
 
+    async def _watch_spend(self) -> None:
+        while True:
+            if self._ready:
+                try:
+                    self._spend = await run_in_threadpool(self._watch.update)
+                except Exception:
+                    _log.exception("spend cannot be computed; it is tried again")
+            await asyncio.sleep(SPEND_SECONDS if self._ready else TICK_SECONDS)
+
     def _tick(self) -> None:
         self._accountant.advance()
         self._accountant.note_silence()
-        self._snapshot = self._accountant.snapshot()
+        self._snapshot = replace(self._accountant.snapshot(), spend=self._spend)
         self._history.observe(self._snapshot)
 
 

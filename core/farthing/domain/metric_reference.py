@@ -13,6 +13,7 @@ MetricType: TypeAlias = Literal["counter", "gauge", "histogram", "info"]
 
 ENGINE: Final = (names.LABEL_ENGINE,)
 TENANT: Final = (names.LABEL_TENANT, names.LABEL_MODEL, names.LABEL_TIER)
+BUDGET: Final = (names.LABEL_TENANT, names.LABEL_PROJECT, names.LABEL_MODEL)
 LATENCY: Final = (names.LABEL_MODEL, names.LABEL_TIER)
 
 
@@ -151,6 +152,108 @@ METRICS: Final = (
         "A tenant's requests by outcome; requests without a tenant are counted under unknown.",
     ),
     Metric(
+        names.METRIC_SPEND_TODAY,
+        "gauge",
+        "USD",
+        (names.LABEL_TENANT,),
+        "Settled cost, charged and aborted, of a tenant's work of today (UTC); tenants beyond the largest under other.",
+    ),
+    Metric(
+        names.METRIC_SPEND_MONTH,
+        "gauge",
+        "USD",
+        (names.LABEL_TENANT,),
+        "The same of this calendar month (UTC) so far.",
+    ),
+    Metric(
+        names.METRIC_BILL_TODAY,
+        "gauge",
+        "USD",
+        (),
+        "Settled bill of today (UTC), all accounts of all engines together, by time of service.",
+    ),
+    Metric(
+        names.METRIC_BILL_MONTH,
+        "gauge",
+        "USD",
+        (),
+        "The same of this calendar month (UTC) so far.",
+    ),
+    Metric(
+        names.METRIC_SPEND_FORECAST,
+        "gauge",
+        "USD",
+        (names.LABEL_BOUND,),
+        "Forecast of this calendar month's whole bill: expected, and low and high of its 80 % interval.",
+    ),
+    Metric(
+        names.METRIC_ANOMALY,
+        "gauge",
+        "USD",
+        (names.LABEL_TENANT,),
+        "Impact of a tenant's spend anomaly that goes on now: observed less expected; absent without one.",
+    ),
+    Metric(
+        names.METRIC_BUDGET,
+        "gauge",
+        "USD",
+        BUDGET,
+        "Monthly budget; its labels are those that it is for, none for the whole bill. Budgets never block.",
+    ),
+    Metric(
+        names.METRIC_BUDGET_SPENT,
+        "gauge",
+        "USD",
+        BUDGET,
+        "Settled spend of this calendar month (UTC) that counts against the budget.",
+    ),
+    Metric(
+        names.METRIC_BUDGET_RATIO,
+        "gauge",
+        "ratio",
+        BUDGET,
+        "Spend by budget: 1 when it is used up.",
+    ),
+    Metric(
+        names.METRIC_BUDGET_EVENT,
+        "gauge",
+        "seconds",
+        (*BUDGET, names.LABEL_THRESHOLD),
+        "When, since the epoch, this month's spend was first seen past the threshold (a share of the budget); absent "
+        "before.",
+    ),
+    Metric(
+        names.METRIC_UNPRICED,
+        "gauge",
+        "1",
+        (*ENGINE, names.LABEL_MODEL),
+        "1 for an engine that no price applies to: its records are kept, and its cost is in no amount.",
+    ),
+    Metric(
+        names.METRIC_CAPACITY,
+        "gauge",
+        "USD",
+        (names.LABEL_ACCOUNT, names.LABEL_REASON),
+        "Booked cost, since the ledger began, of GPUs that no engine has and of what is shared; booked when a month is "
+        "closed.",
+    ),
+    Metric(
+        names.METRIC_KPI_UNIT_COST,
+        "gauge",
+        "USD",
+        (names.LABEL_UNIT,),
+        "Direct cost of one unit this month: request, and a million tokens of a kind or, as tokens, blended; absent "
+        "where nobody counted.",
+    ),
+    Metric(
+        names.METRIC_KPI_SHARE,
+        "gauge",
+        "ratio",
+        (names.LABEL_SHARE,),
+        "Parts of this month's bill: allocated to named tenants, unnamed, and by account; and saved, what caches saved "
+        "of what the work would have cost without them.",
+    ),
+    Metric(
         names.METRIC_TTFT,
         "histogram",
         "seconds",
@@ -223,7 +326,7 @@ METRICS: Final = (
         "usd is counted.",
     ),
 )
-"""In the order of the documentation: by engine, by tenant, latency, Farthing itself."""
+"""In the order of the documentation: by engine, by tenant, spend, latency, Farthing itself."""
 
 
 def metric(name: str) -> Metric:

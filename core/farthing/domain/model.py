@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import NamedTuple, TypeAlias
 
 from farthing.domain.records import RecordKey
+from farthing.domain.spend import SpendView
 
 __all__ = [
     "Adjustment",
@@ -249,3 +250,5 @@ class Snapshot:
     tenants: tuple[TenantView, ...]
     histograms: tuple[HistogramView, ...]
     intake: IntakeView
+    spend: SpendView | None = None
+    """None until it was computed for the first time."""

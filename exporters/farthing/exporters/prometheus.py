@@ -30,6 +30,7 @@ from farthing.domain.metric_reference import Metric as MetricEntry
 from farthing.domain.metric_reference import metric
 from farthing.domain.model import EngineView, HistogramView, Snapshot, TenantView
 from farthing.domain.money import NANO
+from farthing.exporters.prometheus_spend import spend_rows
 
 __all__ = ["SnapshotCollector", "exposition"]
 
@@ -79,6 +80,7 @@ class SnapshotCollector(Collector):
         families = (
             *_engine_families(snapshot.engines, snapshot.currency),
             *_tenant_families(snapshot.tenants, seated, snapshot.currency),
+            *(_family(name, rows, snapshot.currency) for name, rows in spend_rows(snapshot.spend, seated).items()),
             *_histogram_families(snapshot.histograms, snapshot.currency),
             _family(names.METRIC_INTAKE, list(snapshot.intake.records.items()), snapshot.currency),
             _build_family(snapshot),

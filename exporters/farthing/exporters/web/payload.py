@@ -17,6 +17,7 @@ from farthing.domain.conventions import (
     CHARGED,
     DECODE,
     DOWN,
+    DRAINING,
     IDLE,
     METHODS,
     PHASES,
@@ -28,10 +29,11 @@ from farthing.domain.conventions import (
 )
 from farthing.domain.model import EngineView, Fit, Snapshot, TenantView
 from farthing.exporters.web.history import PHASE_TOKENS, History, Latency
+from farthing.exporters.web.spend import spend_payload
 
 __all__ = ["history_payload", "snapshot_payload"]
 
-LINES = (PREFILL, DECODE, VISION, ABORTED, STARTING, IDLE, ASLEEP, DOWN, UNATTRIBUTED, WIP)
+LINES = (PREFILL, DECODE, VISION, ABORTED, STARTING, IDLE, ASLEEP, DRAINING, DOWN, UNATTRIBUTED, WIP)
 """The identity's right side, in the order of the promise; all are shown, also those that are 0."""
 
 Payload = dict[str, Any]
@@ -47,6 +49,7 @@ def snapshot_payload(snapshot: Snapshot) -> Payload:
         "fleet": _fleet(snapshot.engines),
         "engines": [_engine(view) for view in snapshot.engines],
         "tenants": _tenants(snapshot.tenants),
+        "spend": None if snapshot.spend is None else spend_payload(snapshot.spend),
         "intake": [
             {"kind": kind, "result": result, "records": count}
             for (kind, result), count in sorted(snapshot.intake.records.items())

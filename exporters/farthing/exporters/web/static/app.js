@@ -5,6 +5,7 @@ import { el, show } from "./dom.js";
 import { showChecks, showEngines } from "./engines.js";
 import { clock, count, parseExact, setCurrency } from "./format.js";
 import { Plots } from "./plots.js";
+import { showSpend } from "./spend.js";
 
 const EVERY_MS = 2000;
 const byId = (id) => document.getElementById(id);
@@ -59,6 +60,7 @@ function render() {
   show(byId("foot"), `Farthing ${snapshot.version} · amounts in ${snapshot.currency} · ${intake(snapshot.intake)}`);
   if (!engines.length) return;
   showTiles(byId("tiles"), snapshot, history);
+  showSpend(byId("spend-card"), byId("spend-note"), byId("spend"), snapshot.spend);
   showIdentity(byId("identity"), byId("balance"), fleet, snapshot.currency);
   showTenants(byId("tenants"), byId("tenants-note"), tenants);
   showEngines(byId("engines"), engines);

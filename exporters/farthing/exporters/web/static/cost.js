@@ -14,6 +14,7 @@ const LINES = {
   starting: ["Starting", "Loading models"],
   idle: ["Idle", "GPUs ready, nothing to do"],
   asleep: ["Asleep", "Engine put to sleep, GPUs still billed"],
+  draining: ["Draining", "Finishing what runs, taking nothing new"],
   down: ["Down", "Engine not running, GPUs still billed"],
   unattributed: ["Unattributed", "Busy, but no request explains it"],
   wip: ["Work in progress", "Not settled yet; may still change account"],
