@@ -1,5 +1,6 @@
 """Whatever the policy, a period's statements add up to its books, and each line can be computed again."""
 
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -199,7 +200,7 @@ def test_requests_of_an_engine_without_a_price_are_unpriced(name):
     """Their cost is in no book, and it is not 0."""
     known = facts([work("acme", 5)], [used("acme", 1), used("globex", 9, model="x")], unpriced=("engine-7",))
     (line,) = only(allocate(known, pricing(name)), tenant="globex")
-    assert (line.amount_nano, line.basis["why"]) == (None, "their engine had no price")
+    assert (line.amount_nano, line.basis["why"]) == (None, "no cost of theirs is known, and an engine had no price")
 
 
 def test_recomputed_work_is_a_line_of_its_own():
@@ -321,3 +322,21 @@ def test_a_rule_that_is_not_known_is_an_error():
     line.basis["rule"] = "magic"
     with pytest.raises(PeriodError, match="rule 'magic'"):
         recompute_line(line, facts([work("acme", 5)]), policy())
+
+
+@pytest.mark.parametrize("text", ["", "pricing: period_average\n", CARD], ids=PRICINGS)
+def test_a_line_that_was_altered_is_found_or_refused(text):
+    """Its amount is computed anew; a line of work that never was is an error, and never a number."""
+    known = facts([work("acme", 1_000_000), work("globex", 5), cost(c.IDLE, 9)], [used("acme", 30), used("globex", 40)])
+    rules = policy(f"{text}pools: {{idle: {{driver: busy}}}}\n")
+    kinds = set()
+    for line in allocate(known, rules):
+        kinds.add(line.basis["rule"])
+        altered = replace(line, amount_nano=(line.amount_nano or 0) + 1)
+        assert recompute_line(altered, known, rules) == line.amount_nano
+        if line.basis["rule"] in {"period_average", "rate_card", "pool"}:
+            with pytest.raises(PeriodError, match="the line was altered"):
+                recompute_line(replace(line, tenant="nobody", basis={**line.basis, "component": "x"}), known, rules)
+            with pytest.raises(PeriodError, match="its basis lacks"):
+                amount_of_basis(replace(line, basis={"rule": line.basis["rule"]}))
+    assert "pool" in kinds

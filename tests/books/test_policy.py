@@ -10,7 +10,7 @@ from typing import get_args
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.books.policies import HEAD, facts, policy
+from tests.books.policies import HEAD, facts, policy, unhurried
 from tests.docs.pages import blocks, rows, sections
 
 from farthing.books.exchange import ExchangeRate, ExchangeTable
@@ -27,6 +27,7 @@ from farthing.domain.money import NANO
 
 DOCS = Path(__file__).parents[2] / "docs"
 EXAMPLE = DOCS / "examples" / "policy.yaml"
+NOVEMBER = {"version": "x", "from": date(2026, 11, 1)}
 PAGE = (DOCS / "policy.md").read_text()
 
 
@@ -82,8 +83,8 @@ def test_without_a_file_everything_is_for_information_and_nothing_is_shared():
 def test_rules_made_in_code_are_held_to_the_same_contradictions():
     """There is no way around them."""
     with pytest.raises(PolicyError, match="pricing: rate_card needs a section"):
-        Policy.of(PolicyRules(version="x", start=date(2026, 11, 1), pricing="rate_card"))
-    assert Policy.of(PolicyRules(version="x", start=date(2026, 11, 1))).rules.version == "x"
+        Policy.of(PolicyRules.model_validate({**NOVEMBER, "pricing": "rate_card"}))
+    assert Policy.of(PolicyRules.model_validate(NOVEMBER)).rules.version == "x"
 
 
 def test_a_policy_does_not_reach_back():
@@ -108,6 +109,9 @@ def test_a_policy_does_not_reach_back():
         ("version: v\nfrom: 2026-11-02\n", "p.yaml:2: from: 2026-11-02 is not the first day of a month"),
         ("version: v\nfrom: 2026-13-01\n", "p.yaml: not valid YAML"),
         ("version: v\nfrom: soon\n", "p.yaml:2: from: enter a date"),
+        ("version: v\nfrom: 2026-11-01\nstart: 2026-11-01\n", "p.yaml:3: start: unknown key"),
+        ("version: v\nfrom: 2026-11-01\npools: {idle: }\n", "p.yaml:3: pools.idle: Input should be a valid mapping"),
+        ("version: v\nfrom: 2026-11-01\nrate_card: &r [*r]\n", "p.yaml: not valid YAML: the alias in line 3 contains"),
         ("version: v\nfrom: 2026-11-01\nmode: free\n", "p.yaml:3: mode: Input should be 'showback' or 'chargeback'"),
         ("version: v\nfrom: 2026-11-01\nmdoe: x\n", "p.yaml:3: mdoe: unknown key; known here: version, from, mode"),
         ("version: v\nfrom: 2026-11-01\nmode: showback\nmode: chargeback\n", "p.yaml:4: mode: entered twice"),
@@ -306,6 +310,7 @@ def bought(text):
     return policy(f"shared_costs:\n- {{name: x, from: 2026-01-15, {text}}}\n").shared_costs[0]
 
 
+@unhurried
 @given(st.lists(st.integers(0, 100 * 24 * HOUR), min_size=2), st.sampled_from(["hour: 0.123456789", "month: 9.99"]))
 def test_a_shared_cost_adds_up_however_it_is_cut(offsets, price):
     """Integers that telescope, across months and before the beginning."""

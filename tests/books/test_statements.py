@@ -2,7 +2,6 @@
 
 import re
 from dataclasses import replace
-from datetime import date
 from itertools import pairwise
 from pathlib import Path
 
@@ -27,8 +26,7 @@ from tests.books.policies import (
 from tests.replay.conftest import TEXT
 from tests.replay.conftest import cost as costed
 
-from farthing.books.policy import Policy, load_policy, parse_policy
-from farthing.books.policy_rules import PolicyRules, Rounding
+from farthing.books.policy import load_policy, parse_policy
 from farthing.books.recompute import recompute_line
 from farthing.books.statement import ADJUSTMENT, SECTIONS, decode_statement, encode_statement, sha256_of
 from farthing.books.statements import SUBTOTAL_KEYS, build_statements, subtotals
@@ -123,10 +121,11 @@ def test_statements_are_numbered_by_tenant_and_equal_for_equal_facts(known, rule
     ]
 
 
+@unhurried
 @given(st.integers(0, 9), st.integers(-(10**12), 10**12))
 def test_the_total_is_rounded_half_to_even_at_the_policys_decimals(decimals, nano):
     """0 decimals are whole dollars, 9 are exact."""
-    rules = Policy.of(PolicyRules(version="r", start=date(2026, 1, 1), rounding=Rounding(decimals=decimals)))
+    rules = policy(f"rounding: {{decimals: {decimals}}}\n")
     statement = build(facts([cost(c.UNATTRIBUTED, nano)]), rules)[0]
     unit = 10 ** (9 - decimals)
     assert statement.payable_nano % unit == 0

@@ -41,7 +41,7 @@ RULE_UNPRICED = "unpriced"
 NOT_ON_CARD = "not on the rate card"
 NOT_COUNTED = "nobody counted its tokens"
 PARTLY_COUNTED = "not all of their tokens were counted"
-NO_PRICE = "their engine had no price"
+NO_PRICE = "no cost of theirs is known, and an engine had no price"
 
 
 def allocate(facts: PeriodFacts, policy: Policy) -> tuple[StatementLine, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -25,6 +26,8 @@ __all__ = ["Policy", "last_day", "load_policy", "parse_policy"]
 
 _DIGEST_LENGTH = 12
 _KEPT = PoolRule()
+_PYTHON = re.compile(r" or (?:instance of|an object to extract).*$")
+"""What pydantic would also take, and no file can hold."""
 _STRING = "tag:yaml.org,2002:str"
 
 
@@ -56,7 +59,7 @@ class Policy:
     @classmethod
     def default(cls) -> Policy:
         """Without a file: showback at actual cost, and what no tenant caused stays with the platform."""
-        return _policy(PolicyRules(version="default", start=date(1970, 1, 1)))
+        return _policy(PolicyRules.model_validate({"version": "default", "from": date(1970, 1, 1)}))
 
     @property
     def mode(self) -> str:
@@ -167,7 +170,7 @@ def parse_policy(text: str, name: str = "policy") -> Policy:
         # a key with a typing error is also a key that is missing
         first = next((one for one in problems if one["type"] == "extra_forbidden"), problems[0])
         location = tuple(part for part in first["loc"] if part != "[key]")
-        message = str(first["msg"]).removeprefix("Value error, ")
+        message = _PYTHON.sub("", str(first["msg"]).removeprefix("Value error, ")).replace("dictionary", "mapping")
         if first["type"] == "extra_forbidden":
             message = f"unknown key; known here: {', '.join(_known_keys(location[:-1]))}"
         raise PolicyError(f"{name}:{_line_of(root, location)}: {_key(location)}: {message}") from error
@@ -207,18 +210,21 @@ def _read(text: str, name: str) -> tuple[Any, Any]:
         raise PolicyError(f"{name}: not valid YAML: {' '.join(str(error).split())}") from error
 
 
-def _repeated(node: Any) -> Iterator[tuple[int, str]]:
+def _repeated(node: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[int, str]]:
     """(line, key) of keys that a mapping has twice: YAML would silently take the last."""
+    if any(node is one for one in above):
+        raise ValueError(f"the alias in line {node.start_mark.line + 1} contains itself")
+    inside = (*above, node)
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
         for key, value in node.value:
             if key.tag == _STRING and key.value in seen:
                 yield key.start_mark.line + 1, key.value
             seen.add(str(key.value))
-            yield from _repeated(value)
+            yield from _repeated(value, inside)
     elif isinstance(node, yaml.SequenceNode):
         for value in node.value:
-            yield from _repeated(value)
+            yield from _repeated(value, inside)
 
 
 def _key(location: tuple[Any, ...]) -> str:

@@ -112,7 +112,7 @@ PositiveAmount = Annotated[Decimal | None, Field(gt=0, max_digits=18, decimal_pl
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Issuer(_Strict):

@@ -45,11 +45,27 @@ def recompute_line(line: StatementLine, facts: PeriodFacts, policy: Policy) -> i
         return None
     if rule not in known:
         raise PeriodError(f"line {line.line} was computed by the rule {rule!r}, which this version does not know")
-    return known[rule](line, facts, policy)
+    try:
+        return known[rule](line, facts, policy)
+    except (KeyError, ValueError) as error:
+        raise PeriodError(
+            f"line {line.line}: neither the facts nor the policy know what it is of ({line.description}); "
+            "they are of another period or version, or the line was altered"
+        ) from error
 
 
 def amount_of_basis(line: StatementLine) -> int | None:
-    """The amount that follows from the line's own basis, without any facts; None for one that is unpriced."""
+    """The amount that follows from the line's own basis, without any facts; None for one that is unpriced.
+
+    Raises PeriodError when the basis lacks what its rule needs.
+    """
+    try:
+        return _of_basis(line)
+    except (KeyError, ZeroDivisionError) as error:
+        raise PeriodError(f"line {line.line}: its basis lacks {error}; the line was altered") from error
+
+
+def _of_basis(line: StatementLine) -> int | None:
     basis = {key: value for key, value in line.basis.items() if isinstance(value, int)}
     if line.basis["rule"] == rules.RULE_UNPRICED:
         return None
@@ -115,7 +131,7 @@ def _card(line: StatementLine, facts: PeriodFacts, policy: Policy) -> int:
     mine = [usage for usage in facts.usage if work_of_usage(usage, policy) == _work(line)]
     rate = policy.rate(line.model, line.tier, line.service_period)
     if rate is None:
-        raise PeriodError(f"line {line.line}: the policy has no rate for {line.model!r}, tier {line.tier!r}")
+        raise KeyError(line.model)
     return _charges(rate, mine)[str(line.basis["component"])]
 
 
