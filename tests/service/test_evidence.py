@@ -137,7 +137,9 @@ def test_a_row_that_is_altered_with_its_hash_or_left_out_does_not_pass_either(ev
         ("statement.json", b'"quantity":', b'"quantity":1', "statement_recomputes"),
     ],
 )
-def test_an_altered_policy_price_or_statement_is_named(  # noqa: PLR0917 - a case and its fixturesevidence, tmp_path, member, old, new, check):
+def test_an_altered_policy_price_or_statement_is_named(  # noqa: PLR0917 - a case and its fixtures
+    evidence, tmp_path, member, old, new, check
+):
     """Whatever of the evidence is not as it was."""
     _, source = evidence
 
