@@ -136,22 +136,27 @@ class SpendWatch:
         for sums, start in ((today, calendar.today), (month, calendar.month)):
             for (tenant, *_), nano in self._borne.sums(start, calendar.next_month).items():
                 sums[tenant] += nano
-        whole, first = self._whole, self._whole.first_hour
-        last_month = whole.sums(calendar.last_month, calendar.month)[EVERYTHING]
+        unpriced = tuple(UnpricedView(u.engine, u.model, u.gpu, u.reason) for u in unpriced_engines(self._ledger))
+        first = self._whole.first_hour
+
+        def bill(start: int, end: int) -> int | None:
+            nano = self._whole.sums(start, end)[EVERYTHING]
+            return None if first is None or first >= end or (unpriced and not nano) else nano
+
         events = budget_events(self._ledger, calendar.month_name) if self._budgets else ()
         return SpendView(
             taken_ns=now_ns,
             through_ns=through * HOUR,
             month=calendar.month_name,
-            today_nano=whole.sums(calendar.today, calendar.next_month)[EVERYTHING],
-            yesterday_nano=whole.sums(calendar.yesterday, calendar.today)[EVERYTHING],
-            month_nano=whole.sums(calendar.month, calendar.next_month)[EVERYTHING],
-            last_month_nano=last_month if first is not None and first < calendar.month else None,
+            today_nano=bill(calendar.today, calendar.next_month),
+            yesterday_nano=bill(calendar.yesterday, calendar.today),
+            month_nano=bill(calendar.month, calendar.next_month),
+            last_month_nano=bill(calendar.last_month, calendar.month),
             forecast=self._everything[1],
             tenants=tuple(TenantSpend(tenant, today[tenant], nano) for tenant, nano in sorted(month.items())),
             budgets=tuple(self._budget(state, events) for state in states),
             anomalies=self._anomalies(calendar),
-            unpriced=tuple(UnpricedView(u.engine, u.model, u.gpu, u.reason) for u in unpriced_engines(self._ledger)),
+            unpriced=unpriced,
             capacity_nano=self._capacity,
             unit_costs_nano=self._measured[0],
             shares=self._measured[1],

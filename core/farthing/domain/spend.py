@@ -78,11 +78,12 @@ class SpendView:
     """UTC nanoseconds up to which every hour is complete."""
     month: str
     """2026-11."""
-    today_nano: int
-    yesterday_nano: int
-    month_nano: int
+    today_nano: int | None
+    """None where nothing is booked yet or, with engines that have no price, nothing was spent that is known."""
+    yesterday_nano: int | None
+    month_nano: int | None
     last_month_nano: int | None
-    """None when the books began later."""
+    """None also when the books began later."""
     forecast: ForecastView | None
     """Of the whole month's bill; None before there is an hour to tell from."""
     tenants: tuple[TenantSpend, ...] = ()

@@ -72,5 +72,5 @@ def _whose(budget: BudgetView) -> tuple[str, str, str]:
     return budget.tenant or "", budget.project or "", budget.model or ""
 
 
-def _dollars(nano: int) -> float:
-    return nano / NANO
+def _dollars(nano: int | None) -> float | None:
+    return None if nano is None else nano / NANO

@@ -3,6 +3,7 @@
 import { el, show } from "./dom.js";
 import { exactText, known, money, percent } from "./format.js";
 
+const NOTHING = "nothing is booked, or no price applies";
 const NO_MONTH = "the books began later";
 const NO_FORECAST = "no hour is complete yet";
 
@@ -14,7 +15,7 @@ export function showSpend(card, note, node, spend) {
   show(
     node,
     el("dl", { class: "figures" }, [
-      figure("Today", spend.today_nano, ["yesterday ", money(spend.yesterday_nano)], "today"),
+      figure("Today", spend.today_nano, ["yesterday ", known(spend.yesterday_nano, money, NOTHING)], "today"),
       figure("Month to date", spend.month_nano, ["last month ", known(spend.last_month_nano, money, NO_MONTH)], "month"),
       forecastFigure(spend.forecast),
     ]),
@@ -26,7 +27,7 @@ export function showSpend(card, note, node, spend) {
 }
 
 function figure(label, nano, detail, name) {
-  return el("div", { "data-testid": `spend-${name}`, "data-nano": nano }, el("dt", {}, label), el("dd", { title: exactText(nano) }, money(nano)), el("dd", { class: "detail" }, detail));
+  return el("div", { "data-testid": `spend-${name}`, "data-nano": nano }, el("dt", {}, label), el("dd", { title: nano === null ? null : exactText(nano) }, known(nano, money, NOTHING)), el("dd", { class: "detail" }, detail));
 }
 
 function forecastFigure(forecast) {
