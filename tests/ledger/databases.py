@@ -28,6 +28,7 @@ __all__ = [
     "postgres",
     "postgres_programs",
     "running_cluster",
+    "seeds",
     "server_programs",
 ]
 
@@ -213,6 +214,15 @@ def new_ledger_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[N
     yield of
     for url in made.values():
         cluster.drop(url)
+
+
+def seeds(sqlite: int, postgresql: int) -> pytest.MarkDecorator:
+    """Trials of a test that takes a ``seed`` and, somewhere below, ``new_ledger_url``: so many in each database."""
+    trials = [
+        *(pytest.param("sqlite", seed) for seed in range(sqlite)),
+        *(pytest.param("postgresql", seed, marks=pytest.mark.real) for seed in range(postgresql)),
+    ]
+    return pytest.mark.parametrize(("new_ledger_url", "seed"), trials, indirect=["new_ledger_url"])
 
 
 @pytest.fixture

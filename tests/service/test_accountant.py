@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from tests.ledger.databases import seeds
 from tests.service.books import ENGINE, accountant, content, journal_sums, raw_of, raw_records
 
 from farthing.costing.stream import CostStream
@@ -40,12 +41,12 @@ def raw(recording):
 
 
 @pytest.fixture
-def open_ledger(tmp_path):
+def open_ledger(new_ledger_url):
     """Opens ledgers by name, again and again."""
     opened = []
 
     def of(name="ledger"):
-        ledger = Ledger.open(f"sqlite:///{tmp_path}/{name}.db")
+        ledger = Ledger.open(new_ledger_url(name))
         opened.append(ledger)
         return ledger
 
@@ -69,7 +70,7 @@ def red(view):
     return {check.name for check in view.checks if not check.ok}
 
 
-@pytest.mark.parametrize("seed", range(10))
+@seeds(sqlite=10, postgresql=2)
 def test_random_chunks_and_restarts_give_the_same_books(raw, open_ledger, undisturbed, seed):
     """Killed between any two reads, an accountant goes on to exactly the books of one that never was."""
     draw = random.Random(seed)  # noqa: S311 - a seeded trial, not a secret
@@ -91,7 +92,7 @@ def test_random_chunks_and_restarts_give_the_same_books(raw, open_ledger, undist
     assert content(ledger) == undisturbed
 
 
-@pytest.mark.parametrize("seed", range(4))
+@seeds(sqlite=4, postgresql=1)
 def test_records_that_overtake_each_other_give_the_same_books(raw, open_ledger, undisturbed, seed):
     """Arrival within the grace period does not matter, only what happened when."""
     draw = random.Random(seed)  # noqa: S311 - a seeded trial, not a secret
@@ -172,7 +173,7 @@ def _every_other(record, process):
     return {**record, "base_ns": base, "marks": marks}
 
 
-@pytest.mark.parametrize("seed", range(30))
+@seeds(sqlite=30, postgresql=2)
 def test_losing_one_percent_of_the_records_turns_a_check_red(raw, open_ledger, seed):
     """Whatever kinds they are of; the lines still add up to the bill, and none is negative."""
     draw = random.Random(seed)  # noqa: S311 - a seeded trial, not a secret
@@ -350,7 +351,7 @@ def test_the_check_of_a_boot_can_be_held_against_its_engines_counters(raw, open_
     assert keeper.account(RecordKey("nobody", 0, 0).boot) is None
 
 
-@pytest.mark.parametrize("seed", range(3))
+@seeds(sqlite=3, postgresql=1)
 def test_a_ledger_that_fails_for_a_while_misses_nothing_afterwards(raw, open_ledger, undisturbed, monkeypatch, seed):
     """A full disk may refuse any posting; what was settled by then must not wait for a restart."""
     draw = random.Random(seed)  # noqa: S311 - a seeded trial, not a secret

@@ -22,9 +22,9 @@ def raw():
 
 
 @pytest.fixture
-def ledger(tmp_path):
+def ledger(ledger_url):
     """An empty ledger."""
-    ledger = Ledger.open(f"sqlite:///{tmp_path}/ledger.db")
+    ledger = Ledger.open(ledger_url)
     yield ledger
     ledger.close()
 
