@@ -3,8 +3,8 @@
 ``python tools/statement_sample.py`` writes HTML, CSV and JSON; with ``--pictures`` Chromium photographs the HTML as
 well; ``--pdf FOLDER`` prints it there, to look at.
 
-Unit costs, the mix of phases and the method errors are those of the two recordings of an H100 (docs/accuracy.md);
-tenants, projects and volumes are invented.
+Costs per token, the mix of phases and the errors of the fits are those of the two recordings of an H100
+(docs/accuracy.md); tenants, projects and volumes are invented. The statements are built as those of a real period are.
 """
 
 from __future__ import annotations
@@ -16,21 +16,16 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
-from dataclasses import replace
+from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
+from functools import cache
 from pathlib import Path
-from typing import Any
 
-from farthing.books.statement import (
-    ADJUSTMENT,
-    PLATFORM,
-    RECOVERY,
-    SHARED_COST,
-    USAGE,
-    Party,
-    Statement,
-    StatementLine,
-)
+from farthing.books.facts import Cost, PeriodFacts, Usage
+from farthing.books.periods import bounds
+from farthing.books.policy import parse_policy
+from farthing.books.statement import Statement
+from farthing.books.statements import build_statements
 from farthing.domain import conventions as c
 from farthing.domain.money import NANO, split
 from farthing.exporters.statement import render_statement
@@ -43,345 +38,188 @@ PICTURE = (1000, 1500)
 """Width and height of the pictures."""
 
 PERIOD, EARLIER = "2026-11", "2026-10"
-FIRST_DAY, NEXT = date(2026, 11, 1), date(2026, 12, 1)
-START_NS = int(datetime(2026, 11, 1, tzinfo=UTC).timestamp()) * NANO
-END_NS = int(datetime(2026, 12, 1, tzinfo=UTC).timestamp()) * NANO
+TENANT = "acme"
 ISSUED_NS = int(datetime(2026, 12, 3, 9, 14, tzinfo=UTC).timestamp()) * NANO
 MILLION = 1_000_000
-
-LLAMA, VISION, UNLISTED = "llama-3.1-8b-instruct", "qwen2-vl-7b-instruct", "mistral-small-24b"
-CARD = {
-    (LLAMA, c.PREFILL): 25_000_000,
-    (LLAMA, "cached"): 2_500_000,
-    (LLAMA, c.DECODE): 340_000_000,
-    (VISION, c.PREFILL): 20_000_000,
-    (VISION, c.DECODE): 400_000_000,
-    (VISION, c.VISION): 30_000_000,
-}
-"""Nano-units per million tokens; the recordings' unit costs plus a tenth, in round figures."""
-WORDS = {c.PREFILL: "prompt tokens computed", "cached": "prompt tokens from cache", c.DECODE: "output tokens"}
-WORDS[c.VISION] = "image tokens"
-ISSUER = Party(
-    name="Northwind AI Platform",
-    address=("Platform Engineering, Building 4", "12 Quay Road, Bristol BS1 6XN"),
-    contact="ai-platform-billing@northwind.example",
-    cost_centre="CC-9100",
-)
-TENANT = Party(
-    name="Acme Search Ltd",
-    tenant="acme",
-    address=("Finance Operations", "81 Harbour Street, Bristol BS1 4RN"),
-    contact="Priya Raman, finance-ops@acme.example",
-    cost_centre="CC-4100",
-)
-CENTRES = {"search": "CC-4110", "support": "CC-4180", "": "CC-4100"}
-USAGE_GL, SHARED_GL, ADJUSTMENT_GL, PLATFORM_GL = "6410", "6450", "6490", "6900"
-
-# (project, model, tier, account, kind of tokens, reason, tokens)
-WORK: tuple[tuple[str, str, str, str, str, str, int], ...] = (
-    ("search", LLAMA, "interactive", c.CHARGED, c.PREFILL, "", 31_874_220_118),
-    ("search", LLAMA, "interactive", c.CHARGED, "cached", "", 18_402_775_040),
-    ("search", LLAMA, "interactive", c.CHARGED, c.DECODE, "", 3_689_114_907),
-    ("search", LLAMA, "interactive", c.ABORTED, c.PREFILL, "", 902_118_336),
-    ("search", LLAMA, "interactive", c.ABORTED, c.DECODE, "", 35_090_224),
-    ("search", LLAMA, "interactive", c.CHARGED, c.PREFILL, c.REASON_PREEMPTION, 11_482_003),
-    ("search", LLAMA, "batch", c.CHARGED, c.PREFILL, "", 9_733_001_452),
-    ("search", LLAMA, "batch", c.CHARGED, c.DECODE, "", 1_204_559_381),
-    ("support", LLAMA, "interactive", c.CHARGED, c.PREFILL, "", 4_018_334_776),
-    ("support", LLAMA, "interactive", c.CHARGED, "cached", "", 2_118_402_560),
-    ("support", LLAMA, "interactive", c.CHARGED, c.DECODE, "", 1_377_248_019),
-    ("support", VISION, "documents", c.CHARGED, c.PREFILL, "", 2_204_117_360),
-    ("support", VISION, "documents", c.CHARGED, c.DECODE, "", 275_841_992),
-    ("support", VISION, "documents", c.CHARGED, c.VISION, "", 2_160_448_512),
-    ("support", VISION, "documents", c.ABORTED, c.DECODE, "", 6_204_331),
-    ("support", VISION, "documents", c.ABORTED, c.VISION, "", 21_882_004),
-)
-# (pool, account, reason, driver in words, weight of the tenant in millionths, pool in nano-units)
-POOLS: tuple[tuple[str, str, str, str, int, int], ...] = (
-    ("Idle time of shared engines", c.IDLE, "", "busy cost", 341_207, 1_402_118_774_310),
-    ("Hosts: processors, memory, disks", c.SHARED, c.POOL_HOST, "busy cost", 341_207, 884_520_000_000),
-    ("Gateway and monitoring", c.SHARED, "gateway", "requests", 288_440, 216_000_000_000),
-    ("Reserved GPUs that no engine had", c.UNUSED_COMMITMENT, "", "reserved share", 400_000, 517_884_113_902),
-)
-OTHERS = (("globex", 4_982_107_336_118), ("initech", 3_310_442_917_806), ("umbrella", 1_204_551_073_344))
-"""What the other tenants' statements come to."""
-KEPT: tuple[tuple[str, str, str, int], ...] = (
-    ("Idle time of engines that no pool shares", c.IDLE, "", 688_204_117_009),
-    ("Starting engines: loading models", c.STARTING, "", 96_118_334_207),
-    ("Draining engines before a restart", c.DRAINING, "", 4_018_220_114),
-    ("Down: crashes and outages", c.DOWN, "", 58_330_117_846),
-    ("Busy time that no record explains", c.UNATTRIBUTED, c.REASON_LOST, 3_118_204_417),
-    ("Work for requests that failed on the platform", c.UNATTRIBUTED, c.REASON_FAILED, 11_904_338_216),
-    ("GPUs that no engine had", c.UNALLOCATED, "", 1_207_334_118_550),
-    ("Reserved GPUs that no engine had, kept share", c.UNUSED_COMMITMENT, "", 129_471_028_476),
-)
-MODELS_ACTUAL = ((LLAMA, -812_440_118_204), (VISION, 96_204_117_336))
-"""Actual cost less rate card: negative where the card brought in more."""
 OPENING_WIP, CLOSING_WIP = 1_204_118_336, 884_201_773
 
+LLAMA, QWEN, UNLISTED = "llama-3.1-8b", "qwen2-vl-7b", "mistral-small-24b"
+ACTUAL = {
+    (LLAMA, c.PREFILL): 22_401_806,
+    (LLAMA, c.DECODE): 306_790_751,
+    (QWEN, c.PREFILL): 17_183_402,
+    (QWEN, c.DECODE): 361_622_917,
+    (QWEN, c.VISION): 26_904_118,
+    (UNLISTED, c.PREFILL): 61_204_338,
+    (UNLISTED, c.DECODE): 811_337_204,
+}
+"""Nano-dollars per million tokens, as the recordings cost them; of the last model, invented."""
 
-def tenant_statement() -> Statement:
-    """A chargeback by rate card: two projects, shared pools, an unpriced model, adjustments both ways."""
-    draft = [*_usage(), *_unlisted(), *_shared(), *_adjustments()]
-    lines = _numbered(draft)
-    return _statement(
-        number=f"{PERIOD}-0001",
-        recipient=TENANT,
-        lines=lines,
-        notes=(
-            "Usage is priced by the platform's rate card 2026-Q4: tokens times the published price, rounded once per "
-            "line to a billionth of a dollar.",
-            "Tokens are counted by the engine. Prompt tokens that came from a prefix cache have a price of their own.",
-            "Requests that the client gave up on are charged as far as they were computed; requests that failed on the "
-            "platform are not charged.",
-            "Shared costs are divided by the driver that each line names, by largest remainder, so that the parts add "
-            "up to the pool exactly.",
-            "Adjustments are work of October 2026 that became known after that period was closed.",
-        ),
-        unpriced=(f"model {UNLISTED}: not on rate card 2026-Q4",),
-        days=_days(lines),
-    )
+# (tenant, project, model, tier, requests, prompt computed, prompt cached, image, output; all of finished requests)
+WORK: tuple[tuple[str, str, str, str, int, int, int, int, int], ...] = (
+    ("acme", "search", LLAMA, "interactive", 21_704_118, 31_874_220_118, 18_402_775_040, 0, 3_689_114_907),
+    ("acme", "search", LLAMA, "batch", 4_118_204, 9_733_001_452, 1_204_337_152, 0, 1_204_559_381),
+    ("acme", "support", LLAMA, "interactive", 3_004_771, 4_018_334_776, 2_118_402_560, 0, 1_377_248_019),
+    ("acme", "support", QWEN, "documents", 1_902_336, 2_204_117_360, 310_204_416, 2_160_448_512, 275_841_992),
+    ("acme", "support", UNLISTED, "interactive", 4_118, 8_204_119, 0, 0, 1_204_331),
+    ("globex", "assistant", LLAMA, "interactive", 30_118_442, 40_330_118_204, 22_118_337_024, 0, 5_204_118_337),
+    ("initech", "claims", QWEN, "documents", 8_204_117, 9_118_336_204, 1_402_118_144, 10_118_204_336, 1_204_118_337),
+    ("umbrella", "", LLAMA, "batch", 9_330_118, 16_204_118_336, 4_118_204_416, 0, 1_118_204_337),
+)
+ABORTED_IN = 42
+"""One in so many tokens was computed for a request whose client hung up."""
+# (account, reason, method, nano-dollars)
+POOLS: tuple[tuple[str, str, str, int], ...] = (
+    (c.IDLE, "", c.METERED, 1_402_118_774_310),
+    (c.STARTING, "", c.METERED, 96_118_334_207),
+    (c.DRAINING, "", c.METERED, 4_018_220_114),
+    (c.DOWN, "", c.METERED, 58_330_117_846),
+    (c.UNATTRIBUTED, c.REASON_LOST, c.MODELLED, 3_118_204_417),
+    (c.UNATTRIBUTED, c.REASON_FAILED, c.MODELLED, 11_904_338_216),
+    (c.UNALLOCATED, c.POOL_UNASSIGNED, c.METERED, 1_207_334_118_550),
+    (c.UNUSED_COMMITMENT, c.POOL_UNASSIGNED, c.METERED, 517_884_113_902),
+    (c.SHARED, c.POOL_HOST, c.METERED, 884_520_000_000),
+    (c.SHARED, "gateway", c.METERED, 216_000_000_000),
+)
+# (account, phase, project, reason, nano-dollars): what became known of October after it was closed
+LATE: tuple[tuple[str, str, str, str, int], ...] = (
+    (c.CHARGED, c.PREFILL, "search", "", 7_133_886_204),
+    (c.CHARGED, c.DECODE, "search", "", 12_642_118_337),
+    (c.UNATTRIBUTED, "", "", c.REASON_LOST, -19_776_004_541),
+)
+LATE_TOKENS = (318_442_006, 41_207_118)
+POLICY = """
+version: 2026-Q4
+from: 2026-10-01
+mode: chargeback
+pricing: rate_card
+pools:
+  idle: {driver: busy}
+  host: {driver: busy}
+  gateway: {driver: requests}
+  unused_commitment: {driver: reserved, reserved: {acme: 4, globex: 4, initech: 2}}
+shared_costs:
+  - {name: gateway, kind: host, usd_per_hour: 0.30, from: 2026-10-01}
+rate_card:
+  - model: llama-3.1-8b
+    usd_per_million_prompt_tokens: 0.025
+    usd_per_million_cached_prompt_tokens: 0.0025
+    usd_per_million_output_tokens: 0.34
+  - model: llama-3.1-8b
+    tier: batch
+    usd_per_million_prompt_tokens: 0.02
+    usd_per_million_cached_prompt_tokens: 0.0025
+    usd_per_million_output_tokens: 0.28
+  - model: qwen2-vl-7b
+    usd_per_million_prompt_tokens: 0.02
+    usd_per_million_output_tokens: 0.4
+    usd_per_million_image_tokens: 0.03
+organisation:
+  - tenant: acme
+    name: Acme Search Ltd
+    contact: Priya Raman, finance-ops@acme.example
+    address: [Finance Operations, "81 Harbour Street, Bristol BS1 4RN"]
+    cost_centre: CC-4100
+  - {tenant: acme, project: search, cost_centre: CC-4110}
+  - {tenant: acme, project: support, cost_centre: CC-4180}
+gl:
+  charged: "6410"
+  aborted: "6420"
+  shared: "6450"
+  adjustment: "6490"
+  platform: "6900"
+  recovery: "6950"
+issuer:
+  name: Northwind AI Platform
+  contact: ai-platform-billing@northwind.example
+  address: ["Platform Engineering, Building 4", "12 Quay Road, Bristol BS1 6XN"]
+  cost_centre: CC-9100
+"""
 
 
-def platform_statement() -> Statement:
-    """What stays with the platform: idle and lost time, unsold capacity, recovery of the card, and the identity."""
-    draft = [
-        StatementLine(
-            line=0,
-            section=PLATFORM,
-            description=description,
-            service_period=PERIOD,
-            account=account,
-            reason=reason,
-            method=c.METERED,
-            cost_centre="CC-9100",
-            gl_account=PLATFORM_GL,
-            amount_nano=nano,
-            basis={"rule": "kept"},
-        )
-        for description, account, reason, nano in KEPT
-    ]
-    draft += [
-        StatementLine(
-            line=0,
-            section=RECOVERY,
-            description=f"{'Over' if nano < 0 else 'Under'}-recovery of the rate card: actual cost less charges",
-            service_period=PERIOD,
-            account=c.CHARGED,
-            model=model,
-            method=f"{c.MODELLED},{c.ESTIMATED}",
-            cost_centre="CC-9100",
-            gl_account="6950",
-            amount_nano=nano,
-            basis={"rule": "recovery"},
-        )
-        for model, nano in MODELS_ACTUAL
-    ]
-    lines = _numbered(draft)
-    own = sum(line.amount_nano or 0 for line in lines)
-    charged = ((TENANT.tenant, tenant_statement().total_nano), *OTHERS)
-    bill = sum(nano for _, nano in charged) + own - OPENING_WIP + CLOSING_WIP
-    return replace(
-        _statement(
-            number=f"{PERIOD}-0000",
-            recipient=replace(ISSUER, tenant=""),
-            lines=lines,
-            notes=(
-                "The bill is what GPUs, hosts and shared services cost in the period: allocation times price, computed "
-                "without looking at the work that was done.",
-                "Busy time is metered and divided over phases and tenants by a fit; its error on windows it had not "
-                "seen is under Versions and evidence.",
-                "Of the cost of finished and aborted requests, 4.2 % is estimated and the rest modelled.",
-                "Work in progress is the cost of windows that were not settled when the period was closed. It opens "
-                "the next period.",
-                "Lost records: 14 of 41,882,107, all of one engine on 19 November.",
-            ),
-            unpriced=(f"engine edge-l4-02 ({UNLISTED}): no price for GPU L4 from 24 November 2026",),
-            days=_days(lines),
-        ),
-        identity=(
-            ("Opening work in progress", OPENING_WIP),
-            ("GPU allocation × price, and what is bought beyond engines", bill),
-            ("Closing work in progress", -CLOSING_WIP),
-            *((f"Charged to {tenant}", nano) for tenant, nano in charged),
-            ("Borne by the platform", sum(line.amount_nano or 0 for line in lines if line.section == PLATFORM)),
-            ("Under-recovery less over-recovery", sum(nano for _, nano in MODELS_ACTUAL)),
-        ),
-    )
+@cache
+def sample_statements() -> tuple[Statement, Statement]:
+    """The tenant's and the platform's, of one period."""
+    policy = parse_policy(POLICY, "sample policy")
+    made = build_statements(_facts(), policy, signed_by="Dana Whitlock, platform controller", issued_ns=ISSUED_NS)
+    by_tenant = {statement.recipient.tenant: statement for statement in made}
+    return by_tenant[TENANT], by_tenant[""]
 
 
-def _statement(**parts: Any) -> Statement:
-    lines: tuple[StatementLine, ...] = parts["lines"]
-    total = sum(line.amount_nano or 0 for line in lines)
-    cent = 10**7
-    payable = _half_even(total, cent) * cent
-    return Statement(
+def _facts() -> PeriodFacts:
+    start_ns, end_ns = bounds(PERIOD)
+    costs = (*_work_costs(), *_pool_costs(), *_late_costs())
+    return PeriodFacts(
         period=PERIOD,
-        start_ns=START_NS,
-        end_ns=END_NS,
-        kind="chargeback",
-        pricing="rate_card",
+        start_ns=start_ns,
+        end_ns=end_ns,
         currency="USD",
-        issuer=ISSUER,
-        issued_ns=ISSUED_NS,
-        signed_by="Dana Whitlock, platform controller",
-        total_nano=total,
-        rounding_nano=payable - total,
-        payable_nano=payable,
-        decimals=2,
-        policy_version=f"2026-Q4+{_digest('policy')[:12]}",
-        settlement_policy=c.POLICY_VERSION,
+        opening_wip_nano=OPENING_WIP,
+        bill_nano=sum(cost.nano for cost in costs) - OPENING_WIP + CLOSING_WIP,
+        closing_wip_nano=CLOSING_WIP,
+        costs=costs,
+        usage=(*_usage(), _late_usage()),
+        days=tuple(_days(costs)),
         price_versions=tuple(f"H100-SXM:{_digest(f'price {part}')[:12]}" for part in range(2)),
         fit_errors=(
             ("llama-a", c.MODELLED, 0.026258359501407626),
-            ("llama-b", c.MODELLED, 0.031),
+            ("llama-b", c.MODELLED, 0.0311),
             ("vision-a", c.MODELLED, 0.0302),
-            ("edge-l4-02", c.ESTIMATED, None),
         ),
-        evidence={f"{engine}-{_digest(engine)[:8]}": _digest(f"records of {engine}") for engine in ENGINES},
-        **parts,
+        unpriced=("edge-l4-02",),
+        lost_records=14,
+        evidence={f"{name}-{_digest(name)[:8]}": _digest(f"records of {name}") for name in ENGINES},
     )
 
 
 ENGINES = ("llama-a", "llama-b", "vision-a")
 
 
-def _usage() -> list[StatementLine]:
-    lines = []
-    for project, model, tier, account, kind, reason, tokens in WORK:
-        price = CARD[model, kind]
-        words = WORDS[kind]
-        if account == c.ABORTED:
-            words = f"Aborted requests: {words}"
-        elif reason == c.REASON_PREEMPTION:
-            words = f"Share of recomputed work: {words}"
-        lines.append(
-            StatementLine(
-                line=0,
-                section=USAGE,
-                description=words[0].upper() + words[1:],
-                service_period=PERIOD,
-                account=account,
-                phase=c.PREFILL if kind == "cached" else kind,
-                tenant=TENANT.tenant,
-                project=project,
-                cost_centre=CENTRES[project],
-                model=model,
-                tier=tier,
-                reason=reason,
-                method=c.METERED if account == c.CHARGED and not reason else c.ESTIMATED,
-                quantity=tokens,
-                unit="tokens",
-                unit_price_nano=price,
-                unit_size=MILLION,
-                amount_nano=_half_even(tokens * price, MILLION),
-                gl_account=USAGE_GL,
-                basis={"rule": "rate_card", "units": tokens, "price_nano": price, "per": MILLION},
-            )
-        )
-    return lines
+def _work_costs() -> Iterator[Cost]:
+    for tenant, project, model, tier, _, computed, _, image, output in WORK:
+        for phase, tokens in ((c.PREFILL, computed), (c.DECODE, output), (c.VISION, image)):
+            if not tokens:
+                continue
+            nano = tokens * ACTUAL[model, phase] // MILLION
+            for account, part in ((c.CHARGED, nano), (c.ABORTED, nano // ABORTED_IN)):
+                yield Cost(PERIOD, account, phase, tenant, project, model, tier, "", c.MODELLED, part)
 
 
-def _unlisted() -> list[StatementLine]:
-    return [
-        StatementLine(
-            line=0,
-            section=USAGE,
-            description="Output tokens",
-            service_period=PERIOD,
-            account=c.CHARGED,
-            phase=c.DECODE,
-            tenant=TENANT.tenant,
-            project="support",
-            cost_centre=CENTRES["support"],
-            model=UNLISTED,
-            tier="interactive",
-            method=c.METERED,
-            quantity=1_204_331,
-            unit="tokens",
-            amount_nano=None,
-            gl_account=USAGE_GL,
-            basis={"rule": "rate_card", "units": 1_204_331},
-        )
-    ]
+def _usage() -> Iterator[Usage]:
+    for tenant, project, model, tier, *counts in WORK:
+        aborted = [count // ABORTED_IN for count in counts]
+        for outcome, counted in ((c.FINISHED, counts), (c.ABORTED, aborted)):
+            yield Usage._make((PERIOD, tenant, project, model, tier, outcome, *counted, 0, 0))
 
 
-def _shared() -> list[StatementLine]:
-    lines = []
-    for description, account, reason, driver, weight, pool in POOLS:
-        share = split(pool, [weight, MILLION - weight])[0]
-        lines.append(
-            StatementLine(
-                line=0,
-                section=SHARED_COST,
-                description=f"{description}: {weight // 10_000}.{weight // 100 % 100:02d} % by {driver}",
-                service_period=PERIOD,
-                account=account,
-                tenant=TENANT.tenant,
-                cost_centre=CENTRES[""],
-                reason=reason,
-                method=c.METERED,
-                amount_nano=share,
-                gl_account=SHARED_GL,
-                basis={"rule": "pool", "pool_nano": pool, "weight": weight, "weights": MILLION},
-            )
-        )
-    return lines
+def _pool_costs() -> Iterator[Cost]:
+    for account, reason, method, nano in POOLS:
+        yield Cost(PERIOD, account, "", "", "", "", "", reason, method, nano)
 
 
-def _adjustments() -> list[StatementLine]:
-    corrections = (
-        (c.DECODE, 41_207_118, "Late records: output tokens"),
-        (c.PREFILL, 318_442_006, "Late records: prompt tokens"),
-        (c.DECODE, -6_118_204, "Charged twice in October, taken back: output tokens"),
-    )
-    return [
-        StatementLine(
-            line=0,
-            section=ADJUSTMENT,
-            description=words,
-            service_period=EARLIER,
-            account=c.CHARGED,
-            phase=phase,
-            tenant=TENANT.tenant,
-            project="search",
-            cost_centre=CENTRES["search"],
-            model=LLAMA,
-            tier="batch",
-            method=c.METERED,
-            quantity=tokens,
-            unit="tokens",
-            unit_price_nano=CARD[LLAMA, phase],
-            unit_size=MILLION,
-            amount_nano=_half_even(tokens * CARD[LLAMA, phase], MILLION),
-            gl_account=ADJUSTMENT_GL,
-            basis={"rule": "rate_card", "units": tokens, "price_nano": CARD[LLAMA, phase], "per": MILLION},
-        )
-        for phase, tokens, words in corrections
-    ]
+def _late_costs() -> Iterator[Cost]:
+    for account, phase, project, reason, nano in LATE:
+        tenant, model, tier = (TENANT, LLAMA, "batch") if project else ("", "", "")
+        yield Cost(EARLIER, account, phase, tenant, project, model, tier, reason, c.MODELLED, nano)
 
 
-def _numbered(lines: list[StatementLine]) -> tuple[StatementLine, ...]:
-    """In reading order: by section as they come, by project within a section."""
-    places = list(dict.fromkeys((line.section, line.project) for line in lines))
-    ordered = sorted(lines, key=lambda line: places.index((line.section, line.project)))
-    return tuple(replace(line, line=number) for number, line in enumerate(ordered, start=1))
+def _late_usage() -> Usage:
+    computed, output = LATE_TOKENS
+    return Usage(EARLIER, TENANT, "search", LLAMA, "batch", c.FINISHED, 134_118, computed, 0, 0, output, 0)
 
 
-def _days(lines: tuple[StatementLine, ...]) -> tuple[tuple[str, str, int], ...]:
-    """Each account's sum over the period's days: weekdays are busy, weekends idle, and growth is slow."""
-    sums: dict[str, int] = defaultdict(int)
-    for line in lines:
-        if line.amount_nano and line.section in (USAGE, SHARED_COST, PLATFORM):
-            sums[line.account] += line.amount_nano
-    dates = [FIRST_DAY + timedelta(days=index) for index in range((NEXT - FIRST_DAY).days)]
-    rows = []
-    for account, total in sums.items():
+def _days(costs: tuple[Cost, ...]) -> Iterator[tuple[str, str, str, int]]:
+    """Sums of the period over its days: weekdays are busy, weekends idle, and growth is slow."""
+    sums: dict[tuple[str, str], int] = defaultdict(int)
+    for cost in costs:
+        if cost.service_period == PERIOD:
+            sums[cost.tenant, cost.account] += cost.nano
+    dates = [date(2026, 11, 1) + timedelta(days=index) for index in range(30)]
+    for (tenant, account), nano in sums.items():
         busy = account in (c.CHARGED, c.ABORTED)
         weights = [_weight(at, busy, index) for index, at in enumerate(dates)]
-        shares = split(total, weights)
-        rows += [(at.isoformat(), account, nano) for at, nano in zip(dates, shares, strict=True)]
-    return tuple(sorted(rows))
+        for at, part in zip(dates, split(nano, weights), strict=True):
+            yield at.isoformat(), tenant, account, part
 
 
 def _weight(at: date, busy: bool, index: int) -> int:
@@ -392,18 +230,13 @@ def _weight(at: date, busy: bool, index: int) -> int:
     return (700 if weekend else 500) + noise
 
 
-def _half_even(numerator: int, denominator: int) -> int:
-    quotient, rest = divmod(numerator, denominator)
-    return quotient + (2 * rest > denominator or (2 * rest == denominator and quotient % 2))
-
-
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def sample_files() -> dict[str, bytes]:
     """Every rendered file of the sample by its name; pictures apart."""
-    documents = {"statement": tenant_statement(), "platform-statement": platform_statement()}
+    documents = dict(zip(FORMATS, sample_statements(), strict=True))
     return {
         f"{name}.{kind}": render_statement(documents[name], kind) for name, kinds in FORMATS.items() for kind in kinds
     }

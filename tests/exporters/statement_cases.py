@@ -3,14 +3,20 @@
 from dataclasses import replace
 from typing import Any
 
-from farthing.books.statement import PLATFORM, USAGE, Party, Statement, StatementLine
+from tests.books.policies import of_recording
+from tests.replay.conftest import cost
+
+from farthing.books.facts import PeriodFacts
+from farthing.books.policy import Policy
+from farthing.books.statement import USAGE, Party, Statement, StatementLine
+from farthing.books.statements import build_statements
 from farthing.domain import conventions as c
 from farthing.domain.money import NANO
+from farthing.replay.recording import load_recording
 
 START_NS = 1_793_491_200 * NANO
 """2026-11-01T00:00:00Z."""
 END_NS = START_NS + 30 * 86_400 * NANO
-TOKENS = {c.PREFILL: "prompt_computed", c.DECODE: "output", c.VISION: "image"}
 ISSUER = Party("Platform", contact="billing@platform.example", cost_centre="CC-1")
 
 
@@ -64,29 +70,7 @@ def statement(*lines: StatementLine, **changes: Any) -> Statement:
     return replace(ours, **changes)
 
 
-def of_recording(costs: dict[str, Any]) -> tuple[Statement, ...]:
-    """A statement for each tenant of a costed recording (the JSON of a replay) and one of what stays."""
-    made = []
-    for tenant, own in costs["tenants"].items():
-        lines = [
-            line(
-                description=f"{phase}, finished requests",
-                phase=phase,
-                tenant=tenant,
-                quantity=own["tokens"][TOKENS[phase]],
-                unit_price_nano=nano * 1_000_000 // own["tokens"][TOKENS[phase]],
-                amount_nano=nano,
-            )
-            for phase, nano in own["by_phase"].items()
-            if nano
-        ]
-        lines.append(line(account=c.ABORTED, phase="", amount_nano=own["aborted_nano_usd"], tenant=tenant))
-        made.append(statement(*lines, recipient=Party(tenant, tenant=tenant)))
-    kept = {account: costs[f"{account}_nano_usd"] for account in (c.STARTING, c.IDLE, c.ASLEEP, c.DOWN)}
-    kept |= {f"{c.UNATTRIBUTED} {reason}": nano for reason, nano in costs["unattributed_nano_usd"].items()}
-    lines = [
-        line(section=PLATFORM, description=name, account=name.split()[0], phase="", project="", amount_nano=nano)
-        for name, nano in kept.items()
-    ]
-    made.append(statement(*lines, recipient=Party("Platform")))
-    return tuple(made)
+def recorded(name: str) -> tuple[PeriodFacts, tuple[Statement, ...]]:
+    """What a recorded H100 cost, and the statements of it under the default policy."""
+    facts = of_recording(cost(load_recording(name)))
+    return facts, build_statements(facts, Policy.default(), signed_by="Dana", issued_ns=facts.end_ns)

@@ -13,8 +13,8 @@ import pyarrow.parquet
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.exporters.statement_cases import line, of_recording, statement
-from tools.statement_sample import FOLDER, FORMATS, platform_statement, sample_files, tenant_statement
+from tests.exporters.statement_cases import line, recorded, statement
+from tools.statement_sample import FOLDER, FORMATS, sample_files, sample_statements
 
 from farthing.books.statement import Party, decode_statement, encode_statement, sha256_of
 from farthing.domain.errors import FarthingError
@@ -23,19 +23,10 @@ from farthing.exporters.statement import FORMATS as ALL_FORMATS
 from farthing.exporters.statement import MEDIA_TYPES, render_statement
 from farthing.exporters.statement.csv import COLUMNS
 from farthing.exporters.statement.rows import PRICED, UNPRICED
-from farthing.replay.offline import cost_recording, to_json
-from farthing.replay.recording import load_recording
-from farthing.service.server import price_book
-from farthing.settings import Settings
 
 ROOT = Path(__file__).parents[2]
+TENANTS, PLATFORMS = SAMPLES = sample_statements()
 AMOUNTS = st.none() | st.integers(-(2**63), 2**63 - 1)
-
-
-@pytest.fixture(scope="module", params=["h100-llama8b-vllm0.26", "h100-qwen2vl7b-vllm0.26"])
-def costs(request):
-    """What a recorded H100 cost, as the replay's JSON has it."""
-    return to_json(cost_recording(load_recording(request.param), Settings(), price_book(Settings())))
 
 
 def read_csv(document):
@@ -46,21 +37,22 @@ def read_parquet(document):
     return pyarrow.parquet.read_table(io.BytesIO(render_statement(document, "parquet")))
 
 
-def test_the_files_of_a_recordings_statements_add_up_to_its_bill(costs):
+@pytest.mark.parametrize("recording", ["h100-llama8b-vllm0.26", "h100-qwen2vl7b-vllm0.26"])
+def test_the_files_of_a_recordings_statements_add_up_to_its_bill(recording):
     """Every tenant's and the platform's, read back from CSV and from Parquet, are the H100's bill to the nano."""
-    documents = of_recording(costs)
+    facts, documents = recorded(recording)
     assert len(documents) == 5
-    assert costs["residual_nano_usd"] == 0
+    assert facts.opening_wip_nano == facts.closing_wip_nano == 0
     rows = [row for document in documents for row in read_csv(document)]
-    assert sum(int(row["billed_cost_nano"]) for row in rows) == costs["bill_nano_usd"]
-    assert sum(Decimal(row["billed_cost"]) for row in rows) == Decimal(costs["bill_nano_usd"]).scaleb(-9)
+    assert sum(int(row["billed_cost_nano"]) for row in rows) == facts.bill_nano
+    assert sum(Decimal(row["billed_cost"]) for row in rows) == Decimal(facts.bill_nano).scaleb(-9)
     columns = [read_parquet(document).column("billed_cost_nano").to_pylist() for document in documents]
-    assert sum(sum(column) for column in columns) == costs["bill_nano_usd"]
+    assert sum(sum(column) for column in columns) == facts.bill_nano
 
 
 def test_the_csv_has_a_row_a_line_and_says_what_is_unpriced():
     """An amount that nobody knows is empty, never 0."""
-    document = tenant_statement()
+    document = TENANTS
     rows = read_csv(document)
     assert tuple(rows[0]) == COLUMNS
     assert [int(row["line"]) for row in rows] == [one.line for one in document.lines]
@@ -68,15 +60,15 @@ def test_the_csv_has_a_row_a_line_and_says_what_is_unpriced():
     unpriced = [row for row in rows if row["pricing_status"] == UNPRICED]
     assert [(row["model"], row["billed_cost"], row["billed_cost_nano"]) for row in unpriced] == [
         ("mistral-small-24b", "", "")
-    ]
+    ] * 2
     assert {row["pricing_status"] for row in rows} == {PRICED, UNPRICED}
     assert (rows[0]["billing_period_start"], rows[0]["billing_period_end"]) == (
         "2026-11-01T00:00:00Z",
         "2026-12-01T00:00:00Z",
     )
     assert (rows[0]["consumed_quantity"], rows[0]["unit_price"], rows[0]["unit_price_per"]) == (
-        "31874220118",
-        "0.025000000",
+        "9733001452",
+        "0.020000000",
         "1000000",
     )
 
@@ -119,7 +111,7 @@ def test_csv_and_parquet_give_back_every_text(name, project):
 
 def test_parquet_has_types_and_the_head_of_the_document():
     """Integers are integers, words dictionaries, moments in UTC; the metadata says whose statement this is."""
-    document = tenant_statement()
+    document = TENANTS
     table = read_parquet(document)
     schema = table.schema
     assert table.num_rows == len(document.lines)
@@ -129,7 +121,7 @@ def test_parquet_has_types_and_the_head_of_the_document():
         assert schema.field(name).type == pyarrow.dictionary(pyarrow.int32(), pyarrow.string())
     assert schema.field("billing_period_start").type == pyarrow.timestamp("ns", tz="UTC")
     assert table.column("billing_period_end").cast(pyarrow.int64())[0].as_py() == document.end_ns
-    assert table.column("billed_cost_nano").null_count == 1
+    assert table.column("billed_cost_nano").null_count == 2
     metadata = {key.decode(): value.decode() for key, value in schema.metadata.items()}
     assert metadata["farthing.sha256"] == sha256_of(encode_statement(document))
     assert metadata["farthing.payable_nano"] == str(document.payable_nano)
@@ -143,8 +135,8 @@ def test_parquet_without_pyarrow_says_what_to_install(monkeypatch):
     with pytest.raises(
         FarthingError, match=r"^Parquet needs pyarrow; install it with: pip install 'farthing\[parquet\]'$"
     ):
-        render_statement(tenant_statement(), "parquet")
-    assert render_statement(tenant_statement(), "csv")
+        render_statement(TENANTS, "parquet")
+    assert render_statement(TENANTS, "csv")
 
 
 def test_a_number_beyond_64_bits_is_refused_by_parquet_alone():
@@ -158,7 +150,7 @@ def test_a_number_beyond_64_bits_is_refused_by_parquet_alone():
 
 def test_json_is_the_canonical_document():
     """So its digest is the one that the HTML names."""
-    document = platform_statement()
+    document = PLATFORMS
     assert render_statement(document, "json") == encode_statement(document)
     assert sha256_of(render_statement(document, "json")).encode() in render_statement(document, "html")
 
@@ -167,16 +159,16 @@ def test_an_unknown_format_is_refused_with_the_known_ones():
     """By name."""
     assert tuple(MEDIA_TYPES) == ALL_FORMATS
     with pytest.raises(FarthingError, match="'docx' is not one of html, csv, parquet, json"):
-        render_statement(tenant_statement(), "docx")
+        render_statement(TENANTS, "docx")
 
 
 def test_equal_documents_give_equal_bytes_in_any_process_and_time_zone():
     """Another process, another hash seed, a time zone on the other side of the date line."""
     program = (
-        "import hashlib, sys\n"
-        "from tools.statement_sample import platform_statement, tenant_statement\n"
+        "import hashlib\n"
+        "from tools.statement_sample import sample_statements\n"
         "from farthing.exporters.statement import FORMATS, render_statement\n"
-        "for made in (tenant_statement(), platform_statement()):\n"
+        "for made in sample_statements():\n"
         "    for kind in FORMATS:\n"
         "        print(hashlib.sha256(render_statement(made, kind)).hexdigest())\n"
     )
@@ -190,11 +182,7 @@ def test_equal_documents_give_equal_bytes_in_any_process_and_time_zone():
         ).stdout.split()
         for zone, seed, locale in (("Pacific/Kiritimati", "1", "C"), ("America/Los_Angeles", "2", "C.UTF-8"))
     ]
-    here = [
-        sha256_of(render_statement(document, kind))
-        for document in (tenant_statement(), platform_statement())
-        for kind in ALL_FORMATS
-    ]
+    here = [sha256_of(render_statement(document, kind)) for document in SAMPLES for kind in ALL_FORMATS]
     assert told == [here, here]
 
 
@@ -212,9 +200,9 @@ def test_the_sample_in_the_documentation_is_current():
 
 def test_the_samples_add_up():
     """Total and rounding to what is payable, identity's left side to its right."""
-    for document in (tenant_statement(), platform_statement()):
+    for document in SAMPLES:
         assert document.total_nano == sum(one.amount_nano or 0 for one in document.lines)
         assert document.total_nano + document.rounding_nano == document.payable_nano
         assert decode_statement(encode_statement(document)) == document
-    identity = platform_statement().identity
+    identity = PLATFORMS.identity
     assert sum(nano for _, nano in identity[:3]) == sum(nano for _, nano in identity[3:])

@@ -92,7 +92,10 @@ def _payable_title(statement: Statement) -> str:
 
 
 def _plots(statement: Statement) -> dict[str, Any]:
-    """The daily plot with its legend, and the sums by cost type and by model with their bars."""
+    """The daily plot with its legend, and the sums by cost type and by model with their bars.
+
+    A table of one row would say what the total says.
+    """
     first, last = _iso_day(statement.start_ns), _iso_day(max(statement.start_ns, statement.end_ns - 1))
     accounts = {account for _, account, nano in statement.days if nano}
     legend = [
@@ -102,6 +105,8 @@ def _plots(statement: Statement) -> dict[str, Any]:
     tables = []
     for heading, by in (("By what it paid for", layout.by_cost_type), ("By model", layout.by_model)):
         rows = layout.shares(statement, by)
+        if len(rows) < 2:
+            continue
         largest = max((abs(row.nano) for row in rows), default=0)
         tables.append((heading, [(row, plots.bar(row.nano, largest)) for row in rows]))
     return {

@@ -126,10 +126,12 @@ def summary(statement: Statement) -> tuple[Share, ...]:
 
 
 def shares(statement: Statement, by: Callable[[StatementLine], str]) -> tuple[Share, ...]:
-    """Sums of the lines by what ``by`` says of them, the largest first; beyond eight the rest is one row."""
+    """Sums of the lines by what ``by`` says of them, the largest first; two or more beyond eight are one row."""
     ranked = sorted(_summed(statement, by), key=lambda item: (-abs(_sum(item[1])), item[0]))
     kept, rest = ranked[:MOST_SHARES], ranked[MOST_SHARES:]
-    if rest:
+    if len(rest) == 1:
+        kept += rest
+    elif rest:
         kept.append((f"{len(rest)} others", [line for _, lines in rest for line in lines]))
     return _shares(statement, kept)
 
@@ -195,14 +197,10 @@ def _section(key: str, lines: Sequence[StatementLine], period: str, places: int,
 
 
 def _row(line: StatementLine, period: str, places: int, prices: int) -> Row:
-    """A line as text; its details are what its description does not say already."""
+    """A line as text; its details are what its description does not say already, which names the reason itself."""
     told = line.description.lower()
-    further = (
-        (line.model, line.model),
-        (line.tier, f"tier {line.tier}"),
-        (line.reason, wording.REASONS.get(line.reason, line.reason)),
-    )
-    details = [words for word, words in further if word and word.lower() not in told and words.lower() not in told]
+    further = ((line.model, line.model), (line.tier, f"tier {line.tier}"))
+    details = [words for word, words in further if word and word.lower() not in told]
     details += [", ".join(word.strip() for word in line.method.split(","))] if line.method else []
     if line.section != ADJUSTMENT and line.service_period != period:
         details.append(f"service period {line.service_period}")

@@ -15,7 +15,6 @@ __all__ = [
     "METHODS",
     "PHASES",
     "PRICINGS",
-    "REASONS",
     "SECTIONS",
     "SECTION_INTRODUCTIONS",
     "SHOWBACK",
@@ -64,15 +63,6 @@ ACCOUNTS: Final = {
     c.UNALLOCATED: "Unallocated GPUs",
     c.UNUSED_COMMITMENT: "Unused commitments",
     c.SHARED: "Shared pools",
-}
-REASONS: Final = {
-    c.REASON_LOST: "lost records",
-    c.REASON_UNMETERED: "unmetered",
-    c.REASON_FAILED: "engine failure",
-    c.REASON_PREEMPTION: "recomputed after preemption",
-    c.POOL_HOST: "host",
-    c.POOL_UNASSIGNED: "unassigned",
-    c.POOL_UNSOLD_SLICE: "unsold slice",
 }
 METHODS: Final = {
     c.METERED: "read from a clock or a counter",
