@@ -48,6 +48,15 @@ class By(StrEnum):
     month = "month"
 
 
+class SpendBy(StrEnum):
+    """Whose spend is shown."""
+
+    tenant = "tenant"
+    project = "project"
+    model = "model"
+    engine = "engine"
+
+
 Config = Annotated[
     Path | None,
     typer.Option("--config", "-c", help="Settings; default $FARTHING_CONFIG, else ./farthing.yaml, else defaults."),
@@ -147,6 +156,59 @@ def report(
 
     filters = {"tenant": tenant, "project": project, "model": model, "engine": engine}
     print_report(load_settings(config), since, until, by.value, filters, output.value, ledger)
+
+
+@app.command()
+def spend(
+    config: Config = None,
+    by: Annotated[SpendBy, typer.Option(help="Whose spend.")] = SpendBy.tenant,
+    show: Annotated[str | None, typer.Option(help="One table: spend, daily, monthly, budgets or anomalies.")] = None,
+    output: OutputOption = Output.table,
+    ledger: Annotated[str | None, typer.Option(help="Ledger URL instead of the settings'.")] = None,
+) -> None:
+    """Print spend of today, the month and its forecast, what is left of budgets, and anomalies. Months are UTC's.
+
+    Examples:
+      farthing spend --by project
+      farthing spend --show daily --output csv
+    """
+    from farthing.cli.spend import print_spend
+    from farthing.settings import load_settings
+
+    print_spend(load_settings(config), by.value, show, output.value, ledger)
+
+
+@app.command()
+def kpis(
+    config: Config = None,
+    since: Annotated[str, typer.Option(help="24h, 7d, today, month, all, or a UTC date or time.")] = "month",
+    until: Annotated[str | None, typer.Option(help="Where it ends, like --since; default: now.")] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(help="Where the period to compare with begins; default: the same span of the month before."),
+    ] = None,
+    tenant: Annotated[str | None, typer.Option(help="Only this tenant.")] = None,
+    project: Annotated[str | None, typer.Option(help="Only this project.")] = None,
+    model: Annotated[str | None, typer.Option(help="Only this model.")] = None,
+    engine: Annotated[str | None, typer.Option(help="Only this engine.")] = None,
+    documents: Annotated[
+        bool, typer.Option("--documents", help="Count documents and images also beyond 100,000 requests.")
+    ] = False,
+    show: Annotated[str | None, typer.Option(help="One table: units, shares or variance.")] = None,
+    output: OutputOption = Output.table,
+    ledger: Annotated[str | None, typer.Option(help="Ledger URL instead of the settings'.")] = None,
+) -> None:
+    """Print unit costs, parts of the bill, and how much of its change is usage and how much is rate.
+
+    Examples:
+      farthing kpis
+      farthing kpis --since 2026-11-01 --until 2026-12-01 --against 2026-10-01 --model llama-8b
+    """
+    from farthing.cli.spend import print_kpis
+    from farthing.settings import load_settings
+
+    filters = {"tenant": tenant, "project": project, "model": model, "engine": engine}
+    print_kpis(load_settings(config), since, until, against, filters, documents, show, output.value, ledger)
 
 
 @app.command()

@@ -18,7 +18,10 @@ from farthing.service.hourly_spend import BORNE
 from farthing.service.scope import Scope
 from farthing.service.unpriced import unpriced_in
 
-__all__ = ["drivers", "measure", "with_requests"]
+__all__ = ["DOCUMENT_LIMIT", "drivers", "measure", "with_requests"]
+
+DOCUMENT_LIMIT = 100_000
+"""Requests of a period that are read one by one without being asked to."""
 
 _COLUMNS = {
     c.TOKEN_PROMPT_COMPUTED: "prompt_computed",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,7 +16,17 @@ from farthing.domain.spend import ForecastView
 from farthing.ledger.repository import Ledger
 from farthing.service.hourly_spend import BORNE, Calendar, HourlySpend, Key, settled_through
 
-__all__ = ["EVERYTHING", "WHO", "SpendBy", "SpendGroup", "SpendLine", "budget_states", "expected", "spend_by"]
+__all__ = [
+    "EVERYTHING",
+    "WHO",
+    "SpendBy",
+    "SpendGroup",
+    "SpendLine",
+    "budget_forecasts",
+    "budget_states",
+    "expected",
+    "spend_by",
+]
 
 SpendGroup = Literal["tenant", "project", "model", "engine"]
 WHO = ("tenant", "project", "model")
@@ -106,6 +116,25 @@ def budget_states(
     by_who: dict[Who, int] = {(tenant, project, model): nano for (tenant, project, model), nano in month.items()}
     bill = whole.sums(calendar.month, calendar.next_month)[EVERYTHING]
     return spent_of(budgets, by_who, bill)
+
+
+def budget_forecasts(
+    budgets: Sequence[Budget], borne: HourlySpend, everything: ForecastView | None, calendar: Calendar, through: int
+) -> dict[str, ForecastView | None]:
+    """Name of a budget -> what it will have taken at the month's end; ``everything`` is that of the whole bill."""
+    found: dict[str, ForecastView | None] = {}
+    for budget in budgets:
+        if budget.whole:
+            found[budget.name] = everything
+            continue
+        series = borne.series(_picker(budget), through).get(EVERYTHING)
+        found[budget.name] = expected(*series, calendar) if series else None
+    return found
+
+
+def _picker(budget: Budget) -> Callable[[Key], Key | None]:
+    """Everything that counts against a budget, under one name."""
+    return lambda key: EVERYTHING if budget.covers((key[0], key[1], key[2])) else None
 
 
 @dataclass(frozen=True, slots=True)

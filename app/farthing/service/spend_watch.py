@@ -20,10 +20,10 @@ from farthing.ledger import tables as t
 from farthing.ledger.budget_events import budget_events, write_budget_events
 from farthing.ledger.engine_notes import unpriced_engines
 from farthing.ledger.repository import Ledger
-from farthing.service.hourly_spend import BORNE, Calendar, HourlySpend, Key, settled_through
+from farthing.service.hourly_spend import BORNE, Calendar, HourlySpend, settled_through
 from farthing.service.measures import measure
 from farthing.service.scope import Scope
-from farthing.service.spend import EVERYTHING, WHO, budget_states, expected
+from farthing.service.spend import EVERYTHING, WHO, budget_forecasts, budget_states, expected
 from farthing.settings import Settings
 
 __all__ = ["SpendWatch"]
@@ -109,13 +109,7 @@ class SpendWatch:
             tenant: tuple(_recent(detect(history, start_hour=start), calendar))
             for (tenant,), (start, history) in series.items()
         }
-        self._forecasts = {}
-        for budget in self._budgets:
-            if budget.whole:
-                self._forecasts[budget.name] = self._everything[1]
-                continue
-            one = self._borne.series(_picker(budget), through).get(EVERYTHING)
-            self._forecasts[budget.name] = expected(*one, calendar) if one else None
+        self._forecasts = budget_forecasts(self._budgets, self._borne, self._everything[1], calendar, through)
 
     def _measure(self, calendar: Calendar) -> None:
         measures = measure(self._ledger, Scope(calendar.month))
@@ -197,11 +191,6 @@ class SpendWatch:
 
 def _recent(anomalies: Sequence[Anomaly], calendar: Calendar) -> list[Anomaly]:
     return [one for one in anomalies if one.end_hour is None or one.end_hour > calendar.month]
-
-
-def _picker(budget: Budget) -> Callable[[Key], Key | None]:
-    """Everything that counts against a budget, under one name."""
-    return lambda key: EVERYTHING if budget.covers((key[0], key[1], key[2])) else None
 
 
 def _shown(share: Decimal) -> str:

@@ -46,6 +46,8 @@ class Column:
     kind: Kind = "text"
     spare: bool = False
     """Left out of the table for people while it holds nothing but zeros; json and csv always have it."""
+    fine: bool = False
+    """Money of very different sizes, as unit costs are: shown with six decimals, whatever the largest is."""
 
 
 @dataclass(frozen=True)
@@ -197,6 +199,8 @@ def _rounding_notes(table: ReportTable) -> list[str]:
 
 def _places(table: ReportTable, index: int) -> int:
     """Decimals that a money column shows: cents, and more where cents would hide most of the largest amount."""
+    if table.columns[index].fine:
+        return 6
     amounts = [abs(cell) for row in table._lines() if isinstance(cell := row[index], int)]
     largest = max(amounts, default=0)
     if largest >= 10 * NANO or largest == 0:
