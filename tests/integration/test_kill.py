@@ -9,6 +9,7 @@ import httpx
 import pytest
 import uvicorn
 import yaml
+from sqlalchemy.engine import make_url
 from tests.alerts.real_parts import free_port
 from tests.service.books import content, journal_sums, total
 from tests.service.running import Serve
@@ -48,9 +49,9 @@ class FixedStart:
 class Replayed:
     """One replay into one ``farthing serve``."""
 
-    def __init__(self, folder, recording, speed):
+    def __init__(self, folder, ledger_url, recording, speed):
         folder.mkdir()
-        self.ledger_url = f"sqlite:///{folder}/ledger.db"
+        self.ledger_url = ledger_url
         self.engine_port, port = free_port(), free_port()
         config = folder / "farthing.yaml"
         engine = {"name": ENGINE, "url": f"http://127.0.0.1:{self.engine_port}", "gpu": "H100-SXM", "probe": True}
@@ -112,13 +113,13 @@ def moments(seed, records):
 
 
 @pytest.mark.parametrize("seed", [20261124])
-def test_ten_kills_change_nothing_in_the_books(tmp_path, seed):
+def test_ten_kills_change_nothing_in_the_books(tmp_path, ledger_url, seed):
     """Journal, requests, windows, fits and the bill are those of an undisturbed replay, to the last nano-dollar."""
     recording = load_recording("h100-llama8b-vllm0.26")
     records = len(wire_records(recording, boot="b", engine=ENGINE))
     kill_at = moments(seed, records)
-    calm = Replayed(tmp_path / "calm", recording, UNDISTURBED_SPEED)
-    killed = Replayed(tmp_path / "killed", recording, SPEED)
+    calm = Replayed(tmp_path / "calm", f"sqlite:///{tmp_path}/calm.db", recording, UNDISTURBED_SPEED)
+    killed = Replayed(tmp_path / "killed", ledger_url, recording, SPEED)
     try:
         asyncio.run(calm.run())
         asyncio.run(killed.run(kill_at))
@@ -150,4 +151,7 @@ def test_ten_kills_change_nothing_in_the_books(tmp_path, seed):
     red = [check["name"] for check in killed.engine["checks"] if not check["ok"]]
     assert red == [], story
     assert c.CHECK_RESIDUAL in [check["name"] for check in killed.engine["checks"]]
-    assert "Traceback" not in killed.serve.log.read_text(), killed.serve.log.read_text()
+    log = killed.serve.log.read_text()
+    assert "Traceback" not in log, log
+    password = make_url(ledger_url).password
+    assert password is None or password not in log
