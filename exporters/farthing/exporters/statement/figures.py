@@ -62,7 +62,8 @@ def amount_places(amounts: Iterable[int | None], least: int) -> int:
     An amount is hidden when it would show as 0, unless it is less than a millionth of the table's sum.
     """
     known = [abs(nano) for nano in amounts if nano]
-    weighty = min((nano for nano in known if nano * NEGLIGIBLE >= sum(known)), default=0)
+    total = sum(known)
+    weighty = min((nano for nano in known if nano * NEGLIGIBLE >= total), default=0)
     return _first(least, lambda unit: weighty == 0 or weighty >= unit)
 
 
@@ -141,6 +142,8 @@ def span(start_ns: int, end_ns: int) -> str:
 
 def printable(text: str) -> str:
     """Text without control characters and without marks that reorder what is beside them."""
+    if text.isprintable():
+        return text
     return "".join(character if character.isprintable() else UNPRINTABLE for character in text)
 
 
