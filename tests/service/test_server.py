@@ -14,6 +14,7 @@ from tests.service.books import journal_sums, total
 from tests.service.running import served, wait_until
 
 from farthing.domain import conventions as c
+from farthing.domain.errors import LedgerError
 from farthing.ledger import tables as t
 from farthing.ledger.repository import Ledger
 from farthing.replay.recording import load_recording
@@ -103,11 +104,18 @@ def test_it_is_not_ready_before_the_inbox_is_costed(tmp_path):
     assert "costing what arrived" in ready.text
 
 
-def test_a_failure_of_costing_is_logged_and_tried_again(tmp_path, monkeypatch, caplog):
-    """The records are safe in the inbox; the service goes on taking more of them."""
+@pytest.mark.parametrize(
+    ("failure", "said"),
+    [
+        (RuntimeError("a mistake of ours"), "costing failed; it is tried again"),
+        (LedgerError("ledger x: the disk is full"), "costing waits for the ledger: ledger x: the disk is full"),
+    ],
+)
+def test_a_failure_of_costing_is_logged_and_tried_again(tmp_path, monkeypatch, caplog, failure, said):
+    """The records are safe in the inbox; the service goes on taking more of them. A full ledger is said in one line."""
     ledger = Ledger.open(f"sqlite:///{tmp_path}/ledger.db")
     service = Service(Settings(), ledger)
-    failures = [RuntimeError("the disk is full")]
+    failures = [failure, failure]
     advance = service._accountant.advance
 
     def first_failing():
@@ -117,8 +125,10 @@ def test_a_failure_of_costing_is_logged_and_tried_again(tmp_path, monkeypatch, c
 
     monkeypatch.setattr(service._accountant, "advance", first_failing)
     with served(service.app) as url:
-        wait_until(lambda: get(url, "/readyz").status_code == 200, 10, "the second try")
-    assert "costing failed; it is tried again" in caplog.text
+        wait_until(lambda: get(url, "/readyz").status_code == 200, 10, "the third try")
+    ours = isinstance(failure, LedgerError)
+    assert caplog.text.count(said) == (1 if ours else 2)
+    assert ("Traceback" in caplog.text) != ours
     ledger.close()
 
 

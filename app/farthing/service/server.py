@@ -23,7 +23,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from farthing.collectors.intake import IntakeCounts, IntakeLimits, intake_routes
-from farthing.domain.errors import PortBusyError
+from farthing.domain.errors import LedgerError, PortBusyError
 from farthing.domain.model import Snapshot
 from farthing.domain.spend import SpendView
 from farthing.exporters.prometheus import SnapshotCollector, exposition
@@ -121,10 +121,17 @@ class Service:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _cost(self) -> None:
+        complaint = ""
         while True:
             try:
                 await run_in_threadpool(self._tick)
                 self._ready = True
+                complaint = ""
+            except LedgerError as error:
+                # once: a disk may be full for hours
+                if complaint != str(error):
+                    complaint = str(error)
+                    _log.error("costing waits for the ledger: %s", complaint)
             except Exception:
                 # the records are safe in the inbox: say what happened and try again
                 _log.exception("costing failed; it is tried again")

@@ -27,7 +27,7 @@ from starlette.routing import Route
 from farthing.collectors.rate_limit import RateLimit
 from farthing.collectors.wire import decode_raw, refusal
 from farthing.domain.conventions import INBOX_REFUSED, SCRAPED_BOOT, UNKNOWN
-from farthing.domain.errors import ConfigError, RecordError
+from farthing.domain.errors import ConfigError, LedgerError, RecordError
 from farthing.domain.model import IntakeView
 from farthing.domain.records import RawRecord
 from farthing_probe.wire import USAGE_PATH, WINDOWS_PATH
@@ -51,7 +51,7 @@ BODIES_IN_MEMORY = 8
 BODY_SECONDS = 30.0
 """How long a body may take to arrive before its place goes to another."""
 LOG_SECONDS = 60.0
-"""A sender that is told to wait is logged this often at most."""
+"""A sender that is told to wait, and a store that goes on failing, is logged this often at most."""
 
 _log = logging.getLogger(__name__)
 
@@ -148,7 +148,7 @@ def intake_routes(
     """
     if token is not None and not token.strip():
         raise ConfigError("the intake token is empty; write one into serve.token_file or remove the setting")
-    intake = _Intake(store, token, _Gate(limits, clock), counts, on_accepted, unit_prices)
+    intake = _Intake(store, token, _Gate(limits, clock), counts, on_accepted, unit_prices, clock)
 
     async def usage(request: Request) -> Response:
         return await intake.post(request, USAGE_PATH)
@@ -199,7 +199,10 @@ class _Intake:
         counts: IntakeCounts,
         on_accepted: Callable[[], None],
         unit_prices: UnitPrices,
+        clock: Callable[[], float],
     ) -> None:
+        self._clock = clock
+        self._complaint, self._complained = "", -math.inf
         self._store = store
         self._token = None if token is None else token.encode()
         self._gate = gate
@@ -252,8 +255,7 @@ class _Intake:
                 async with self._writing:
                     new = await anyio.to_thread.run_sync(self._store.add, records)
             except Exception as error:  # a store may fail in any way of its driver's; the sender repeats
-                # Only the class: a driver's text quotes the statement and, with it, the records.
-                _log.error("intake could not store %d %s records: %s", len(records), kind, type(error).__name__)
+                self._complain(error)
                 return _error(503, "the records could not be stored; send them again", {"Retry-After": "1"})
             if kind != INBOX_REFUSED:
                 self._counts.add(kind, ACCEPTED, new)
@@ -275,6 +277,14 @@ class _Intake:
                 "unit_prices": self._unit_prices(batch.boots),
             }
         )
+
+    def _complain(self, error: Exception) -> None:
+        """Say why nothing can be stored, and the same not again for a while: every sender comes back."""
+        # of others only the class: a driver's text quotes the statement and, with it, the records
+        reason = str(error) if isinstance(error, LedgerError) else type(error).__name__
+        if reason != self._complaint or self._clock() >= self._complained + LOG_SECONDS:
+            self._complaint, self._complained = reason, self._clock()
+            _log.error("intake cannot store records and senders are told to repeat them: %s", reason)
 
 
 def _error(status: int, problem: str, headers: dict[str, str] | None = None) -> Response:
