@@ -34,9 +34,9 @@ def recording():
 
 
 @pytest.fixture
-def ledger(tmp_path):
-    """An empty ledger."""
-    ledger = Ledger.open(f"sqlite:///{tmp_path}/ledger.db")
+def ledger(ledger_url):
+    """An empty ledger, in each database."""
+    ledger = Ledger.open(ledger_url)
     yield ledger
     ledger.close()
 
@@ -66,7 +66,7 @@ def test_a_month_closes_with_a_statement_for_each_tenant_that_foots_to_the_bill(
     assert november.document.facts.bill_nano == 120 * 3_348_000_000 // 3_600
 
 
-def test_late_records_leave_a_closed_month_byte_for_byte_and_are_the_next_ones_adjustment(tmp_path, recording):
+def test_late_records_leave_a_closed_month_byte_for_byte_and_are_the_next_ones_adjustment(new_ledger_url, recording):
     """In whatever order they come."""
     raw = moved(recording, "2026-11", 200)
     late, on_time = late_and_on_time(raw[: len(raw) // 2], 60, seed=5)
@@ -76,7 +76,7 @@ def test_late_records_leave_a_closed_month_byte_for_byte_and_are_the_next_ones_a
     assert {record.key for record in on_time} <= {record.key for record in rest[:cut]}
     adjusted = []
     for order in range(3):
-        ledger = Ledger.open(f"sqlite:///{tmp_path}/{order}.db")
+        ledger = Ledger.open(new_ledger_url(str(order)))
         ledger.add(rest[:cut])
         books = _books(ledger)
         november = close(ledger, "2026-11")
@@ -122,7 +122,7 @@ def test_what_is_closed_cannot_be_changed_in_the_database(ledger, recording):
         changed = sa.table(table, sa.column("period"), sa.column("amount_nano"))
         change = {"amount_nano": 0} if table == "statement_lines" else {"period": "x"}
         for statement in (sa.delete(changed), sa.update(changed).values(change)):
-            with pytest.raises(sa.exc.IntegrityError, match="append-only"), ledger.engine.begin() as connection:
+            with pytest.raises(sa.exc.DBAPIError, match="append-only"), ledger.engine.begin() as connection:
                 connection.execute(statement)
 
 

@@ -23,14 +23,14 @@ POLICIES = {
 }
 
 
-def _closed_ledger(folder, recording, chosen, *, months=("2026-11", "2026-12")):
+def _closed_ledger(url, recording, chosen, *, months=("2026-11", "2026-12")):
     """A ledger of which two months are closed, the second with adjustments of the first."""
     raw = tenants_by_workload(moved(recording, months[0], 150))
     late, _ = late_and_on_time(raw[: len(raw) // 2], 30, seed=3)
     keys = {record.key for record in late}
     rest = [record for record in raw if record.key not in keys]
     cut = len(rest) * 2 // 3
-    ledger = Ledger.open(f"sqlite:///{folder}/ledger.db")
+    ledger = Ledger.open(url)
     ledger.add(rest[:cut])
     books = accountant(ledger, SETTINGS)
     books.advance()
@@ -43,9 +43,9 @@ def _closed_ledger(folder, recording, chosen, *, months=("2026-11", "2026-12")):
 
 @pytest.mark.parametrize("name", ["h100-llama8b-vllm0.26", "h100-qwen2vl7b-vllm0.26"])
 @pytest.mark.parametrize("pricing", POLICIES)
-def test_every_line_of_every_statement_recomputes_from_its_evidence_alone(tmp_path, name, pricing):
+def test_every_line_of_every_statement_recomputes_from_its_evidence_alone(ledger_url, tmp_path, name, pricing):
     """Text and images, at actual cost, at the period's average and on a rate card, adjustments too."""
-    ledger = _closed_ledger(tmp_path, load_recording(name), POLICIES[pricing])
+    ledger = _closed_ledger(ledger_url, load_recording(name), POLICIES[pricing])
     numbers = [one.number for one in issued_statements(ledger, None, None)]
     assert len(numbers) > 8
     # every statement of a period rests on the same records: recomputing one each costs them again, all are compared
@@ -66,7 +66,9 @@ def test_every_line_of_every_statement_recomputes_from_its_evidence_alone(tmp_pa
 def evidence(tmp_path_factory):
     """A ledger of the 8B recording, and the evidence of a tenant's statement."""
     folder = tmp_path_factory.mktemp("evidence")
-    ledger = _closed_ledger(folder, load_recording("h100-llama8b-vllm0.26"), POLICIES["period average"])
+    ledger = _closed_ledger(
+        f"sqlite:///{folder}/ledger.db", load_recording("h100-llama8b-vllm0.26"), POLICIES["period average"]
+    )
     export_evidence(ledger, "2026-11-0001", folder / "evidence.zip")
     yield ledger, folder / "evidence.zip"
     ledger.close()

@@ -136,15 +136,15 @@ def run_export(  # noqa: PLR0917 - the command's options
         if not numbers:
             raise PeriodError(f"period {period} has no statements; farthing period list shows which are closed")
         found = [issued_statement(ledger, one) for one in numbers]
-    try:
-        target.mkdir(parents=True, exist_ok=True)
-        for statement in found:
-            for form in forms:
-                file = target / f"{statement.number}.{form}"
+    for statement in found:
+        for form in forms:
+            file = target / f"{statement.number}.{form}"
+            try:
+                target.mkdir(parents=True, exist_ok=True)
                 file.write_bytes(render_statement(statement, form))
-                typer.echo(str(file))
-    except OSError as error:
-        raise PeriodError(f"{target}: cannot be written ({error.strerror}); give a folder that can") from error
+            except OSError as error:
+                raise PeriodError(f"{file}: cannot be written ({error.strerror}); give another folder") from error
+            typer.echo(str(file))
 
 
 def print_general_ledger(settings: Settings, period: str, ledger_url: str | None, output: str) -> None:
@@ -312,10 +312,10 @@ def _explanation_tables(explanation: Explanation, currency: str) -> list[ReportT
             Column("outcome", "Outcome"),
             Column("tokens", "Tokens", "integer"),
             Column("cost", "Cost", "money"),
-            Column("windows", "Windows", "integer"),
+            Column("window", "Window and fit"),
         )
         rows: tuple[tuple[Cell, ...], ...] = tuple(
-            (one.request_id, one.ended, one.outcome, one.tokens, one.nano, one.windows) for one in explanation.requests
+            (one.request_id, one.ended, one.outcome, one.tokens, one.nano, one.window) for one in explanation.requests
         )
         note = (f"{explanation.request_count} requests in all; the costliest are shown, at actual cost.",)
         tables.append(ReportTable(columns, rows, None, note, "Costliest requests", currency))

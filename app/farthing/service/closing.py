@@ -44,7 +44,7 @@ from farthing.domain.records import Started
 from farthing.ledger import tables as t
 from farthing.ledger.database import transaction
 from farthing.ledger.evidence import evidence_hash
-from farthing.ledger.period_books import PeriodBooks
+from farthing.ledger.period_books import InputHashes, PeriodBooks
 from farthing.ledger.repository import Ledger, lock_periods
 from farthing.settings import Settings
 
@@ -110,10 +110,15 @@ def close_period(  # noqa: PLR0917 - the period, what it is closed by, and who s
     """
     if not signed_by.strip():
         raise PeriodError(f"period {period}: somebody has to sign it off; give --sign-off NAME")
+    hashes = InputHashes(evidence_hash)
+    with transaction(ledger.engine) as connection:
+        _refuse(PeriodBooks(connection), parse_period(period), now_ns)
+        # reading all records takes long: it is done before everybody else has to wait
+        _Closing(connection, period, settings, prices, policy, hashes).boots()
     with transaction(ledger.engine, write=True) as connection:
         lock_periods(connection, shared=False)
-        _refuse(PeriodBooks(connection), parse_period(period), now_ns)
-        closed = _Closing(connection, period, settings, prices, policy).make(signed_by, now_ns)
+        _refuse(PeriodBooks(connection), period, now_ns)
+        closed = _Closing(connection, period, settings, prices, policy, hashes).make(signed_by, now_ns)
         books = PeriodBooks(connection)
         books.keep_version("policy", policy.version, policy.content)
         for holding in prices.holdings:
@@ -133,7 +138,8 @@ def draft_period(
         closed = PeriodBooks(connection).closed()
         if closed and parse_period(period) <= closed[-1]:
             raise PeriodError(f"period {period} is closed already; farthing statement list shows its statements")
-        return _Closing(connection, period, settings, prices, policy, until_ns=now_ns).make("(draft)", now_ns)
+        hashes = InputHashes(evidence_hash)
+        return _Closing(connection, period, settings, prices, policy, hashes, until_ns=now_ns).make("(draft)", now_ns)
 
 
 def _refuse(books: PeriodBooks, period: str, now_ns: int) -> None:
@@ -157,16 +163,18 @@ def _refuse(books: PeriodBooks, period: str, now_ns: int) -> None:
 class _Closing:
     """One closing, or a draft of one that ends at ``until_ns`` at the latest."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - what a closing is made of
         self,
         connection: Connection,
         period: str,
         settings: Settings,
         prices: PriceBook,
         policy: Policy,
+        hashes: InputHashes,
         *,
         until_ns: int | None = None,
     ) -> None:
+        self._hashes = hashes
         self._connection = connection
         self._books = PeriodBooks(connection)
         self._period = period
@@ -181,7 +189,7 @@ class _Closing:
 
     def make(self, signed_by: str, issued_ns: int) -> Closed:
         """The closing and its statements."""
-        boots = self._boots()
+        boots = self.boots()
         self._balance(boots)
         accruals = self._accruals()
         costs = [*self._books.costs(self._period)]
@@ -223,7 +231,7 @@ class _Closing:
 
     # ---- boots ---------------------------------------------------------------------------------
 
-    def _boots(self) -> list[ClosedBoot]:
+    def boots(self) -> list[ClosedBoot]:
         """Every boot that can still have something in this period."""
         before: dict[str, ClosedBoot] = {}
         for document in self._before:
@@ -242,8 +250,7 @@ class _Closing:
             members = [row.boot for row in rows]
             read_id = max(int(row.read_id) for row in rows)
             closed = close_boot(boot, self._end, settled, known, members, read_id)
-            digest, _ = self._books.evidence(members, read_id, evidence_hash)
-            found.append(replace(closed, sha256=digest))
+            found.append(replace(closed, sha256=self._hashes.through(self._books, members, read_id)))
         return found
 
     def _billed(self, name: str, rows: Sequence[Any]) -> BilledBoot:

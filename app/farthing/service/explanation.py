@@ -37,8 +37,8 @@ class RequestSource:
     outcome: str
     tokens: int | None
     nano: int
-    windows: int
-    """Costed windows that it overlapped."""
+    window: str
+    """When the costed window began in which it ended (UTC), and the fit that split it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,10 +138,8 @@ def _costliest(
     rows = connection.execute(query).all()
     found = []
     for row in rows:
-        # a request is in the windows between its arrival and its end; what it cost says in which it worked
-        windows = sa.select(sa.func.count()).select_from(t.windows)
-        windows = windows.where(w.boot == row.boot, w.wall_start_ns <= row.ended_wall_ns)
-        windows = windows.where(w.wall_end_ns > row.ended_wall_ns)
+        query = sa.select(w.wall_start_ns, w.fit_version).where(w.boot == row.boot, w.wall_end_ns > row.ended_wall_ns)
+        window = connection.execute(query.order_by(w.wall_end_ns).limit(1)).first()
         known = [value for value in (row.prompt_computed, row.output_tokens) if value is not None]
         found.append(
             RequestSource(
@@ -150,7 +148,7 @@ def _costliest(
                 outcome=row.outcome,
                 tokens=sum(known) if known else None,
                 nano=int(row.nano),
-                windows=int(connection.execute(windows).scalar() or 0),
+                window=f"{utc(window.wall_start_ns):%H:%M:%S} {window.fit_version}" if window else "",
             )
         )
     return count, tuple(found)

@@ -17,14 +17,37 @@ from farthing.books.statement import Statement, encode_statement, sha256_of
 from farthing.domain import conventions as c
 from farthing.domain.clock import HOUR, utc
 from farthing.ledger import tables as t
+from farthing.ledger.partitions import make_room
 from farthing.ledger.posting import add_to, keep_version
 
-__all__ = ["PeriodBooks"]
+__all__ = ["InputHashes", "PeriodBooks"]
 
 _WHO = ("tenant", "project", "model", "tier")
 _COUNTS = ("requests", "prompt_computed", "prompt_cached", "image_tokens", "output_tokens", "uncounted")
 _DAY_HOURS = 24
 _CHUNK = 2_000
+
+
+class InputHashes:
+    """SHA-256 over each boot's input records in order of arrival; goes on from where it stood, as records only grow.
+
+    ``hash_line`` is what of a record is hashed.
+    """
+
+    def __init__(self, hash_line: Callable[[bytes], bytes]) -> None:
+        self._hash_line = hash_line
+        self._states: dict[tuple[str, ...], tuple[Any, int]] = {}
+
+    def through(self, books: PeriodBooks, boots: Sequence[str], read_id: int) -> str:
+        """The hexadecimal digest of some boots' records up to an id."""
+        key = tuple(boots)
+        digest, done_id = self._states.get(key, (hashlib.sha256(), 0))
+        if done_id > read_id:
+            digest, done_id = hashlib.sha256(), 0
+        for _, line in books.inputs(boots, read_id, done_id):
+            digest.update(self._hash_line(line))
+        self._states[key] = digest, read_id
+        return str(digest.hexdigest())
 
 
 class PeriodBooks:
@@ -130,18 +153,10 @@ class PeriodBooks:
         known = sa.select(t.boots.c.boot)
         return [bytes(row[0]) for row in self._rows(sa.select(r.line).where(r.kind == "started", r.boot.not_in(known)))]
 
-    def evidence(self, boots: Sequence[str], read_id: int, hash_line: Callable[[bytes], bytes]) -> tuple[str, int]:
-        """SHA-256 over the records of some boots up to an id, in order of arrival, and how many there are."""
-        digest, count = hashlib.sha256(), 0
-        for _, line in self.inputs(boots, read_id):
-            digest.update(hash_line(line))
-            count += 1
-        return digest.hexdigest(), count
-
-    def inputs(self, boots: Sequence[str], read_id: int) -> Iterable[tuple[Any, bytes]]:
-        """(row, line) of the records of some boots up to an id, in order of arrival."""
+    def inputs(self, boots: Sequence[str], read_id: int, after_id: int = 0) -> Iterable[tuple[Any, bytes]]:
+        """(row, line) of the records of some boots after an id up to another, in order of arrival."""
         r = t.records.c
-        last = 0
+        last = after_id
         while True:
             query = sa.select(t.records).where(r.boot.in_(boots), r.id > last, r.id <= read_id).order_by(r.id)
             rows = self._rows(query.limit(_CHUNK))
@@ -192,6 +207,7 @@ class PeriodBooks:
             sums[1] += max(0, -accrual.nano)
             lines[boot, period, accrual.account] += accrual.nano
         if rows:
+            make_room(self._connection, "journal", (row["wall_start_ns"] for row in rows))
             self._connection.execute(sa.insert(t.journal), rows)
         add_to(self._connection, t.cost_hours, {key: tuple(amounts) for key, amounts in costs.items()})
         add_to(self._connection, t.boot_lines, {key: (nano,) for key, nano in lines.items()})
