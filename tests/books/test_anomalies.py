@@ -112,7 +112,7 @@ def test_a_drop_is_told_as_what_was_not_spent():
     assert anomaly.impact_nano == pytest.approx(-60 * NANO, rel=0.1)
 
 
-@pytest.mark.parametrize("factor", [3.0, 0.3])
+@pytest.mark.parametrize("factor", [8.0, 3.0, 0.3, 0.1])
 def test_what_lasts_a_day_is_a_level_shift_and_then_usual(factor):
     """Told once, with a day's dollars; a spike on the new level is still found."""
     spent = [int(value * (factor if i >= 480 else 1)) for i, value in enumerate(steady(40 * 24))]
@@ -166,6 +166,12 @@ def test_nothing_is_judged_before_three_days():
     """There is nothing to judge it by."""
     assert detect([10 * NANO] * 72 + [90 * NANO], start_hour=MONDAY) != []
     assert detect([10 * NANO] * 71 + [90 * NANO], start_hour=MONDAY) == []
+
+
+def test_a_first_weekend_without_spend_is_not_missed():
+    """Nobody has seen yet whether this tenant works on Saturdays."""
+    spent = [value if i % 168 < 120 else 0 for i, value in enumerate(steady(9 * 24))]
+    assert detect(spent[: 7 * 24], start_hour=MONDAY) == []
 
 
 def test_a_tenant_who_never_spent_is_odd_when_he_begins():

@@ -212,7 +212,10 @@ class _Model:
         self.cov[:, 0, 0] += np.where(shifted, self.shift**2, 0.0)
         gain, variance = self._gain()
         z = error / np.sqrt(variance)
-        self.residuals.append(z)
+        if self.residuals:
+            # what turned out to be a new level was no odd day
+            self.residuals[-1] = np.where(shifted, 0.0, self.residuals[-1])
+        self.residuals.append(z * np.sqrt(self.noise))
         z = np.abs(z)
         # Student's t with 5 degrees of freedom, so that one odd day does not decide between the grid's points
         self.evidence = self.evidence - 0.5 * np.log(variance) - 3.0 * np.log1p(z**2 / 5)
@@ -244,7 +247,7 @@ class _Model:
         memory, shock, noise = self.memory[chosen], np.sqrt(self.shock[chosen]), np.sqrt(self.noise[chosen])
         often = (1 + self.shifts[chosen]) / (self.shift_every + self.days)
         # what this series did on odd days it does again; a short history has hardly shown its odd days
-        residuals = np.clip(np.array(self.residuals), -10.0, 10.0)
+        residuals = np.array(self.residuals)
         remembered = len(residuals) / (len(residuals) + 10)
         change = self.slope_change * self.slope[chosen]
         week = self._week_draws(rng)
@@ -258,9 +261,9 @@ class _Model:
             level = (level + slope) * np.where(rng.random(_PATHS) < often, jump, 1.0)
             wander = memory * wander + shock * draws[2]
             again = rng.integers(0, len(residuals), _PATHS)
-            odd = np.where(rng.random(_PATHS) < remembered, residuals[again, chosen], draws[3])
+            odd = np.where(rng.random(_PATHS) < remembered, residuals[again, chosen], noise * draws[3])
             # the noise of a few hours is wider than that of a day
-            hours = noise * np.sqrt(DAY / min(left, DAY)) * odd
+            hours = np.sqrt(DAY / min(left, DAY)) * odd
             totals += share * week[i % WEEK] * (level + wander + hours) ** 2
         return totals * self.scale
 

@@ -80,7 +80,8 @@ def usual_hours(blocks: Blocks) -> Array:
     hours = blocks.hours / _around(sums)[:, None]
     seen = ~np.isnan(hours)
     known = np.nan_to_num(hours)
-    every = _curve(hours, np.full(DAY, 1 / DAY), 0.1) * known.sum() / seen.sum() * DAY
+    # after a week an hour that never saw spend is closed; until then, and where nothing is known, any hour may be
+    every = _curve(hours, np.full(DAY, 1 / DAY), 0.1 if len(hours) < WEEK else 1e-12) * known.sum() / seen.sum() * DAY
     weekend = blocks.weekend_hours(np.arange(1 - len(known), 1))
     kinds = []
     for kind in (False, True):
