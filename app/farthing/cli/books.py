@@ -13,6 +13,7 @@ from pathlib import Path
 
 import typer
 
+from farthing.books.periods import parse_period
 from farthing.books.policy import load_policy
 from farthing.books.statement import PLATFORM_TENANT, Statement
 from farthing.domain.clock import utc
@@ -81,7 +82,7 @@ def run_close(  # noqa: PLR0917 - the command's options
 ) -> None:
     """Close a period and print its statements."""
     policy = load_policy(settings.books.policy)
-    policy.require(period)
+    policy.require(parse_period(period))
     with _opened(settings, ledger_url) as ledger:
         closed = close_period(
             ledger, period, settings, price_book(settings), policy, signed_by, now_ns=time.time_ns(), note=note
