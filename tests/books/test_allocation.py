@@ -297,6 +297,15 @@ def test_late_work_is_priced_by_the_card_and_recovered_in_its_own_period():
     }
 
 
+def test_late_work_is_priced_by_the_card_of_its_own_time():
+    """November's rates are not October's."""
+    rate = "{{from: 2026-{}-01, usd_per_million_prompt_tokens: 0, usd_per_million_output_tokens: {}}}"
+    dated = policy(f"pricing: rate_card\nrate_card: [{rate.format('01', 2)}, {rate.format('11', 3)}]\n")
+    known = facts([], [used("acme", 10), used("acme", 10, service_period=EARLIER)])
+    own = only(allocate(known, dated), tenant="acme")
+    assert [(x.service_period, x.amount_nano) for x in own] == [(EARLIER, 20_000), (PERIOD, 30_000)]
+
+
 def test_a_correction_of_a_shared_pool_is_shared_as_the_pool_is():
     """Who bore the unexplained time gets it back once it is explained."""
     known = facts(
