@@ -202,6 +202,10 @@ def test_a_gauge_that_is_not_a_number_is_left_out():
         (usage(tenant="x" * 257), "tenant", "length <= 256"),
         (usage(tenant="a\0b"), "tenant", "holds a control character"),
         (usage(tenant="a\n"), "tenant", "holds a control character"),
+        (usage(boot="a\x1f"), "boot", "holds a control character"),
+        (usage(finish_reason="\x7f"), "finish_reason", "holds a control character"),
+        (started(gpu_uuids=["GPU-1", "GPU\t2"]), "gpu_uuids", "holds a control character (entry 1, counted from 0)"),
+        (counters(gauges={"a\r": 1.0}), "gauges", "holds a control character"),
         (usage(tenant=7), "tenant", "expected str"),
         (usage(prompt_tokens=-5), "prompt_tokens", ">= 0"),
         (usage(prompt_tokens=2**31), "prompt_tokens", "<="),
@@ -245,6 +249,21 @@ def test_a_wrong_record_is_refused_by_the_name_of_its_field(record, field, probl
         decode_line(json.dumps(record).encode())
     assert caught.value.field == field
     assert problem in caught.value.problem
+
+
+@given(text=st.text(st.characters(max_codepoint=0x2FF) | st.sampled_from("\x7f\\\"/"), max_size=60))
+def test_a_name_is_refused_for_a_control_character_and_for_nothing_else(text):
+    """However it is escaped; and whatever a field of the sender's own holds is nobody's business."""
+    forbidden = any(character < " " or character == "\x7f" for character in text)
+    record = usage(workload=text, note=text + "\n\x7f")
+    for line in (json.dumps(record).encode(), json.dumps(record, ensure_ascii=False).encode()):
+        if forbidden:
+            with pytest.raises(RecordError, match="workload: holds a control character"):
+                decode_raw(line)
+        else:
+            decoded = decode_line(decode_raw(line).line)
+            assert isinstance(decoded, Usage)
+            assert decoded.workload == text
 
 
 @pytest.mark.parametrize(

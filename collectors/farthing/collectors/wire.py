@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import msgspec
 
@@ -91,7 +91,7 @@ def refusal(line: bytes, error: RecordError) -> RawRecord | None:
         head = _KEY_DECODER.decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    if head.kind == "started" or head.boot.startswith(SCRAPED_BOOT):
+    if head.kind == "started" or head.boot.startswith(SCRAPED_BOOT) or _CONTROL.search(head.boot):
         return None
     reason = _ENCODER.encode({"kind": INBOX_REFUSED, "field": error.field, "problem": error.problem})
     return RawRecord(mirrored(head.record_key()), INBOX_REFUSED, 0, reason)
@@ -101,15 +101,35 @@ def _parse(line: bytes) -> AnyWire:
     if len(line) > MAX_LINE_BYTES:
         raise RecordError("line", f"is longer than {MAX_LINE_BYTES} bytes")
     try:
-        return _DECODER.decode(line)
+        wire = _DECODER.decode(line)
     except msgspec.ValidationError as error:
         _refuse(line, error)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise RecordError("line", f"is not JSON in UTF-8 ({_lower(str(error))})") from None
     except RecursionError:
         raise RecordError("line", "is nested too deeply") from None
+    # JSON has no control character but DEL that is not escaped, so most lines hold none for certain
+    if b"\\" in line or b"\x7f" in line:
+        _refuse_control_characters(wire, "")
+    return wire
 
 
+def _refuse_control_characters(value: Any, field: str, entry: str = "") -> None:
+    if isinstance(value, str):
+        if _CONTROL.search(value):
+            raise RecordError(field, f"holds a control character{entry}")
+    elif isinstance(value, msgspec.Struct):
+        for name in value.__struct_fields__:
+            _refuse_control_characters(getattr(value, name), f"{field}.{name}" if field else name, entry)
+    elif isinstance(value, dict):
+        for name in value:
+            _refuse_control_characters(name, field, entry)
+    elif isinstance(value, tuple) and value and not isinstance(value[0], int):
+        for number, each in enumerate(value):
+            _refuse_control_characters(each, field, f" (entry {number}, counted from 0)")
+
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _LOCATED = re.compile(r"(?P<problem>.*?)(?: - at (?:`key` in )?`(?P<path>\$[^`]*)`)?\Z", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(?P<name>[^`]*)`")
 _ENTRY = re.compile(r"\[(\d+|\.\.\.)\]")
@@ -126,8 +146,6 @@ def _refuse(line: bytes, error: msgspec.ValidationError) -> NoReturn:
     if missing:
         field = f"{field}.{missing['name']}" if field else missing["name"]
         problem = "is missing"
-    elif "matching regex" in problem:
-        problem = "holds a control character"
     else:
         problem = _lower(problem)
     where = f" (entry {', '.join(entries)}, counted from 0)" if entries else ""
