@@ -70,7 +70,7 @@ def test_a_month_from_draft_to_dispute(folder):
     rows = list(csv.DictReader(io.StringIO(ran.out)))
     assert {row["gl_account"] for row in rows} == {"", "6100", "6110", "6200"}
     total = Decimal(sum(row["total"]["nano_usd"] for row in listed["rows"])).scaleb(-9)
-    assert sum(Decimal(row["amount"]) for row in rows) == total
+    assert sum(Decimal(row["amount_usd"]) for row in rows) == total
 
     ran = farthing("statement", "export", "out", "--period", "2026-05", cwd=folder)
     assert ran.code == 0, ran.err

@@ -107,6 +107,13 @@ def test_csv_holds_rows_only():
     assert len(lines) == 4
 
 
+def test_a_tenant_cannot_break_a_row_of_the_csv():
+    """A carriage return in a name is no end of a row, whoever reads it."""
+    table = ReportTable(columns=(Column("tenant", "Tenant"), Column("n", "N", "integer")), rows=(("a\rb\r\nc", 1),))
+    rows = list(csv.reader(io.StringIO(render(table, "csv"), newline="")))
+    assert rows == [["tenant", "n"], ["a\nb\nc", "1"]]
+
+
 def test_a_tenant_cannot_run_a_formula_in_a_spreadsheet():
     """Text that would be evaluated is marked as text; numbers keep their sign."""
     table = ReportTable(

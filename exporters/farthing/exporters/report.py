@@ -131,10 +131,12 @@ def _csv_cell(column: Column, cell: Cell) -> Cell:
         return ""
     if column.kind == "money" and isinstance(cell, int):
         return _exact(cell)
+    if not isinstance(cell, str):
+        return cell
     # A tenant names itself in a header; a spreadsheet would run `=...` as a formula (OWASP: CSV injection).
-    if isinstance(cell, str) and cell.startswith(FORMULA_STARTS):
-        return f"'{cell}"
-    return cell
+    text = f"'{cell}" if cell.startswith(FORMULA_STARTS) else cell
+    # Python's writer does not quote a lone carriage return, and readers take it for the end of the row
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _table(table: ReportTable, color: bool, width: int | None) -> str:
