@@ -77,10 +77,12 @@ def days_for_people(found: SpendBy, currency: str) -> ReportTable:
         *(Column(f"name_{number}", _name(line.key), "money") for number, line in enumerate(shown)),
     )
     days = list(found.days.items())[-SHOWN_DAYS:]
-    rows = tuple((day, amounts[EVERYTHING], *(amounts[line.key] for line in shown)) for day, amounts in days)
+    rows: list[tuple[Cell, ...]] = [
+        (day, amounts[EVERYTHING], *(amounts[line.key] for line in shown)) for day, amounts in days
+    ]
     rest = len(found.lines) - len(shown)
     notes = (f"{rest} more in --show daily.",) if rest else ()
-    return ReportTable(columns, rows, notes=notes, title="Spend by day", currency=currency)
+    return ReportTable(columns, tuple(rows), notes=notes, title="Spend by day", currency=currency)
 
 
 def months_table(found: SpendBy, currency: str) -> ReportTable:
