@@ -251,7 +251,7 @@ def test_a_wrong_record_is_refused_by_the_name_of_its_field(record, field, probl
     assert problem in caught.value.problem
 
 
-@given(text=st.text(st.characters(max_codepoint=0x2FF) | st.sampled_from("\x7f\\\"/"), max_size=60))
+@given(text=st.text(st.characters(max_codepoint=0x2FF) | st.sampled_from('\x7f\\"/'), max_size=60))
 def test_a_name_is_refused_for_a_control_character_and_for_nothing_else(text):
     """However it is escaped; and whatever a field of the sender's own holds is nobody's business."""
     forbidden = any(character < " " or character == "\x7f" for character in text)
