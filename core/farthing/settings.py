@@ -47,12 +47,12 @@ class _Strict(BaseModel):
 class EngineSettings(_Strict):
     """One engine instance that Farthing watches."""
 
-    name: Annotated[str, Field(min_length=1, pattern=r"^[A-Za-z0-9._:-]+$")]
+    name: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._:-]+$")]
     url: HttpUrl
     """Base URL; metrics are read from ``metrics_path`` below it."""
     kind: Literal["vllm"] = "vllm"
     metrics_path: str = "/metrics"
-    gpu: str = ""
+    gpu: Annotated[str, Field(max_length=128)] = ""
     """Key of the price table, e.g. ``H100-SXM``; empty: as the probe reports it."""
     gpu_count: Annotated[int, Field(ge=1)] = 1
     gpu_fraction: Annotated[Decimal, Field(gt=0, le=1)] = Decimal(1)

@@ -15,6 +15,7 @@ from farthing.collectors.engines.clock import anchored_clock
 from farthing.collectors.engines.scrape import DOWN_AFTER_NS, EngineScraper, probe_engine
 from farthing.costing.scraped import ScrapedCoster
 from farthing.domain.clock import SECOND
+from farthing.domain.conventions import SCRAPED_BOOT
 from farthing.domain.errors import EngineUnreachableError, ExpositionError
 
 VLM = (Path(__file__).parents[2] / "fixtures/vllm-0.32-cpu/metrics-vlm.txt").read_text()
@@ -130,6 +131,16 @@ def test_another_model_is_another_boot_even_without_a_start_time():
     """What is served tells two processes apart where nothing else does."""
     outcomes = scrape(exposition(start=""), exposition(start="", output=400).replace('"tiny"', '"other"'))
     assert outcomes[1].started.key.boot == f"e/other/seen-{1_002 * SECOND}"
+
+
+def test_a_model_with_a_long_name_makes_no_boot_that_the_ledger_has_no_room_for():
+    """Engines name a model by the path of its folder; PostgreSQL would refuse all records of such a boot."""
+    path = "/mnt/models/" + "long-" * 40
+    outcomes = scrape(*(exposition().replace('"tiny"', f'"{path}{number}"') for number in (1, 1, 2)))
+    boots = [outcome.counters.key.boot for outcome in outcomes]
+    assert boots[0] == boots[1] != boots[2]
+    assert max(len(SCRAPED_BOOT + boot) for boot in boots) < 100
+    assert outcomes[0].started.model == f"{path}1"
 
 
 def test_two_engines_behind_one_address_are_told_from_a_restart():

@@ -7,6 +7,7 @@ start of the engine's process and its model, or by a counter that fell.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import re
 from dataclasses import dataclass
 
@@ -43,6 +44,8 @@ so that the start which ends an outage can still be told from it."""
 DOWN_EVERY_NS = 60 * SECOND
 """How often a lasting outage is recorded."""
 
+MAX_NAMES = 80
+"""Characters of an engine's name and its model together that a boot has room for."""
 _NO_PROBE = "no probe reports from it: cost is estimated per model, tenants are unknown and vision is part of prefill"
 _RESET = re.compile(r"#(\d+)$")
 
@@ -139,8 +142,14 @@ class EngineScraper:
         return self._last is None or self._last.key.boot != boot
 
     def _boot_of(self, reading: Reading, at_ns: int) -> str:
-        """The boot that a reading is of: NAME/MODEL/START, with #n after the n-th reset without a new start."""
-        prefix = f"{self.name}/{reading.model or UNKNOWN}/"
+        """The boot that a reading is of: NAME/MODEL/START, with #n after the n-th reset without a new start.
+
+        A long model, the path of a folder perhaps, is named by its hash: a boot has 128 characters.
+        """
+        model = reading.model or UNKNOWN
+        if len(self.name) + len(model) > MAX_NAMES:
+            model = hashlib.sha256(model.encode()).hexdigest()[:16]
+        prefix = f"{self.name}/{model}/"
         identity = f"{prefix}{reading.start_ns}" if reading.start_ns is not None else ""
         if self._last is None:
             return identity or f"{prefix}seen-{at_ns}"
