@@ -209,6 +209,7 @@ def test_spend_forecast_and_budgets_are_on_the_page(browser):
     """Exact amounts behind the rounded ones; what is unknown says why; a budget that is over looks it."""
     with opened(browser, snapshot()) as (page, _):
         spend = spend_view()
+        assert spend.forecast is not None
         assert attributes(page, "spend-today", "data-nano") == [str(spend.today_nano)]
         assert attributes(page, "spend-month", "data-nano") == [str(spend.month_nano)]
         assert attributes(page, "spend-forecast", "data-nano") == [str(spend.forecast.expected_nano)]
@@ -217,7 +218,7 @@ def test_spend_forecast_and_budgets_are_on_the_page(browser):
         assert last_month.get_attribute("title") == "Unknown: the books began later"
         assert attributes(page, "budget", "data-level") == ["within", "over"]
         assert attributes(page, "budget", "data-spent-nano") == [str(one.spent_nano) for one in spend.budgets]
-        assert "50.0 % on" in page.locator("[data-testid=budget] .bar").first.get_attribute("title")
+        assert "50.0 % on" in str(page.locator("[data-testid=budget] .bar").first.get_attribute("title"))
         assert attributes(page, "anomaly", "data-tenant") == ["globex", "everything"]
         assert "globex: spike, $6.00 more than usual" in page.get_by_test_id("anomaly").first.inner_text()
         assert "unallocated (unassigned) $5.00" in page.inner_text("#spend")

@@ -47,7 +47,7 @@ def settings(*budgets):
 )
 def test_a_budget_counts_what_all_of_its_names_bear(scope, spent):
     """Any combination; without a name it is the whole bill, idle time and all."""
-    (state,) = spent_of([budget(*scope, Decimal(1))], ACME, 140)
+    (state,) = spent_of([budget(scope[0], scope[1], scope[2], Decimal(1))], ACME, 140)
     assert state.spent_nano == spent
     assert state.left_nano == NANO - spent
 

@@ -41,13 +41,19 @@ def last_money(table):
     return max(i for i, column in enumerate(table.columns) if column.kind == "money")
 
 
+def footing(table):
+    """The last amount of the line of totals."""
+    assert table.total is not None
+    return table.total[last_money(table)]
+
+
 @pytest.mark.parametrize("by", GROUPS)
 def test_every_account_is_in_every_report_and_all_foot_to_the_bill(ledger, by):
     """Draining, unallocated, unused commitments and what is shared like idle time."""
     bill = every_account(ledger)
     table = report(ledger, SINCE, by, "USD")
     last = last_money(table)
-    assert sum(row[last] for row in table.rows) == table.total[last] == bill
+    assert sum(row[last] for row in table.rows) == footing(table) == bill
     shown = render(table, "table")
     if by in {"account", "phase", "tenant", "project", "tier"}:
         for account in set(c.BOOK_ACCOUNTS) - {c.CHARGED, c.ABORTED}:
@@ -77,7 +83,7 @@ def test_an_engine_without_a_price_is_unpriced_in_every_report(ledger, by):
     assert row[last] == c.UNPRICED
     assert row[0] == {"engine": "lab", "model": "qwen"}.get(by, "(unpriced: lab)")
     assert not any(isinstance(cell, int) for cell in row)
-    assert table.total[last] == 5
+    assert footing(table) == 5
     assert any("RTX 4090" in note and "in no amount here" in note for note in table.notes)
     for output in ("table", "json", "csv"):
         assert c.UNPRICED in render(table, output)
@@ -101,7 +107,7 @@ def test_a_report_of_one_tenant_is_what_that_tenant_bears(ledger, by):
     every_account(ledger)
     book(ledger, HOUR_NOW, tenant="globex", project="p", nano=7_000)
     table = report(ledger, SINCE, by, "USD", filters={"tenant": "globex"})
-    assert table.total[last_money(table)] == 7_000
+    assert footing(table) == 7_000
     assert "Only tenant globex: the total is theirs, not the whole bill." in table.notes
 
 
@@ -159,6 +165,6 @@ def test_reports_of_adjoining_spans_add_up_wherever_they_are_cut(tmp_path_factor
         book(ledger, start // HOUR + hour, tenant="acme", nano=nano)
     middle = utc(start + cut * HOUR + HOUR // 3)
     parts = (report(ledger, SINCE, "tenant", "USD", until=middle), report(ledger, middle, "tenant", "USD"))
-    assert sum(part.total[last_money(part)] for part in parts) == sum(nano for _, nano in lines)
+    assert sum(footing(part) for part in parts) == sum(nano for _, nano in lines)
     assert hour_of(middle) == start // HOUR + cut
     ledger.close()

@@ -1,7 +1,6 @@
 """Spend by hour of service: days and months, the forecast, anomalies; unknown and unpriced are never 0."""
 
 import math
-from dataclasses import replace
 
 import pytest
 from tests.service.hours import MONTH_NS, NOW_NS, book, ns
@@ -109,6 +108,7 @@ def test_the_forecast_begins_with_what_is_spent_and_its_interval_holds_it(ledger
     season(ledger)
     line = spend_by(ledger, "tenant", NOW_NS).lines[0]
     rest = Calendar.at(NOW_NS).next_month - NOW
+    assert line.forecast is not None
     steady = line.month_nano + rest * 2 * NANO
     assert line.forecast.low_nano <= line.forecast.expected_nano <= line.forecast.high_nano
     assert line.forecast.low_nano > line.month_nano
@@ -128,6 +128,7 @@ def test_in_the_first_hours_of_a_month_the_new_month_is_forecast():
     """Hours of the old month that are not complete yet are unknown; they do not keep its forecast on."""
     start, history = OCTOBER, [NANO] * (MONTH_NS // HOUR - OCTOBER - 2)
     forecast = expected(start, history, Calendar.at(MONTH_NS + HOUR // 2))
+    assert forecast is not None
     assert 600 * NANO < forecast.expected_nano < 900 * NANO
 
 
@@ -184,6 +185,7 @@ def test_an_engine_without_a_price_is_unpriced_in_every_grouping(ledger, by):
     assert row[0] == {"engine": "lab", "model": "qwen"}.get(by, "(unpriced: lab)")
     assert 0 not in row
     assert any("RTX 4090" in note for note in table.notes)
+    assert table.total is not None
     assert c.UNPRICED not in table.total
 
 
@@ -192,6 +194,7 @@ def test_a_ledger_in_which_nothing_has_a_price_shows_no_zero_dollars(ledger):
     note_unpriced(ledger, LAB)
     found = spend_by(ledger, "tenant", NOW_NS)
     table = spend_table(found, unpriced_engines(ledger), "USD")
+    assert table.total is not None
     assert c.UNPRICED in table.total
     assert not any(isinstance(cell, int) for row in (*table.rows, table.total) for cell in row)
     view = SpendWatch(ledger, Settings(), lambda: NOW_NS).update()
@@ -207,7 +210,10 @@ def test_series_are_long_so_that_programs_read_them_whatever_names_there_are(led
     days, months = days_table(found, "USD"), months_table(found, "USD")
     assert [row[:2] for row in months.rows] == [("2026-11", "everything"), ("2026-11", "globex"), ("2026-11", "acme")]
     assert [row[1] for row in days.rows[:3]] == ["everything", "globex", "acme"]
-    assert sum(row[2] for row in days.rows if row[1] == "everything") == found.everything.month_nano
+    assert (
+        sum(row[2] for row in days.rows if row[1] == "everything" and isinstance(row[2], int))
+        == found.everything.month_nano
+    )
 
 
 def test_the_watch_shows_what_the_command_prints(ledger):
@@ -216,7 +222,7 @@ def test_the_watch_shows_what_the_command_prints(ledger):
     view = SpendWatch(ledger, Settings(), lambda: NOW_NS).update()
     found = spend_by(ledger, "tenant", NOW_NS)
     assert (view.today_nano, view.month_nano) == (found.everything.today_nano, found.everything.month_nano)
-    assert replace(view.forecast) == found.everything.forecast
+    assert view.forecast == found.everything.forecast
     assert {one.tenant: one.month_nano for one in view.tenants} == {
         line.key[0]: line.month_nano for line in found.lines
     }
