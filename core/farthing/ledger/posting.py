@@ -109,7 +109,7 @@ class Poster:
 
     def requests(self, rows: Sequence[RequestRow]) -> list[RequestRow]:
         """Write those that are not there yet, and return them."""
-        if not rows:
+        if not rows or self._sealed(t.requests):
             return []
         make_room(self._connection, "requests", (row.ended_wall_ns for row in rows))
         q = t.requests.c
@@ -122,6 +122,8 @@ class Poster:
 
     def windows(self, windows: Sequence[SettledWindow]) -> list[SettledWindow]:
         """Post those that are not there yet, and return them."""
+        if not windows or self._sealed(t.windows):
+            return []
         new = [window for window in windows if not self._posted(window)]
         for window in new:
             self._window(window)
@@ -129,6 +131,8 @@ class Poster:
 
     def adjustments(self, adjustments: Sequence[Adjustment]) -> list[Adjustment]:
         """Post those that are not there yet, and return them."""
+        if not adjustments or self._sealed(t.windows):
+            return []
         new = [adjustment for adjustment in adjustments if self._note(adjustment)]
         for adjustment in new:
             self._post(adjustment, ADJUSTED)
@@ -157,6 +161,12 @@ class Poster:
 
     def _period(self, service_ns: int) -> str:
         return posting_period(period_of(service_ns), self._closed_through)
+
+    def _sealed(self, table: sa.Table) -> bool:
+        """Whether the boot's rows of a table were pruned: then all of them were in the books already."""
+        s = t.seals.c
+        query = sa.select(s.number).where(s.table_name == table.name, s.boot == self._boot.boot)
+        return self._connection.execute(query).first() is not None
 
     def _posted(self, window: SettledWindow) -> bool:
         w = t.windows.c

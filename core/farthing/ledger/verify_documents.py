@@ -12,7 +12,7 @@ from farthing.domain.errors import PeriodError
 from farthing.ledger import tables as t
 from farthing.ledger.append_only import is_protected
 from farthing.ledger.evidence import evidence_hash
-from farthing.ledger.period_books import PeriodBooks
+from farthing.ledger.period_books import InputHashes, PeriodBooks
 from farthing.ledger.seals import chained
 from farthing.ledger.verify_sums import Found, Scope
 
@@ -45,6 +45,7 @@ def closings_are_the_books(scope: Scope) -> Found:
 def inputs_are_those_of_the_closings(scope: Scope) -> Found:
     """The input records of every boot in a closing are those that it was computed from, except erased users."""
     books = PeriodBooks(scope.connection)
+    hashes = InputHashes(evidence_hash)
     pruned = scope.sealed.boots.get("records", frozenset())
     looked = 0
     for period in books.closed():
@@ -56,8 +57,7 @@ def inputs_are_those_of_the_closings(scope: Scope) -> Found:
             if not boot.sha256 or pruned.intersection(boot.members):
                 continue
             looked += 1
-            digest, _ = books.evidence(boot.members, boot.read_id, evidence_hash)
-            if digest != boot.sha256:
+            if hashes.through(books, boot.members, boot.read_id) != boot.sha256:
                 return Found(looked, f"records: those of boot {boot.name} are not those that {period} was closed with")
     return Found(looked)
 

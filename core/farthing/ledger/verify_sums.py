@@ -18,17 +18,24 @@ from farthing.ledger import tables as t
 from farthing.ledger.seals import Sealed, add, digest_of, nonzero
 
 __all__ = [
+    "USAGE",
+    "WHO",
+    "WINDOW",
     "Found",
     "Scope",
     "boot_lines_are_the_journals",
     "cost_hours_are_the_journals",
+    "cost_hours_digest",
     "difference",
+    "journal_costs",
     "named",
-    "ordered",
+    "request_savings",
+    "request_usage",
     "saving_hours_are_the_requests",
     "stream",
     "usage_hours_are_the_requests",
     "window_hours_are_the_windows",
+    "window_sums",
 ]
 
 WHO = ("tenant", "project", "model", "tier")
@@ -88,7 +95,7 @@ def stream(connection: Connection, query: Select) -> Iterator[Any]:
         yield from chunk
 
 
-def ordered(connection: Connection, columns: Sequence[sa.ColumnElement[Any]]) -> list[sa.ColumnElement[Any]]:
+def _ordered(connection: Connection, columns: Sequence[sa.ColumnElement[Any]]) -> list[sa.ColumnElement[Any]]:
     """Columns to order by so that every database agrees: texts by their bytes."""
     if connection.dialect.name == "sqlite":
         return list(columns)
@@ -218,12 +225,12 @@ def window_sums(wanted: sa.ColumnElement[bool]) -> Select:
     return sa.select(*keys, *amounts).join_from(t.windows, t.boots, w.boot == b.boot).where(wanted)
 
 
-def cost_hours_digest(scope: Scope, period: str) -> str:
+def cost_hours_digest(connection: Connection, period: str) -> str:
     """SHA-256 over the rows of ``cost_hours`` of a period, in the order of their keys."""
     h = t.cost_hours.c
-    keys = ordered(scope.connection, list(t.cost_hours.primary_key.columns))
+    keys = _ordered(connection, list(t.cost_hours.primary_key.columns))
     query = sa.select(t.cost_hours).where(h.period == period).order_by(*keys)
-    return digest_of(stream(scope.connection, query))[1]
+    return digest_of(stream(connection, query))[1]
 
 
 # ---- comparing ---------------------------------------------------------------------------------------
@@ -277,7 +284,7 @@ def _altered_period(scope: Scope) -> str:
     s = t.seals.c
     for period in sorted(scope.sealed.journal_periods):
         sums = sa.select(s.sums).where(s.table_name == "journal", s.period == period)
-        if cost_hours_digest(scope, period) not in str(scope.connection.execute(sums).scalar()):
+        if cost_hours_digest(scope.connection, period) not in str(scope.connection.execute(sums).scalar()):
             return f"cost_hours: period {period} is not as it was sealed"
     return ""
 

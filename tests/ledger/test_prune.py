@@ -1,0 +1,299 @@
+"""Pruning: old rows go, and no figure changes; what is not sealed stays, whatever happens in between."""
+
+import json
+
+import pytest
+import sqlalchemy as sa
+from tests.ledger.booked import DAY, PERIOD, close, content, fill, meddle, run
+from tests.replay.conftest import TEXT
+
+from farthing.books.periods import bounds
+from farthing.domain.errors import LedgerError
+from farthing.domain.records import RawRecord, RecordKey
+from farthing.ledger import prune as pruning
+from farthing.ledger import tables as t
+from farthing.ledger.append_only import allow
+from farthing.ledger.backup import back_up, restore
+from farthing.ledger.database import transaction
+from farthing.ledger.evidence import boot_evidence
+from farthing.ledger.partitions import partition_names
+from farthing.ledger.period_books import PeriodBooks
+from farthing.ledger.prune import Retention, prune
+from farthing.ledger.repository import Ledger, Posted
+from farthing.ledger.verify import verify
+from farthing.service.totals import Totals
+
+END = bounds(PERIOD)[1]
+LATE = END + 500 * DAY
+"""Everything is old enough to go."""
+PRUNED = ("records", "requests", "windows", "journal")
+
+
+@pytest.fixture
+def ledger(ledger_url):
+    """Two recordings, not closed yet."""
+    ledger = Ledger.open(ledger_url)
+    fill(ledger, users=True)
+    yield ledger
+    ledger.close()
+
+
+def _wrong(ledger):
+    return [check for check in verify(ledger.engine) if not check.ok]
+
+
+def _rows(ledger):
+    return {name: len(rows) for name, rows in content(ledger).items() if name in PRUNED}
+
+
+def _figures(ledger):
+    """What totals, periods and statements are made of."""
+    totals = Totals.load(ledger)
+    with transaction(ledger.engine) as connection:
+        books = PeriodBooks(connection)
+        period = (books.costs(PERIOD), books.usage(PERIOD), books.days(PERIOD), books.boot_sums(PERIOD))
+        document = books.closing(PERIOD)
+    return vars(totals), period, document, content(ledger, *PRUNED, "seals")
+
+
+def test_nothing_is_pruned_before_a_period_is_closed(ledger):
+    """However old it is, and it says so."""
+    rows = _rows(ledger)
+    pruned = prune(ledger.engine, Retention(), now_ns=LATE)
+    assert pruned.parts == ()
+    assert "no period was ever closed" in pruned.note
+    assert _rows(ledger) == rows
+
+
+def test_after_pruning_every_figure_is_what_it_was(ledger):
+    """Totals, sums, closings, statements and what verifying finds; the rows are gone."""
+    close(ledger)
+    figures = _figures(ledger)
+    evidence = boot_evidence(ledger, ledger.boots()[0].boot)
+    pruned = prune(ledger.engine, Retention(), now_ns=LATE)
+    # the starts of both boots stay, and the record that arrived last
+    assert _rows(ledger) == {"records": 3, "requests": 0, "windows": 0, "journal": 0}
+    assert {part.table: part.rows for part in pruned.parts} == {
+        "records": 5_991,
+        "requests": 5_808,
+        "windows": 90,
+        "journal": 842,
+    }
+    assert _figures(ledger) == figures
+    assert boot_evidence(ledger, ledger.boots()[0].boot) == evidence
+    assert _wrong(ledger) == []
+    again = prune(ledger.engine, Retention(), now_ns=LATE)
+    assert again.parts == ()
+    assert "older than retention" in again.note
+
+
+def test_each_table_goes_when_its_days_are_over(ledger):
+    """Records after 30 days of the boot's end, requests and windows after 90, the journal after 400 of the period's."""
+    close(ledger)
+    ends = [boot.covered_ns for boot in ledger.boots()]
+    expected = {30: {"records"}, 90: {"records", "requests", "windows"}}
+    for days, tables in expected.items():
+        before = prune(ledger.engine, Retention(), now_ns=min(ends) + days * DAY - 1, dry_run=True)
+        assert {part.table for part in before.parts} < tables
+        at = prune(ledger.engine, Retention(), now_ns=max(ends) + days * DAY, dry_run=True)
+        assert {part.table for part in at.parts} == tables
+        assert _wrong(ledger) == []
+    just_before = prune(ledger.engine, Retention(), now_ns=END + 400 * DAY - 1, dry_run=True)
+    assert "journal" not in {part.table for part in just_before.parts}
+    assert {part.table for part in prune(ledger.engine, Retention(), now_ns=END + 400 * DAY).parts} == {*PRUNED}
+    assert _wrong(ledger) == []
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        ({"journal_days": 1}, {"windows_days": 1}, {"requests_days": 1}, {"records_days": 1}),
+        ({"records_days": 1}, {"requests_days": 1}, {"windows_days": 1}, {"journal_days": 1}),
+    ],
+)
+def test_tables_may_go_in_any_order(ledger, order):
+    """Whatever is left is still compared with the seals of the rest."""
+    close(ledger)
+    never = {f"{table}_days": 10_000 for table in PRUNED}
+    for days in order:
+        prune(ledger.engine, Retention(**never | days), now_ns=LATE)
+        assert _wrong(ledger) == []
+    assert _rows(ledger) == {"records": 3, "requests": 0, "windows": 0, "journal": 0}
+
+
+def test_a_dry_run_says_what_would_go_and_changes_nothing(ledger):
+    """Rows and bytes by table and period."""
+    close(ledger)
+    before = content(ledger)
+    pruned = prune(ledger.engine, Retention(), now_ns=LATE, dry_run=True)
+    assert content(ledger) == before
+    assert {(part.table, part.period) for part in pruned.parts} == {(name, PERIOD) for name in PRUNED}
+    lines = sum(len(row[-1]) for row in before["records"])
+    records = next(part for part in pruned.parts if part.table == "records")
+    assert 0.5 * lines < records.bytes < 2 * lines
+    real = prune(ledger.engine, Retention(), now_ns=LATE)
+    assert real.parts == pruned.parts
+
+
+def test_a_boot_that_is_open_keeps_everything(ledger):
+    """Its records would be read again after a restart, and its windows be posted again."""
+    boot = sa.update(t.boots).where(t.boots.c.engine == TEXT)
+    meddle(ledger, boot.values(closed_ns=None))
+    close(ledger)
+    before = _rows(ledger)
+    prune(ledger.engine, Retention(journal_days=10_000), now_ns=LATE)
+    (boots,) = {tuple(sorted({row[0] for row in ledger.select(sa.select(t.windows.c.boot))}))}
+    assert len(boots) == 1
+    assert TEXT in boots[0]
+    assert 0 < _rows(ledger)["requests"] < before["requests"]
+    assert _wrong(ledger) == []
+    # the journal goes by period: an open boot's lines of a closed one are settled for ever
+    prune(ledger.engine, Retention(), now_ns=LATE)
+    assert _rows(ledger)["journal"] == 0
+    assert _wrong(ledger) == []
+
+
+def test_a_ledger_that_does_not_verify_is_not_pruned(ledger):
+    """What is wrong must not be sealed as right."""
+    close(ledger)
+    meddle(ledger, sa.update(t.journal).where(t.journal.c.id == 7).values(nano=t.journal.c.nano + 1))
+    before = content(ledger)
+    with pytest.raises(LedgerError, match="does not verify: cost_hours_are_the_journals: cost_hours: hour"):
+        prune(ledger.engine, Retention(), now_ns=LATE)
+    assert content(ledger) == before
+
+
+@pytest.mark.parametrize("table", ["journal", "seals"])
+def test_rows_that_are_not_sealed_still_refuse_to_go(ledger, table):
+    """The refusal is back after every chunk, and seals themselves never go."""
+    close(ledger)
+    prune(ledger.engine, Retention(), now_ns=LATE)
+    boot = ledger.boots()[0]
+    with transaction(ledger.engine, write=True) as connection:
+        row = {column.name: "x" if isinstance(column.type, sa.String) else 1 for column in t.journal.columns}
+        connection.execute(sa.insert(t.journal), {**row, "boot": boot.boot, "period": "2099-01"})
+    source = t.metadata.tables[table]
+    for statement in (sa.delete(source), sa.update(source).values(period="x")):
+        with pytest.raises(sa.exc.IntegrityError, match="append-only"), ledger.engine.begin() as connection:
+            connection.execute(statement)
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3, 5, 8])
+def test_a_prune_that_is_killed_leaves_books_that_verify_and_the_next_does_the_rest(ledger, monkeypatch, stop):
+    """Between any two of its transactions."""
+    close(ledger)
+    figures = _figures(ledger)
+    monkeypatch.setattr(pruning, "CHUNK", 700)
+    seen = []
+
+    def interrupt(table, done, total):
+        seen.append((table, done, total))
+        assert ledger.add([RawRecord(RecordKey("other", 0, len(seen)), "usage", 0, b"{}")]) == 1
+        if len(seen) == stop:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prune(ledger.engine, Retention(), now_ns=LATE, progress=interrupt)
+    with transaction(ledger.engine, write=True) as connection:
+        connection.execute(sa.delete(t.records).where(t.records.c.boot == "other"))
+    assert _wrong(ledger) == []
+    prune(ledger.engine, Retention(), now_ns=LATE)
+    assert sum(_rows(ledger).values()) <= 3
+    assert _figures(ledger) == figures
+    assert _wrong(ledger) == []
+
+
+@pytest.mark.parametrize(
+    ("table", "column"),
+    [
+        ("cost_hours", "nano"),
+        ("cost_hours", "hour"),
+        ("boot_lines", "nano"),
+        ("usage_hours", "output_tokens"),
+        ("saving_hours", "nano"),
+        ("window_hours", "busy_ns"),
+        ("boots", "bill_nano"),
+        ("seals", "rows"),
+        ("seals", "pruned_ns"),
+        ("closings", "bill_nano"),
+    ],
+)
+def test_a_sum_that_is_changed_after_its_rows_are_gone_is_found(ledger, table, column):
+    """The seals remember what the rows came to, and are bound to one another."""
+    close(ledger)
+    prune(ledger.engine, Retention(), now_ns=LATE)
+    source = t.metadata.tables[table]
+    keys = list(source.primary_key.columns)
+    (row,) = ledger.select(sa.select(*keys).limit(1))
+    where = [key == value for key, value in zip(keys, row, strict=True)]
+    meddle(ledger, sa.update(source).where(*where).values({column: source.c[column] + 1}))
+    assert _wrong(ledger)
+
+
+def test_a_seal_that_is_rewritten_is_found(ledger):
+    """Also one whose sums were made to agree."""
+    close(ledger)
+    prune(ledger.engine, Retention(), now_ns=LATE)
+    with transaction(ledger.engine, write=True) as connection:
+        s = t.seals.c
+        row = connection.execute(sa.select(s.number, s.sums).where(s.table_name == "windows").limit(1)).one()
+        sums = json.loads(row.sums)
+        sums["sums"][0][1] += 1
+        allow(connection, "seals")
+        connection.execute(sa.update(t.seals).where(s.number == row.number).values(sums=json.dumps(sums)))
+        connection.execute(sa.update(t.window_hours).values(bill_nano=t.window_hours.c.bill_nano + 1))
+    assert {check.name for check in _wrong(ledger)} >= {"seals_are_unbroken", "tables_refuse_changes"}
+
+
+def test_records_of_a_pruned_boot_that_come_again_and_new_ones_are_read(ledger):
+    """A number is never given twice, so nobody who reads by number passes over a record."""
+    close(ledger)
+    last = ledger.last_id()
+    prune(ledger.engine, Retention(), now_ns=LATE)
+    ledger.add([RawRecord(RecordKey("new", 0, 0), "usage", 0, b"{}")])
+    assert [row_id for row_id, _ in ledger.records_after(last)] == [last + 1]
+
+
+def test_a_pruned_boot_that_is_posted_once_more_costs_nothing_more(ledger):
+    """As replaying a recording into the same ledger does."""
+    close(ledger)
+    prune(ledger.engine, Retention(), now_ns=LATE)
+    figures = _figures(ledger)
+    for boot in ledger.boots():
+        recorded = run(boot.engine)
+        posted = ledger.post(boot, recorded.entry.requests, recorded.entry.windows)
+        assert posted == Posted([], [])
+    assert _figures(ledger) == figures
+    assert _wrong(ledger) == []
+
+
+def test_a_pruned_ledger_is_backed_up_and_restored(ledger, ledger_url, tmp_path):
+    """Seals and all."""
+    close(ledger)
+    prune(ledger.engine, Retention(), now_ns=LATE)
+    back_up(ledger_url, tmp_path / "a.zip", made_ns=LATE)
+    restore(f"sqlite:///{tmp_path}/copy.db", tmp_path / "a.zip")
+    copy = Ledger.open(f"sqlite:///{tmp_path}/copy.db")
+    assert content(copy) == content(ledger)
+    assert _wrong(copy) == []
+    copy.close()
+
+
+@pytest.mark.real
+def test_partitions_of_sealed_days_are_dropped_whole(postgres):
+    """In PostgreSQL, where that is quicker; one that holds something of an open period stays."""
+    url = postgres.database()
+    ledger = Ledger.open(url)
+    fill(ledger)
+    close(ledger)
+    with transaction(ledger.engine) as connection:
+        before = {name for name in partition_names(connection) if name.startswith("journal_2026")}
+    assert "journal_20261123" in before
+    prune(ledger.engine, Retention(), now_ns=LATE)
+    with transaction(ledger.engine) as connection:
+        after = partition_names(connection)
+    assert not before & after
+    assert "journal_default" in after
+    assert _wrong(ledger) == []
+    ledger.close()
+    postgres.drop(url)
