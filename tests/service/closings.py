@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
-from tests.service.books import raw_records
+from tests.service.books import ENGINE, raw_records
 
 from farthing.books.periods import bounds
 from farthing.books.policy import Policy
@@ -28,10 +28,12 @@ __all__ = ["SETTINGS", "close", "documents", "identity", "late_and_on_time", "mo
 SETTINGS = Settings(costing=CostingSettings(grace_seconds=20))
 
 
-def moved(recording: Recording, period: str, seconds: float, *, boot: str = "b") -> list[RawRecord]:
+def moved(
+    recording: Recording, period: str, seconds: float, *, boot: str = "b", engine: str = ENGINE
+) -> list[RawRecord]:
     """A recording's records, begun so many seconds before a period ends."""
     _, end = bounds(period)
-    return raw_records(recording, boot=boot, wall_start_ns=end - round(seconds * SECOND))
+    return raw_records(recording, boot=boot, engine=engine, wall_start_ns=end - round(seconds * SECOND))
 
 
 def tenants_by_workload(records: Sequence[RawRecord]) -> list[RawRecord]:

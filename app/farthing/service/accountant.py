@@ -184,10 +184,7 @@ class Accountant:
             try:
                 account.feed(record)
             except PriceError as error:
-                # it ran into a time without a price: its records are kept, and costed once there is one
-                _log.error("engine %s is unpriced from here on: %s; its records are kept", account.engine, error)
-                self._note_unpriced(account, str(error))
-                self._give_up(account)
+                self._run_out(account, error)
                 return
             except Exception:
                 # a mistake of ours about one boot; the others' books go on
@@ -203,6 +200,16 @@ class Accountant:
         tariff, boots = account.tariff, self._boots_of(account)
         since = max((self._boots[boot].covered_ns for boot in boots if boot in self._boots), default=0)
         self._unpriced.note(account.engine, account.started, tariff.gpu, tariff.count, reason, since)
+
+    def _run_out(self, account: Account, error: PriceError) -> None:
+        """An account has come to a time without a price: what is settled is posted, the rest waits for one."""
+        _log.error("engine %s is unpriced from here on: %s; its records are kept", account.engine, error)
+        self._note_unpriced(account, str(error))
+        if isinstance(account, BootAccount):
+            account.unpriced = True
+        self._post(account)
+        for boot in self._boots_of(account):
+            del self._accounts[boot]
 
     def _give_up(self, account: Account) -> None:
         for boot in self._boots_of(account):
@@ -284,7 +291,10 @@ class Accountant:
 
     def _post_all(self) -> None:
         for account in list(dict.fromkeys(self._accounts.values())):
-            self._post(account)
+            try:
+                self._post(account)
+            except PriceError as error:
+                self._run_out(account, error)
         self._behind = False
 
     def _post(self, account: Account) -> None:

@@ -70,6 +70,9 @@ class BootAccount:
         self.missing = 0
         self.refused = 0
         """Records that never arrived, and that intake refused, as whoever orders them counts."""
+        self.unpriced = False
+        """It has come to a time without a price: what was settled before stands, and nothing more is costed."""
+        self._settled_nano = 0
         self.read_id = 0
         """Of the last record in the inbox that was read for this boot."""
         self.silent = False
@@ -79,6 +82,8 @@ class BootAccount:
         """Take the next record in canonical order; one that comes after the end changes nothing and is counted."""
         if isinstance(record, Lifecycle) and record.event in _SILENCES:
             self._fall_silent(record)
+            return
+        if self.unpriced:
             return
         if self.closed:
             self._late += 1
@@ -101,12 +106,16 @@ class BootAccount:
             self._energy[record.gpu_index] = (first, record.energy_mj[-1])
         elif isinstance(record, Counters | Started):
             pass
-        self._windows += self.stream.feed(record)
+        self._take(self.stream.feed(record))
+
+    def _take(self, windows: list[SettledWindow]) -> None:
+        self._windows += windows
+        self._settled_nano += sum(window.bill_nano for window in windows)
 
     def end(self) -> None:
         """Settle all that is known: nothing more can come (another boot took this engine's place)."""
         if not self.closed:
-            self._windows += self.stream.finish()
+            self._take(self.stream.finish())
             self.state, self.silent = "stop", False
 
     def _fall_silent(self, record: Lifecycle) -> None:
@@ -120,7 +129,7 @@ class BootAccount:
         self.silent = True
         for (process, index), until_ns in self._until.items():
             key = RecordKey(record.key.boot, process, record.key.sequence)
-            self._windows += self.stream.feed(StepBatch(key, index, until_ns, until_ns, _NO_MARKS))
+            self._take(self.stream.feed(StepBatch(key, index, until_ns, until_ns, _NO_MARKS)))
 
     @property
     def closed(self) -> bool:
@@ -130,7 +139,7 @@ class BootAccount:
     @property
     def bill_nano(self) -> int:
         """Allocation x price from the start to the end of the last closed window, without looking at windows."""
-        return self.stream.billed_nano
+        return self._settled_nano if self.unpriced else self.stream.billed_nano
 
     @property
     def energy_mj(self) -> int | None:
@@ -167,14 +176,14 @@ class BootAccount:
             refused=self.refused,
             ranks=self.started.ranks,
             billed_from_ns=self._billed_ns,
-            covered_ns=self._wall(self.stream.covered_ns),
+            covered_ns=self._wall(self.stream.settled_ns if self.unpriced else self.stream.covered_ns),
             read_id=self.read_id,
             price_content=self.tariff.content,
         )
 
     def wip(self) -> dict[str, int]:
         """Provisional nano-dollars of windows that are not settled, by phase or account."""
-        return self.stream.provisional()
+        return {} if self.unpriced else self.stream.provisional()
 
     def fit(self) -> Fit | None:
         """The fit as it stands."""

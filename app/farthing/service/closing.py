@@ -309,6 +309,9 @@ class _Closing:
             record = decode_line(line)
             if isinstance(record, Started) and record.anchor.to_wall(record.at_ns) < self._end:
                 found.append(f"engine {record.engine}: GPU {record.gpu!r} has no price; its work is kept, not costed")
+        u = t.unpriced_engines.c
+        noted = self._connection.execute(sa.select(u.engine, u.reason).where(u.since_ns < self._end))
+        found += [f"engine {row.engine}: {row.reason}" for row in noted]
         return sorted(set(found))
 
     # ---- what is bought beyond running engines -------------------------------------------------
