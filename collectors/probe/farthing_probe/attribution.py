@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from farthing_probe.settings import ATTRIBUTION, Settings
 
-__all__ = ["Attribution", "attribute", "clamp"]
+__all__ = ["Attribution", "attribute", "clamp", "pseudonym"]
 
 LENGTHS = {"tenant": 256, "tier": 64}
 PSEUDONYM = 16
@@ -41,14 +41,14 @@ def attribute(headers: Mapping[bytes, bytes], settings: Settings) -> Attribution
     if "user" in fields:
         user = fields.pop("user")
         if settings.salt:
-            fields["user"] = _pseudonym(user.encode(), settings.salt)
+            fields["user"] = pseudonym(user.encode(), settings.salt)
     key = _key(headers)
     if key:
         tenant = settings.keys.get(hashlib.sha256(key).hexdigest()) if settings.keys else None
         if tenant:
             fields["tenant"] = clamp(tenant, 256)
         elif "tenant" not in fields and settings.salt:
-            fields["tenant"] = "key-" + _pseudonym(key, settings.salt)
+            fields["tenant"] = "key-" + pseudonym(key, settings.salt)
     return Attribution(fields, _trace_id(headers.get(b"traceparent", b"")))
 
 
@@ -59,7 +59,8 @@ def _key(headers: Mapping[bytes, bytes]) -> bytes:
     return headers.get(b"x-api-key", b"").strip()
 
 
-def _pseudonym(value: bytes, salt: bytes) -> str:
+def pseudonym(value: bytes, salt: bytes) -> str:
+    """What stands in records for a user or an API key under a salt: the first digits of its HMAC-SHA-256."""
     return hmac.new(salt, value, hashlib.sha256).hexdigest()[:PSEUDONYM]
 
 

@@ -67,7 +67,7 @@ def evidence_of(connection: sa.Connection, boot: str) -> str:
     r = t.records.c
     query = sa.select(r.line).where(r.boot == boot).order_by(r.process, r.sequence)
     digest = hashlib.sha256()
-    rows = connection.execution_options(stream_results=True, max_row_buffer=_ROWS).execute(query)
+    rows = connection.execute(query.execution_options(stream_results=True, max_row_buffer=_ROWS))
     for chunk in rows.partitions(_ROWS):
         for (line,) in chunk:
             digest.update(evidence_hash(bytes(line)))

@@ -90,7 +90,7 @@ def named(keys: Sequence[str], values: Sequence[Any]) -> str:
 
 def stream(connection: Connection, query: Select) -> Iterator[Any]:
     """Rows of a query that has many, a few at a time."""
-    result = connection.execution_options(stream_results=True, max_row_buffer=_ROWS).execute(query)
+    result = connection.execute(query.execution_options(stream_results=True, max_row_buffer=_ROWS))
     for chunk in result.partitions(_ROWS):
         yield from chunk
 
