@@ -18,6 +18,7 @@ from farthing.service.hourly_spend import BORNE, Calendar, HourlySpend, Key, set
 
 __all__ = [
     "EVERYTHING",
+    "FORETOLD",
     "WHO",
     "SpendBy",
     "SpendGroup",
@@ -33,6 +34,8 @@ WHO = ("tenant", "project", "model")
 EVERYTHING: Key = ()
 """The key of everything together."""
 
+FORETOLD = 50
+"""Lines, costliest month first, that have a forecast and are watched for anomalies."""
 _KEYS: Mapping[SpendGroup, tuple[str, ...]] = {
     "tenant": ("tenant",),
     "project": ("project", "tenant"),
@@ -52,7 +55,7 @@ class SpendLine:
     last_month_nano: int | None
     """None when the books began after it."""
     forecast: ForecastView | None
-    """Of the whole month; None before a complete hour is known."""
+    """Of the whole month; None before a complete hour is known, and for lines beyond the costliest."""
     anomalies: tuple[Anomaly, ...]
     """Of this month and the last, oldest first."""
 
@@ -159,7 +162,10 @@ def _lines(spend: HourlySpend, calendar: Calendar, through: int) -> list[SpendLi
     series = spend.series(lambda key: key, through)
     keys = {*series, *sums.today, *sums.month, *sums.last_month}
     ordered = sorted(keys, key=lambda key: (-sums.month[key], -sums.last_month[key], key))
-    return [_line(key, spend, calendar, sums, series.get(key)) for key in ordered]
+    return [
+        _line(key, spend, calendar, sums, series.get(key) if number < FORETOLD else None)
+        for number, key in enumerate(ordered)
+    ]
 
 
 def _line(

@@ -14,7 +14,7 @@ from farthing.exporters.report import Cell, Column, ReportTable
 from farthing.ledger.engine_notes import Unpriced
 from farthing.service.hourly_spend import Key
 from farthing.service.scope import hour_text
-from farthing.service.spend import EVERYTHING, SpendBy, SpendLine
+from farthing.service.spend import EVERYTHING, FORETOLD, SpendBy, SpendLine
 
 __all__ = [
     "SHOWN_DAYS",
@@ -205,6 +205,8 @@ def _notes(found: SpendBy, unpriced: Sequence[Unpriced]) -> tuple[str, ...]:
         notes.append("Each bears charged and aborted work; the whole bill also holds idle and lost time.")
     if forecast is not None:
         notes.append(f"Forecast of the whole bill: {forecast.method}.")
+    if len(found.lines) > FORETOLD:
+        notes.append(f"Forecasts and anomalies are those of the {FORETOLD} costliest.")
     notes += [
         f"{c.UNPRICED}: engine {engine.engine} (model {engine.model}, GPU {engine.gpu or c.UNKNOWN}) since "
         f"{utc(engine.since_ns):%Y-%m-%d %H:%M} UTC; what it cost is in no amount here. {engine.reason}"
