@@ -33,7 +33,8 @@ def ledger(ledger_url):
 
 
 def _lines(ledger):
-    return {row.id: bytes(row.line) for row in ledger.select(sa.select(t.records.c.id, t.records.c.line))}
+    query = sa.select(t.records.c.id, t.records.c.line).order_by(t.records.c.id)
+    return {row.id: bytes(row.line) for row in ledger.select(query)}
 
 
 def test_who_asked_is_gone_and_nothing_else_is_changed(ledger):
