@@ -1,9 +1,12 @@
 """Spend by hour of service: days and months, the forecast, anomalies; unknown and unpriced are never 0."""
 
 import math
+import time
 
+import httpx
 import pytest
 from tests.service.hours import MONTH_NS, NOW_NS, book, ns
+from tests.service.running import served, wait_until
 
 from farthing.domain import conventions as c
 from farthing.domain.clock import HOUR
@@ -12,6 +15,7 @@ from farthing.exporters.report import render
 from farthing.ledger.engine_notes import Unpriced, note_unpriced, unpriced_engines
 from farthing.ledger.repository import Ledger
 from farthing.service.hourly_spend import BORNE, Calendar, HourlySpend, settled_through
+from farthing.service.server import Service
 from farthing.service.spend import EVERYTHING, WHO, expected, spend_by
 from farthing.service.spend_tables import anomaly_table, days_table, months_table, spend_table
 from farthing.service.spend_watch import SpendWatch
@@ -226,3 +230,21 @@ def test_the_watch_shows_what_the_command_prints(ledger):
     assert {one.tenant: one.month_nano for one in view.tenants} == {
         line.key[0]: line.month_nano for line in found.lines
     }
+
+
+def test_the_service_shows_spend_on_its_page_and_as_metrics(ledger):
+    """Computed beside costing, soon after the start; the page, the API and the metrics have the same figures."""
+    book(ledger, time.time_ns() // HOUR, tenant="acme", nano=5 * NANO)
+    budgets = [{"tenant": "acme", "monthly_usd": 4}]
+    with served(Service(Settings.model_validate({"budgets": budgets}), ledger).app) as url:
+
+        def shown():
+            return httpx.get(f"{url}/api/v1/snapshot", trust_env=False).json()["spend"]
+
+        wait_until(lambda: shown() is not None, 20, "the first reading of spend")
+        spend = shown()
+        metrics = httpx.get(f"{url}/metrics", trust_env=False).text
+    assert spend["today_nano"] == spend["month_nano"] == 5 * NANO
+    assert [event["threshold"] for event in spend["budgets"][0]["events"]] == ["0.5", "0.8", "1"]
+    assert f"{c.METRIC_BILL_MONTH} 5.0\n" in metrics
+    assert f'{c.METRIC_BUDGET_RATIO}{{model="",project="",tenant="acme"}} 1.25\n' in metrics
