@@ -26,6 +26,7 @@ __all__ = [
     "ExchangeSettings",
     "OwnedSettings",
     "PriceSettings",
+    "RetentionSettings",
     "ServeSettings",
     "Settings",
     "StackSettings",
@@ -106,6 +107,19 @@ class CostingSettings(_Strict):
     """After so long its books are closed: what it says later is counted as lost."""
 
 
+class RetentionSettings(_Strict):
+    """For how many days ``farthing ledger prune`` keeps what closed periods are made of; sums stay for ever."""
+
+    records_days: Annotated[int, Field(ge=1)] = 30
+    """The inbox, after a boot's end. Statements can be recomputed from records alone as long as these are kept."""
+    requests_days: Annotated[int, Field(ge=1)] = 90
+    """Single requests, after a boot's end."""
+    windows_days: Annotated[int, Field(ge=1)] = 90
+    """Single windows, after a boot's end."""
+    journal_days: Annotated[int, Field(ge=1)] = 400
+    """Journal lines, after the end of the period that they were posted in."""
+
+
 class AlertSettings(_Strict):
     """Thresholds that the alert rules and dashboards share."""
 
@@ -164,6 +178,7 @@ class Settings(_Strict):
     exchange: tuple[ExchangeSettings, ...] = ()
     budgets: tuple[BudgetSettings, ...] = ()
     books: BookSettings = BookSettings()
+    retention: RetentionSettings = RetentionSettings()
     serve: ServeSettings = ServeSettings()
     costing: CostingSettings = CostingSettings()
     alerts: AlertSettings = AlertSettings()

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from farthing.cli.book_commands import explain, periods, statements
+from farthing.cli.ledger_commands import ledger_group
 from farthing.domain.errors import FarthingError
 
 __all__ = ["app", "main"]
@@ -294,6 +295,7 @@ def down(config: Config = None) -> None:
 app.add_typer(periods)
 app.add_typer(statements)
 app.command()(explain)
+app.add_typer(ledger_group)
 
 
 @app.command()

@@ -17,7 +17,7 @@ from farthing.ledger.database import bare_engine, is_postgresql, knows_revision,
 from farthing.ledger.partitions import make_room, partition_names
 from farthing.ledger.tables import metadata
 
-__all__ = ["back_up", "restore"]
+__all__ = ["back_up", "existing_ledger", "restore"]
 
 _TYPES = {"integer": "int8", "text": "text", "bytes": "bytea"}
 _DAY_OF = {"requests": "ended_wall_ns", "journal": "wall_start_ns"}
@@ -34,7 +34,7 @@ def back_up(url: str, path: Path, *, made_ns: int, force: bool = False, progress
     Others go on writing meanwhile. ``made_ns`` is UTC. The schema stays as it is, also an older one. Raises LedgerError
     when there is no ledger, when the file exists and ``force`` is not given, or when it cannot be written.
     """
-    with _existing(url) as engine:
+    with existing_ledger(url) as engine:
         writer = BackupWriter(path, force=force)
         try:
             with snapshot(engine) as connection:
@@ -99,8 +99,11 @@ def restore(url: str, path: Path, *, progress: Progress = _silent) -> Manifest:
 
 
 @contextmanager
-def _existing(url: str) -> Iterator[Engine]:
-    """An engine on a ledger that is there: opening SQLite would make an empty one."""
+def existing_ledger(url: str) -> Iterator[Engine]:
+    """An engine on a database that is there, whatever its schema: opening SQLite would make an empty one.
+
+    Raises LedgerError when there is none.
+    """
     engine = bare_engine(url)
     try:
         file = engine.url.database if engine.dialect.name == "sqlite" else None
