@@ -32,9 +32,9 @@ __all__ = [
 LOCK_SECONDS = 30
 """How long a writer waits in SQLite while others write."""
 SQLITE_PRAGMAS = (
+    f"busy_timeout={LOCK_SECONDS * 1000}",  # ms; before what two programs may do at once
     "journal_mode=WAL",  # the page reads while intake writes
     "synchronous=FULL",  # an acknowledged record survives a power cut
-    f"busy_timeout={LOCK_SECONDS * 1000}",  # ms
     "foreign_keys=ON",
     "cache_size=-65536",  # KiB
 )

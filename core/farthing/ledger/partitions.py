@@ -13,13 +13,13 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import IntegrityError
 
 from farthing.domain.clock import SECOND
-from farthing.ledger.database import advisory_lock, is_postgresql
+from farthing.ledger.database import advisory_lock, is_postgresql, transaction
 
-__all__ = ["DAY", "make_room", "partition_names"]
+__all__ = ["DAY", "Rooms", "make_room", "partition_names"]
 
 DAY = 86_400 * SECOND
 _DAYS = range(18_262, 47_482)
@@ -29,6 +29,24 @@ _THERE = sa.text(
     "SELECT relname FROM pg_class WHERE relname = ANY(CAST(:names AS text[])) "
     "AND relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = to_regclass(:table))"
 )
+
+
+class Rooms:
+    """Makes partitions before a posting, in transactions of their own: whoever reads waits for that alone."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._known: set[tuple[str, int]] = set()
+
+    def make(self, table: str, moments: Iterable[int]) -> None:
+        """As ``make_room``, asking the database once for each day. Raises LedgerError."""
+        if not is_postgresql(self._engine):
+            return
+        days = {(table, moment // DAY) for moment in moments} - self._known
+        if days:
+            with transaction(self._engine, write=True) as connection:
+                make_room(connection, table, [day * DAY for _, day in days])
+            self._known |= days
 
 
 def make_room(connection: Connection, table: str, moments: Iterable[int]) -> None:

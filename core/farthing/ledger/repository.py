@@ -15,6 +15,7 @@ from farthing.domain.records import RawRecord, RecordKey
 from farthing.ledger import tables as t
 from farthing.ledger.database import open_engine, transaction
 from farthing.ledger.ingest import add_records
+from farthing.ledger.partitions import Rooms
 from farthing.ledger.posting import Poster, keep_version
 from farthing.ledger.rows import Boot, Posted, RequestRow
 
@@ -36,6 +37,7 @@ class Ledger:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
+        self._rooms = Rooms(engine)
         self._kept: set[str] = set()
         """Versions of prices whose content is in the ledger."""
 
@@ -109,6 +111,9 @@ class Ledger:
         Returns what of them was new: what is already in the books is left alone, so recomputing a boot posts
         nothing twice.
         """
+        starts = (boot.anchor.to_wall(settled.start_ns) for settled in (*windows, *adjustments))
+        self._rooms.make("journal", starts)
+        self._rooms.make("requests", (row.ended_wall_ns for row in requests))
         with self._transaction(write=True) as connection:
             lock_periods(connection, shared=True)
             poster = Poster(connection, boot)
