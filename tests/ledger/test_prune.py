@@ -1,11 +1,13 @@
 """Pruning: old rows go, and no figure changes; what is not sealed stays, whatever happens in between."""
 
 import json
+from datetime import UTC, datetime
 
 import pytest
 import sqlalchemy as sa
 from tests.ledger.booked import DAY, PERIOD, close, content, fill, meddle, run
 from tests.replay.conftest import TEXT
+from tests.service.books import accountant
 
 from farthing.books.periods import bounds
 from farthing.domain.errors import LedgerError
@@ -21,6 +23,7 @@ from farthing.ledger.period_books import PeriodBooks
 from farthing.ledger.prune import Retention, prune
 from farthing.ledger.repository import Ledger, Posted
 from farthing.ledger.verify import verify
+from farthing.service.reports import GROUPS, report
 from farthing.service.totals import Totals
 
 END = bounds(PERIOD)[1]
@@ -47,13 +50,16 @@ def _rows(ledger):
 
 
 def _figures(ledger):
-    """What totals, periods and statements are made of."""
+    """What totals, periods and statements are made of; every report, and what a restarted service shows."""
     totals = Totals.load(ledger)
     with transaction(ledger.engine) as connection:
         books = PeriodBooks(connection)
         period = (books.costs(PERIOD), books.usage(PERIOD), books.days(PERIOD), books.boot_sums(PERIOD))
         document = books.closing(PERIOD)
-    return vars(totals), period, document, content(ledger, *PRUNED, "seals")
+    reports = [report(ledger, datetime(2026, 11, 1, tzinfo=UTC), by, "USD") for by in GROUPS]
+    books = accountant(ledger)
+    books.advance()
+    return vars(totals), period, document, reports, books.snapshot(), content(ledger, *PRUNED, "seals")
 
 
 def test_nothing_is_pruned_before_a_period_is_closed(ledger):
