@@ -207,7 +207,7 @@ class PeriodBooks:
             sums[1] += max(0, -accrual.nano)
             lines[boot, period, accrual.account] += accrual.nano
         if rows:
-            make_room(self._connection, "journal", (row["wall_start_ns"] for row in rows))
+            make_room(self._connection, "journal", (accrual.start_ns for accrual in accruals))
             self._connection.execute(sa.insert(t.journal), rows)
         add_to(self._connection, t.cost_hours, {key: tuple(amounts) for key, amounts in costs.items()})
         add_to(self._connection, t.boot_lines, {key: (nano,) for key, nano in lines.items()})

@@ -111,8 +111,8 @@ class Ledger:
         Returns what of them was new: what is already in the books is left alone, so recomputing a boot posts
         nothing twice.
         """
-        starts = (boot.anchor.to_wall(settled.start_ns) for settled in (*windows, *adjustments))
-        self._rooms.make("journal", starts)
+        starts = [window.start_ns for window in windows] + [adjustment.start_ns for adjustment in adjustments]
+        self._rooms.make("journal", map(boot.anchor.to_wall, starts))
         self._rooms.make("requests", (row.ended_wall_ns for row in requests))
         with self._transaction(write=True) as connection:
             lock_periods(connection, shared=True)
