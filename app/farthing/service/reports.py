@@ -93,8 +93,11 @@ def _by_who(request: _Request) -> _Parts:
     cost: defaultdict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
     others: Counter[str] = Counter()
     methods: Counter[str] = Counter()
-    for line in _lines(request, *keys, "account", "phase", "method"):
-        bearer, (account, phase, method, nano) = line[: len(keys)], line[len(keys) :]
+    # in the order of an index that has all of it; a tier is in none
+    read = ("tenant", "project") if "tenant" in keys else keys
+    for line in _lines(request, *read, "account", "phase", "method"):
+        names, (account, phase, method, nano) = dict(zip(read, line, strict=False)), line[len(read) :]
+        bearer = tuple(names[key] for key in keys)
         if account in _BUSY:
             methods[method] += nano
         if account in {c.CHARGED, c.ABORTED}:
