@@ -27,7 +27,7 @@ CHECKS: tuple[Callable[[Scope], Found], ...] = (
     books.windows_tile_their_boot,
     books.windows_are_the_journals,
     boots.boots_are_settled_and_in_progress,
-    boots.boots_used_their_windows_energy,
+    boots.boots_used_no_less_than_their_windows,
     books.requests_are_the_journals,
     books.requests_are_the_records,
     books.adjustments_have_windows,
