@@ -189,12 +189,12 @@ def test_the_sums_that_are_read_instead_are_those_of_the_large_tables(ledger):
     assert all(kept == counted > 0 for kept, counted in sums.values()), sums
 
 
-@pytest.mark.parametrize("by", ["tenant", "project"])
-def test_sums_by_who_bore_a_cost_are_read_from_an_index_alone_without_sorting(ledger, by):
+@pytest.mark.parametrize("by", [by for by in GROUPS if by not in {"hour", "day", "month"}])
+def test_sums_of_cost_are_read_from_an_index_alone_without_sorting(ledger, by):
     """In SQLite, which groups by sorting: that took nine tenths of the time of a month's report."""
     with watched(ledger) as seen:
         report(ledger, SINCE, by, "USD")
     (statement,) = (text for text in seen.statements if "sum(cost_hours.nano)" in text)
     with ledger.engine.connect() as connection:
         plan = [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", (0,))]
-    assert plan == ["SCAN cost_hours USING COVERING INDEX ix_cost_hours_who"]
+    assert plan == ["SCAN cost_hours USING COVERING INDEX ix_cost_hours_sums"]

@@ -13,6 +13,7 @@ from farthing.books.variance import Driver
 from farthing.domain import conventions as c
 from farthing.domain.clock import HOUR
 from farthing.ledger import tables as t
+from farthing.ledger.cost_sums import cost_sums
 from farthing.ledger.repository import Ledger
 from farthing.service.hourly_spend import BORNE
 from farthing.service.scope import Scope
@@ -38,13 +39,11 @@ def measure(ledger: Ledger, scope: Scope) -> Measures:
     accounts: Counter[str] = Counter()
     phases: Counter[str] = Counter()
     named = 0
-    unknown = sa.case((o.tenant.in_(("", c.UNKNOWN)), 1), else_=0)
-    costs = sa.select(o.account, o.phase, unknown, sa.func.sum(o.nano)).where(*scope.where(o))
-    for account, phase, nameless, nano in ledger.select(costs.group_by(o.account, o.phase, unknown)):
-        accounts[account] += int(nano)
+    for (account, phase, tenant), (nano,) in cost_sums(ledger, ("account", "phase", "tenant"), scope.where(o)).items():
+        accounts[account] += nano
         if account in BORNE:
-            phases[phase] += int(nano)
-            named += 0 if nameless else int(nano)
+            phases[phase] += nano
+            named += 0 if tenant in {"", c.UNKNOWN} else nano
     sums = [sa.func.sum(u[name]).label(name) for name in ("requests", "uncounted", *_COLUMNS.values())]
     requests: Counter[str] = Counter()
     tokens: Counter[str] = Counter()
@@ -88,12 +87,10 @@ def with_requests(ledger: Ledger, scope: Scope, measures: Measures) -> Measures:
 def drivers(ledger: Ledger, scope: Scope) -> dict[tuple[str, ...], Driver]:
     """(model, phase) -> tokens and nano-dollars of charged and aborted work; (account, reason) -> what has no unit."""
     o, u = t.cost_hours.c, t.usage_hours.c
-    keys = (o.account, o.model, o.phase, o.reason)
     costs: Counter[tuple[str, ...]] = Counter()
-    for account, model, phase, reason, nano in ledger.select(
-        sa.select(*keys, sa.func.sum(o.nano)).where(*scope.where(o)).group_by(*keys)
-    ):
-        costs[(model, phase) if account in BORNE else (account, reason)] += int(nano)
+    for key, (nano,) in cost_sums(ledger, ("account", "model", "phase", "reason"), scope.where(o)).items():
+        account, model, phase, reason = key
+        costs[(model, phase) if account in BORNE else (account, reason)] += nano
     sums = [sa.func.sum(u[name]).label(name) for name in _UNITS.values()]
     units: dict[tuple[str, ...], int] = {}
     for row in ledger.select(sa.select(u.model, *sums).where(*scope.where(u)).group_by(u.model)):

@@ -17,6 +17,7 @@ from farthing.domain import conventions as c
 from farthing.domain.clock import HOUR, utc
 from farthing.exporters.report import Cell, Column, ReportTable
 from farthing.ledger import tables as t
+from farthing.ledger.cost_sums import cost_sums
 from farthing.ledger.engine_notes import Unpriced
 from farthing.ledger.repository import Ledger
 from farthing.service.scope import Scope, hour_text
@@ -93,11 +94,8 @@ def _by_who(request: _Request) -> _Parts:
     cost: defaultdict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
     others: Counter[str] = Counter()
     methods: Counter[str] = Counter()
-    # in the order of an index that has all of it; a tier is in none
-    read = ("tenant", "project") if "tenant" in keys else keys
-    for line in _lines(request, *read, "account", "phase", "method"):
-        names, (account, phase, method, nano) = dict(zip(read, line, strict=False)), line[len(read) :]
-        bearer = tuple(names[key] for key in keys)
+    for line in _lines(request, *keys, "account", "phase", "method"):
+        bearer, (account, phase, method, nano) = line[: len(keys)], line[len(keys) :]
         if account in _BUSY:
             methods[method] += nano
         if account in {c.CHARGED, c.ABORTED}:
@@ -188,10 +186,8 @@ def _by_line(request: _Request) -> _Parts:
 
 def _lines(request: _Request, *keys: str) -> list[tuple[Any, ...]]:
     """(keys …, nano-dollars) of the hourly sums of cost."""
-    o = t.cost_hours.c
-    columns = [o[key] for key in keys]
-    query = sa.select(*columns, sa.func.sum(o.nano)).where(*request.scope.where(o)).group_by(*columns)
-    return [(*row[:-1], int(row[-1])) for row in request.ledger.select(query)]
+    found = cost_sums(request.ledger, keys, request.scope.where(t.cost_hours.c))
+    return [(*key, nano) for key, (nano,) in found.items()]
 
 
 def _sums(

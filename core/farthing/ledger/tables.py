@@ -14,6 +14,7 @@ from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData
 
 __all__ = [
     "APPEND_ONLY",
+    "COST_KEYS",
     "adjustments",
     "boot_lines",
     "boots",
@@ -94,6 +95,7 @@ boots = Table(
     Column("billed_from_ns", BigInteger, nullable=True, comment="UTC; what lay before was billed by counters"),
     Column("covered_ns", BigInteger, nullable=False, server_default="0", comment="UTC; windows reach up to here"),
     Column("read_id", BigInteger, nullable=False, server_default="0", comment="the books hold its records up to here"),
+    Column("costing", Text, nullable=False, server_default="", comment="JSON: settings that its windows are made with"),
     Index(None, "engine"),
 )
 
@@ -208,6 +210,9 @@ def _who() -> list[Column[str]]:
     return [Column(name, String(512), primary_key=True) for name in _WHO]
 
 
+COST_KEYS = ("tenant", "project", "model", "tier", "engine", "account", "phase", "method", "reason")
+"""What costs are told apart by, beside time."""
+
 cost_hours = Table(
     "cost_hours",
     metadata,
@@ -223,8 +228,8 @@ cost_hours = Table(
     Column("late_nano", BigInteger, nullable=False, comment="what late records took out: the negative lines, negated"),
     Column("millijoules", BigInteger, nullable=False),
     Index(None, "period"),
-    # sums by who bore a cost, read in order from the index alone; PostgreSQL has no need of it, since it groups by hash
-    Index("ix_cost_hours_who", "tenant", "project", "account", "phase", "method", "hour", "nano").ddl_if("sqlite"),
+    # sums by any of them are read in order from the index alone; PostgreSQL has no need of it, since it groups by hash
+    Index("ix_cost_hours_sums", *COST_KEYS, "hour", "nano", "late_nano").ddl_if("sqlite"),
 )
 
 usage_hours = Table(
