@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import sqlalchemy as sa
 from tests.ledger.test_repository import BOOT, differences
-from tests.service.books import accountant, content, raw_records
+from tests.service.books import accountant, raw_records
 
 from farthing.domain.clock import SECOND, Anchor
 from farthing.domain.errors import LedgerError
@@ -199,10 +199,16 @@ def test_a_ledger_of_the_version_before_is_moved_row_by_row(postgres, tmp_path):
             connection.execute(sa.select(sa.func.setval(f"{numbered.name}_id_seq", last)))
     migrate(engine, "head")
 
+    def held(ledger):
+        # what later versions add is theirs to fill
+        found = {}
+        for name in ("boots", "windows", "journal", "requests", "cost_hours"):
+            columns = [t.metadata.tables[name].c[column.name] for column in then.tables[name].columns]
+            found[name] = sorted(map(tuple, ledger.select(sa.select(*columns))))
+        return found
+
     ledger = Ledger(engine)
-    assert content(ledger) == content(source)
-    numbers = sa.select(t.journal.c.id, t.journal.c.nano).order_by(t.journal.c.id)
-    assert ledger.select(numbers) == source.select(numbers)
+    assert held(ledger) == held(source)
     found = places(ledger)
     lines = len(source.select(sa.select(t.journal.c.id)))
     assert found["journal_20261127"] + found["journal_20261128"] == lines
@@ -219,7 +225,7 @@ def test_a_ledger_of_the_version_before_is_moved_row_by_row(postgres, tmp_path):
     # the numbering goes on, and an accountant that starts on it posts nothing twice
     again = accountant(ledger)
     again.advance()
-    assert content(ledger) == content(source)
+    assert held(ledger) == held(source)
     _post(ledger, _boot(MIDNIGHT, "new"))
     assert ledger.select(sa.select(sa.func.max(t.journal.c.id))) == [(lines + 1,)]
     source.close()
