@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import typing
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,7 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, HttpUrl, ValidationError, fie
 
 from farthing.domain.conventions import DEFAULT_PORT
 from farthing.domain.errors import ConfigError
+from farthing.settings_alerts import AlertSettings
 from farthing.settings_budgets import BudgetSettings
+from farthing.settings_notify import NotifySettings
 from farthing.settings_prices import CapacitySettings, Currency, ExchangeSettings, OwnedSettings, PriceSettings
 
 __all__ = [
@@ -24,6 +27,7 @@ __all__ = [
     "CostingSettings",
     "EngineSettings",
     "ExchangeSettings",
+    "NotifySettings",
     "OwnedSettings",
     "PriceSettings",
     "RetentionSettings",
@@ -120,16 +124,6 @@ class RetentionSettings(_Strict):
     """Journal lines, after the end of the period that they were posted in."""
 
 
-class AlertSettings(_Strict):
-    """Thresholds that the alert rules and dashboards share."""
-
-    ttft_p95_seconds: Annotated[float, Field(gt=0)] = 0.5
-    """Interactive chat: 95 % of first tokens within half a second."""
-    for_seconds: Annotated[int, Field(ge=0)] = 15
-    webhook_url: HttpUrl | None = None
-    """Where Alertmanager posts; None: alerts are shown in Alertmanager only."""
-
-
 class StackSettings(_Strict):
     """The native stack: its state folder and ports."""
 
@@ -182,6 +176,7 @@ class Settings(_Strict):
     serve: ServeSettings = ServeSettings()
     costing: CostingSettings = CostingSettings()
     alerts: AlertSettings = AlertSettings()
+    notify: NotifySettings = NotifySettings()
     stack: StackSettings = StackSettings()
 
     @model_validator(mode="before")
@@ -305,23 +300,22 @@ def _line_of(node: Any, location: tuple[Any, ...]) -> int:
 
 
 def _known_keys(location: tuple[Any, ...]) -> list[str]:
+    """The keys that the section at ``location`` has; empty where there is no section."""
     model: type[BaseModel] = Settings
-    nested: dict[str, type[BaseModel]] = {
-        "engines": EngineSettings,
-        "prices": PriceSettings,
-        "capacity": CapacitySettings,
-        "exchange": ExchangeSettings,
-        "budgets": BudgetSettings,
-        "owned": OwnedSettings,
-    }
     for part in location:
         if isinstance(part, int):
             continue
-        annotation = model.model_fields[part].annotation if part in model.model_fields else None
-        if part in nested:
-            model = nested[part]
-        elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            model = annotation
-        else:
+        field = model.model_fields.get(part)
+        found = None if field is None else _section_of(field.annotation)
+        if found is None:
             return []
+        model = found
     return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    """The section that a key holds: itself, one of a list, or one that may be missing."""
+    for kind in (annotation, *typing.get_args(annotation)):
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            return kind
+    return None

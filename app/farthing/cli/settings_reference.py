@@ -135,7 +135,6 @@ MEANINGS: Final = {
     "serve.port": "Port of the page, the metrics and intake.",
     "costing.window_seconds": "Length of a costing window.",
     "costing.scrape_seconds": "How often engines are scraped.",
-    "alerts.for_seconds": "How long a latency must last before its alert fires.",
     "stack.state_dir": "Folder of the stack's generated configuration, data, logs, secrets and, by default, ledger.",
     "stack.prometheus_port": "Prometheus.",
     "stack.alertmanager_port": "Alertmanager.",
@@ -203,7 +202,7 @@ def _nested(field: FieldInfo) -> tuple[type[BaseModel] | None, bool]:
 
 def _present(annotation: Any) -> Any:
     """The type of a value that is there: without None."""
-    if not isinstance(annotation, types.UnionType):
+    if typing.get_origin(annotation) not in {types.UnionType, typing.Union}:
         return annotation
     (member,) = (member for member in typing.get_args(annotation) if member is not types.NoneType)
     return member
@@ -217,6 +216,9 @@ def _keys(model: type[BaseModel], prefix: str) -> Iterator[Setting]:
         meaning = documented.get(name) or MEANINGS.get(key, "")
         if section is None:
             yield Setting(key, _type(field), _default(field), meaning)
+        elif many and prefix:
+            yield Setting(key, "list", "none", meaning or _plain(inspect.cleandoc(section.__doc__ or "")))
+            yield from _keys(section, f"{key}[].")
         elif many:
             yield Setting(key, f"list, see [{key}](#{key})", "none", meaning)
         elif prefix:
