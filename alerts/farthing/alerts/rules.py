@@ -12,6 +12,8 @@ from farthing.domain.conventions import LABEL_COMPONENT, LABEL_SEVERITY, LABEL_T
 __all__ = [
     "EVALUATION_SECONDS",
     "RUNBOOK_BASE",
+    "SLOW_SECONDS",
+    "TEAM_FINANCE",
     "TEAM_PLATFORM",
     "TEAM_SERVING",
     "AlertRule",
@@ -24,7 +26,9 @@ __all__ = [
 Severity: TypeAlias = Literal["critical", "warning"]
 
 EVALUATION_SECONDS: Final = 5
-"""How often every group is evaluated: a stall shows within seconds, and the rules are few."""
+"""How often a group is evaluated that does not say otherwise: a stall shows within seconds."""
+SLOW_SECONDS: Final = 60
+"""How often groups are evaluated whose expressions look back for hours: nothing in them changes within seconds."""
 
 RUNBOOK_BASE: Final = "https://github.com/farthing/farthing/blob/main/alerts/runbooks/"
 
@@ -32,6 +36,8 @@ TEAM_SERVING: Final = "llm-serving"
 """Owner of the engines and their latency."""
 TEAM_PLATFORM: Final = "platform"
 """Owner of Prometheus, Farthing and the machines."""
+TEAM_FINANCE: Final = "finance"
+"""Owner of budgets, and of what is spent against them."""
 
 # Prometheus accepts more; ours are level:metric:operation and <Component><Symptom>.
 _RECORD: Final = re.compile(r"^[a-z]+:[a-z0-9_]+:[a-z0-9_]+$")
@@ -115,10 +121,11 @@ Rule: TypeAlias = RecordingRule | AlertRule
 
 @dataclass(frozen=True, slots=True)
 class RuleGroup:
-    """Rules evaluated together, in order, every EVALUATION_SECONDS; ValueError when a name is there twice."""
+    """Rules evaluated together, in order, every ``interval_seconds``; ValueError when a name is there twice."""
 
     name: str
     rules: tuple[Rule, ...]
+    interval_seconds: int = EVALUATION_SECONDS
 
     def __post_init__(self) -> None:
         names = [rule.record if isinstance(rule, RecordingRule) else rule.name for rule in self.rules]
@@ -140,6 +147,6 @@ class RuleGroup:
         """The group as a mapping in the key order of Prometheus' documentation."""
         return {
             "name": self.name,
-            "interval": f"{EVALUATION_SECONDS}s",
+            "interval": f"{self.interval_seconds}s",
             "rules": [rule.document() for rule in self.rules],
         }
