@@ -18,6 +18,7 @@ from importlib.metadata import version
 from farthing.books.prices import WHOLE, PriceBook
 from farthing.books.tariff import Tariff, parse_tariff, splice
 from farthing.costing.checks import Evidence
+from farthing.costing.stream import Options
 from farthing.domain import conventions as c
 from farthing.domain.clock import utc
 from farthing.domain.errors import PriceError
@@ -25,7 +26,7 @@ from farthing.domain.model import Check, EngineGauges, EngineView, IntakeView, S
 from farthing.domain.records import RawRecord, Record, Started, Usage
 from farthing.ledger.engine_notes import note_probed, probed_since
 from farthing.ledger.repository import Boot, Ledger
-from farthing.service.boot_account import BootAccount, Entry, costing_options
+from farthing.service.boot_account import BootAccount, Entry, costing_options, kept_options, options_text
 from farthing.service.checks import checks_of
 from farthing.service.latency import Latencies
 from farthing.service.naming import booked_name
@@ -84,6 +85,8 @@ class Accountant:
         self._behind = False
         """There may be something to post."""
         self._unpriced = UnpricedEngines(ledger)
+        self._ran_out: dict[str, tuple[Tariff, str]] = {}
+        """Engines whose scrapes came to a time without a price: the rest of them waits for one."""
         self._latencies = Latencies()
         self._totals = Totals.load(ledger)
         self._boots: dict[str, Boot] = {boot.boot: boot for boot in ledger.boots()}
@@ -114,7 +117,7 @@ class Accountant:
                     if self._is_late(raw):
                         continue
                     self._silence.heard(raw)
-                    order = self._orders.setdefault(raw.key.boot, BootOrder(self._options.grace_ns))
+                    order = self._order(raw.key.boot)
                     order.add(raw)
                     self._note_read(raw.key.boot, row_id)
                     # one at a time: the books must depend on the order of arrival alone, not on where a read ends
@@ -126,10 +129,21 @@ class Accountant:
                 self._post_all()
         return read
 
+    def _order(self, boot: str) -> BootOrder:
+        if boot not in self._orders:
+            self._orders[boot] = BootOrder(self._options_of(boot).grace_ns)
+        return self._orders[boot]
+
+    def _options_of(self, boot: str) -> Options:
+        """How a boot is costed: one in the books goes on as it began, or its windows would be cut and billed anew."""
+        known = self._boots.get(boot)
+        return kept_options(known.costing, self._options) if known else self._options
+
     def _note_read(self, boot: str, row_id: int) -> None:
         account = self._accounts.get(boot)
-        if account is not None and not account.closed:
-            account.read_id = row_id
+        if account is None or account.closed or (isinstance(account, ScrapedAccount) and self._probed(account.engine)):
+            return
+        account.read_id = row_id
 
     def note_silence(self) -> int:
         """Write down in the inbox which boots have fallen silent, for ``advance`` to read; returns how many."""
@@ -207,6 +221,8 @@ class Accountant:
         self._note_unpriced(account, str(error))
         if isinstance(account, BootAccount):
             account.unpriced = True
+        else:
+            self._ran_out[account.engine] = account.tariff, str(error)
         self._post(account)
         for boot in self._boots_of(account):
             del self._accounts[boot]
@@ -219,7 +235,7 @@ class Accountant:
     def _open(self, started: Started) -> None:
         boot, engine = started.key.boot, self._engine_of(started)
         scraped = boot.startswith(c.SCRAPED_BOOT)
-        if scraped and self._probed(engine):
+        if scraped and (self._probed(engine) or self._goes_on(boot, engine, started)):
             return
         configured = next((e for e in self._settings.engines if e.name == engine), None)
         gpu = configured.gpu if configured and configured.gpu else started.gpu
@@ -236,13 +252,10 @@ class Accountant:
             return
         self._unpriced.priced(engine)
         if scraped:
-            same = (a for a in self._accounts.values() if isinstance(a, ScrapedAccount) and a.engine == engine)
-            self._accounts[boot] = next(same, None) or ScrapedAccount(started, tariff, engine)
+            self._accounts[boot] = ScrapedAccount(started, tariff, engine, options_text(self._options_of(boot)))
             return
         for earlier in self._open_accounts(engine):
-            for record in self._orders[earlier.started.key.boot].ready(final=True):
-                earlier.feed(record)
-            earlier.end()
+            self._end(earlier)
         billed: list[int] = []
         for account in self._accounts.values():
             if isinstance(account, ScrapedAccount) and account.engine == engine:
@@ -251,14 +264,41 @@ class Accountant:
         if engine not in self._probed_since:
             self._probed_since[engine] = self._last_id
             note_probed(self.ledger, engine, self._last_id)
-        self._accounts[boot] = BootAccount(started, tariff, engine, self._options, billed_ns=max(billed, default=None))
+        options = self._options_of(boot)
+        self._accounts[boot] = BootAccount(started, tariff, engine, options, billed_ns=max(billed, default=None))
+
+    def _goes_on(self, boot: str, engine: str, started: Started) -> bool:
+        """Whether a scraped boot goes on with its engine's account, or waits for a price as that does."""
+        for account in self._accounts.values():
+            if isinstance(account, ScrapedAccount) and account.engine == engine:
+                self._accounts[boot] = account
+                return True
+        if engine in self._ran_out:
+            tariff, reason = self._ran_out[engine]
+            self._unpriced.note(engine, started, tariff.gpu, tariff.count, reason, started.at_ns)
+            return True
+        return False
+
+    def _end(self, account: BootAccount) -> None:
+        """Another boot took its engine's place: what is known of it is settled, as far as it has a price."""
+        try:
+            for record in self._orders[account.started.key.boot].ready(final=True):
+                account.feed(record)
+            account.end()
+        except PriceError as error:
+            self._run_out(account, error)
 
     def _with_booked(self, boot: str, tariff: Tariff) -> Tariff:
         """The tariff of a boot: what is in the books keeps its price, a new one applies to the rest."""
         known = self._boots.get(boot)
         if known is None or known.price_version == tariff.version:
             return tariff
-        content, until = self.ledger.price_content(known.price_version), self.ledger.posted_until(boot)
+        boots = [boot]
+        if boot.startswith(c.SCRAPED_BOOT):
+            # all of an engine's scrapes have one account
+            boots = [one.boot for one in self._boots.values() if _is_scraped(one) and one.engine == known.engine]
+        content = self.ledger.price_content(known.price_version)
+        until = max(filter(None, map(self.ledger.posted_until, boots)), default=None)
         if content is None or until is None:
             return tariff
         spliced = splice(parse_tariff(content), until, tariff)
@@ -291,10 +331,7 @@ class Accountant:
 
     def _post_all(self) -> None:
         for account in list(dict.fromkeys(self._accounts.values())):
-            try:
-                self._post(account)
-            except PriceError as error:
-                self._run_out(account, error)
+            self._post(account)
         self._behind = False
 
     def _post(self, account: Account) -> None:
@@ -409,3 +446,7 @@ class Accountant:
             detail = f"boot {self._broken[engine][-1]} cannot be costed any further, see the log; its records are kept"
             latest[c.CHECK_ARRIVED] = Check(c.CHECK_ARRIVED, False, detail)
         return tuple(latest.values())
+
+
+def _is_scraped(boot: Boot) -> bool:
+    return boot.boot.startswith(c.SCRAPED_BOOT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from farthing.domain.records import (
 from farthing.ledger.repository import Boot, RequestRow
 from farthing.settings import Settings
 
-__all__ = ["BootAccount", "Entry", "costing_options", "request_row"]
+__all__ = ["BootAccount", "Entry", "costing_options", "kept_options", "options_text", "request_row"]
 
 _SILENCES = (c.INBOX_SILENT, c.INBOX_ABANDONED)
 _NO_MARKS = StepMarks(*([()] * len(StepMarks.__dataclass_fields__)))
@@ -73,6 +74,8 @@ class BootAccount:
         self.unpriced = False
         """It has come to a time without a price: what was settled before stands, and nothing more is costed."""
         self._settled_nano = 0
+        self._settled_ns = dict.fromkeys(range(started.ranks), started.at_ns)
+        """By rank: up to where the windows reach that were settled and taken."""
         self.read_id = 0
         """Of the last record in the inbox that was read for this boot."""
         self.silent = False
@@ -111,6 +114,8 @@ class BootAccount:
     def _take(self, windows: list[SettledWindow]) -> None:
         self._windows += windows
         self._settled_nano += sum(window.bill_nano for window in windows)
+        for window in windows:
+            self._settled_ns[window.engine_index] = window.end_ns
 
     def end(self) -> None:
         """Settle all that is known: nothing more can come (another boot took this engine's place)."""
@@ -138,8 +143,11 @@ class BootAccount:
 
     @property
     def bill_nano(self) -> int:
-        """Allocation x price from the start to the end of the last closed window, without looking at windows."""
-        return self._settled_nano if self.unpriced else self.stream.billed_nano
+        """Allocation x price from the start to the end of the last closed window, without looking at windows.
+
+        Where a window in progress has come to a time without a price, what is settled: the rest has no amount yet.
+        """
+        return self._settled_nano if self._is_priceless() else self.stream.billed_nano
 
     @property
     def energy_mj(self) -> int | None:
@@ -176,14 +184,15 @@ class BootAccount:
             refused=self.refused,
             ranks=self.started.ranks,
             billed_from_ns=self._billed_ns,
-            covered_ns=self._wall(self.stream.settled_ns if self.unpriced else self.stream.covered_ns),
+            covered_ns=self._wall(min(self._settled_ns.values()) if self._is_priceless() else self.stream.covered_ns),
             read_id=self.read_id,
             price_content=self.tariff.content,
+            costing=options_text(self.stream.options),
         )
 
     def wip(self) -> dict[str, int]:
         """Provisional nano-dollars of windows that are not settled, by phase or account."""
-        return {} if self.unpriced else self.stream.provisional()
+        return {} if self._is_priceless() else self.stream.provisional()
 
     def fit(self) -> Fit | None:
         """The fit as it stands."""
@@ -211,6 +220,10 @@ class BootAccount:
     def _lost(self) -> int:
         return self.missing + self._late + self.stream.strays
 
+    def _is_priceless(self) -> bool:
+        """Whether its windows, settled or in progress, reach into a time without a price."""
+        return self.unpriced or not self.tariff.covers(self._wall(self.started.at_ns), self._wall(self.stream.reach_ns))
+
     def _wall(self, mono_ns: int) -> int:
         return self.started.anchor.to_wall(mono_ns)
 
@@ -225,6 +238,17 @@ def costing_options(settings: Settings) -> Options:
     """How windows are cut and settled, from farthing.yaml."""
     costing = settings.costing
     return Options(costing.window_seconds * SECOND, costing.grace_seconds * SECOND, costing.horizon_windows)
+
+
+def options_text(options: Options) -> str:
+    """How a boot's windows are cut and settled, as the books keep it: canonical JSON."""
+    kept = {"window_ns": options.window_ns, "grace_ns": options.grace_ns, "horizon": options.horizon}
+    return json.dumps(kept, separators=(",", ":"), sort_keys=True)
+
+
+def kept_options(text: str, default: Options) -> Options:
+    """The options of such a text; ``default`` where the books keep none, as of boots of the first versions."""
+    return Options(**json.loads(text)) if text else default
 
 
 def request_row(usage: Usage, engine: str, ended_wall_ns: int) -> RequestRow:

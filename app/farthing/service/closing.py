@@ -133,13 +133,30 @@ def close_period(  # noqa: PLR0917 - the period, what it is closed by, and who s
 def draft_period(
     ledger: Ledger, period: str, settings: Settings, prices: PriceBook, policy: Policy, *, now_ns: int
 ) -> Closed:
-    """What closing a period now would give; writes nothing. A period that is not over is drafted up to now."""
+    """What closing a period now would give; writes nothing.
+
+    A period that is not over is drafted up to now: its engines as far as they are known, and what they do not have up
+    to now. Periods before it that are open still are drafted first, as if they were closed now.
+
+    Raises PeriodError when the period is closed, or has not begun.
+    """
+    if bounds(parse_period(period))[0] > now_ns:
+        raise PeriodError(f"period {period} has not begun; there is nothing to draft yet")
+    hashes = InputHashes(evidence_hash)
     with transaction(ledger.engine) as connection:
-        closed = PeriodBooks(connection).closed()
-        if closed and parse_period(period) <= closed[-1]:
+        books = PeriodBooks(connection)
+        closed, active = books.closed(), books.active()
+        if closed and period <= closed[-1]:
             raise PeriodError(f"period {period} is closed already; farthing statement list shows its statements")
-        hashes = InputHashes(evidence_hash)
-        return _Closing(connection, period, settings, prices, policy, hashes, until_ns=now_ns).make("(draft)", now_ns)
+        due = following(closed[-1]) if closed else min([period, *active])
+        drafted: list[ClosingDocument] = []
+        while True:
+            closing = _Closing(connection, due, settings, prices, policy, hashes, until_ns=now_ns, drafted=drafted)
+            draft = closing.make("(draft)", now_ns)
+            if due == period:
+                return draft
+            drafted.append(draft.document)
+            due = following(due)
 
 
 def _refuse(books: PeriodBooks, period: str, now_ns: int) -> None:
@@ -161,7 +178,7 @@ def _refuse(books: PeriodBooks, period: str, now_ns: int) -> None:
 
 
 class _Closing:
-    """One closing, or a draft of one that ends at ``until_ns`` at the latest."""
+    """One closing, or a draft of one that ends at ``until_ns`` at the latest and follows others that are drafts."""
 
     def __init__(  # noqa: PLR0917 - what a closing is made of
         self,
@@ -173,6 +190,7 @@ class _Closing:
         hashes: InputHashes,
         *,
         until_ns: int | None = None,
+        drafted: Sequence[ClosingDocument] = (),
     ) -> None:
         self._hashes = hashes
         self._connection = connection
@@ -182,9 +200,12 @@ class _Closing:
         self._prices = prices
         self._policy = policy
         self._start, self._end = bounds(period)
+        self._period_end = self._end
+        """Engines' clocks may be ahead of ours: what they have told by then is told."""
         if until_ns is not None:
             self._end = max(self._start, min(self._end, until_ns))
         self._before = [document for one in self._books.closed() if (document := self._books.closing(one))]
+        self._before += drafted
         self._unpriced: list[str] = []
 
     def make(self, signed_by: str, issued_ns: int) -> Closed:
@@ -236,11 +257,11 @@ class _Closing:
         before: dict[str, ClosedBoot] = {}
         for document in self._before:
             before.update({boot.name: boot for boot in document.boots})
-        reach = self._books.reach(self._end)
+        reach = self._books.reach(self._period_end)
         found = []
         for name, rows in _groups(self._connection).items():
             known = before.get(name)
-            if (known and known.final) or min(int(row.started_ns) for row in rows) >= self._end:
+            if (known and known.final) or min(int(row.started_ns) for row in rows) >= self._period_end:
                 continue
             boot = self._billed(name, rows)
             settled: dict[int, int] = {}
@@ -249,12 +270,13 @@ class _Closing:
                     settled[rank] = max(settled.get(rank, 0), end)
             members = [row.boot for row in rows]
             read_id = max(int(row.read_id) for row in rows)
-            closed = close_boot(boot, self._end, settled, known, members, read_id)
+            closed = close_boot(boot, self._period_end, settled, known, members, read_id)
             found.append(replace(closed, sha256=self._hashes.through(self._books, members, read_id)))
         return found
 
     def _billed(self, name: str, rows: Sequence[Any]) -> BilledBoot:
-        last = rows[-1]
+        # of an engine that is costed from its counters, the row that was written last
+        last = max(rows, key=lambda row: int(row.read_id))
         return BilledBoot(
             name=name,
             engine=last.engine,
@@ -264,6 +286,7 @@ class _Closing:
             ended=all(row.closed_ns is not None for row in rows),
             ranks=int(last.ranks),
             billed_from_ns=last.billed_from_ns,
+            costing=last.costing,
         )
 
     def _tariff(self, boot: str, price_version: str) -> Tariff:
@@ -305,9 +328,15 @@ class _Closing:
 
     def _engines_without_price(self) -> list[str]:
         found = []
-        for line in self._books.unpriced():
+        p = t.probed_engines.c
+        probed = {row.engine: int(row.first_id) for row in self._connection.execute(sa.select(p.engine, p.first_id))}
+        for row_id, line in self._books.unpriced():
             record = decode_line(line)
-            if isinstance(record, Started) and record.anchor.to_wall(record.at_ns) < self._end:
+            if not isinstance(record, Started):
+                continue
+            if record.key.boot.startswith(c.SCRAPED_BOOT) and row_id >= probed.get(record.engine, row_id + 1):
+                continue  # its probe reports what it does
+            if record.anchor.to_wall(record.at_ns) < self._end:
                 found.append(f"engine {record.engine}: GPU {record.gpu!r} has no price; its work is kept, not costed")
         u = t.unpriced_engines.c
         noted = self._connection.execute(sa.select(u.engine, u.reason).where(u.since_ns < self._end))
@@ -370,11 +399,17 @@ class _Closing:
         return found
 
     def _lives(self) -> dict[str, list[tuple[int, int]]]:
-        """engine -> when its boots are billed; an open boot is billed until its end is known."""
+        """engine -> when its boots are billed; an open boot is billed until its end is known.
+
+        Scrapes say nothing of the time after them, and never that they were the last: nor does a boot that another
+        one followed.
+        """
         lives: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
-        for rows in _groups(self._connection).values():
+        groups = _groups(self._connection)
+        latest = {rows[-1].engine: name for name, rows in groups.items() if not name.startswith(c.SCRAPED_BOOT)}
+        for name, rows in groups.items():
             start = min(int(row.started_ns) for row in rows)
-            ended = all(row.closed_ns is not None for row in rows)
+            ended = all(row.closed_ns is not None for row in rows) or latest.get(rows[-1].engine) != name
             end = max(int(row.covered_ns) for row in rows) if ended else self._end
             lives[rows[-1].engine].append((start, max(start, end)))
         return lives

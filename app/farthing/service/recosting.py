@@ -13,10 +13,11 @@ from farthing.books.tariff import Tariff
 from farthing.costing.stream import Options
 from farthing.domain import conventions as c
 from farthing.domain.clock import Anchor
+from farthing.domain.errors import PriceError
 from farthing.domain.model import Adjustment, SettledWindow
-from farthing.domain.records import RawRecord, Started
+from farthing.domain.records import RawRecord, Record, Started
 from farthing.ledger.rows import RequestRow
-from farthing.service.boot_account import BootAccount, Entry
+from farthing.service.boot_account import BootAccount, Entry, kept_options
 from farthing.service.ordering import BootOrder
 from farthing.service.scraped_account import ScrapedAccount
 
@@ -57,9 +58,11 @@ def recost(  # noqa: PLR0917 - a boot, what it is costed from, and where to
 ) -> None:
     """Cost a boot's (id, record) pairs, in order of arrival, and add what was posted in a period to ``into``.
 
-    What the books held at the closing before is what its records up to ``read_before_id`` came to.
+    ``options`` are for a boot that keeps none of its own. What the books held at the closing before is what its
+    records up to ``read_before_id`` came to.
     """
     posting = _Posting(period, into)
+    options = kept_options(boot.costing, options)
     if boot.name.startswith(c.SCRAPED_BOOT):
         _recost_scraped(boot, records, tariff, options, posting)
     else:
@@ -116,31 +119,50 @@ class _Posting:
 def _recost_probed(
     boot: ClosedBoot, records: Iterable[tuple[int, RawRecord]], tariff: Tariff, options: Options, posting: _Posting
 ) -> None:
-    order = BootOrder(options.grace_ns)
-    account: BootAccount | None = None
+    probed = _Probed(boot, tariff, options)
     before = boot.read_before_id > 0
-
-    def settle_rest() -> None:
-        if account is not None and not account.closed:
-            for record in order.ready(final=True):
-                account.feed(record)
-            account.end()
-
     for row_id, raw in records:
         if before and row_id > boot.read_before_id:
-            if boot.ended_before:
-                settle_rest()
-            posting.take(_drained(account), before=True)
+            posting.take(probed.drained(ended=boot.ended_before), before=True)
             before = False
-        order.add(raw)
-        for record in order.ready():
-            if account is None and isinstance(record, Started):
-                account = BootAccount(record, tariff, boot.engine, options, billed_ns=boot.billed_from_ns)
-            if account is not None:
+        probed.read(raw)
+    if before:
+        # another boot may have ended it since, without a record of its own
+        posting.take(probed.drained(ended=boot.ended_before), before=True)
+    posting.take(probed.drained(ended=boot.ended), before=False)
+
+
+class _Probed:
+    """A boot whose probe reports, as the accountant costs it."""
+
+    def __init__(self, boot: ClosedBoot, tariff: Tariff, options: Options) -> None:
+        self._boot, self._tariff, self._options = boot, tariff, options
+        self._order = BootOrder(options.grace_ns)
+        self._account: BootAccount | None = None
+
+    def read(self, raw: RawRecord) -> None:
+        """Take a record as it arrived."""
+        self._order.add(raw)
+        for record in self._order.ready():
+            if self._account is None and isinstance(record, Started):
+                billed_ns = self._boot.billed_from_ns
+                self._account = BootAccount(record, self._tariff, self._boot.engine, self._options, billed_ns=billed_ns)
+            account = self._account
+            if account is not None and not account.unpriced:
+                try:
+                    account.feed(record)
+                except PriceError:
+                    # the books end where its price did
+                    account.unpriced = True
+
+    def drained(self, *, ended: bool) -> list[Entry]:
+        """What it posted since the last call; all that is known of it, when nothing more can come."""
+        account = self._account
+        if account is not None and ended and not account.closed:
+            for record in self._order.ready(final=True):
                 account.feed(record)
-    if boot.ended:
-        settle_rest()
-    posting.take(_drained(account), before=before)
+            account.end()
+        return _drained(account)
 
 
 def _recost_scraped(
@@ -158,9 +180,18 @@ def _recost_scraped(
         for record in order.ready():
             if account is None and isinstance(record, Started):
                 account = ScrapedAccount(record, tariff, boot.engine)
-            if account is not None:
-                account.feed(record)
+            if account is not None and not _fed(account, record):
+                posting.take(_drained(account), before=before)
+                return
     posting.take(_drained(account), before=before)
+
+
+def _fed(account: ScrapedAccount, record: Record) -> bool:
+    try:
+        account.feed(record)
+    except PriceError:
+        return False
+    return True
 
 
 def _drained(account: BootAccount | ScrapedAccount | None) -> list[Entry]:

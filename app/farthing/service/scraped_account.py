@@ -27,10 +27,12 @@ class ScrapedAccount:
     refused = 0
     """The scraper's own records are never wrong."""
 
-    def __init__(self, started: Started, tariff: Tariff, engine: str) -> None:
+    def __init__(self, started: Started, tariff: Tariff, engine: str, costing: str = "") -> None:
+        """``costing`` is what the books keep of the settings that its records are put in order with."""
         self.started = started
         self.tariff = tariff
         self.engine = engine
+        self._costing = costing
         self.closed = False
         """The engine's probe reports now: scrapes are not costed any more."""
         self.state = "ready"
@@ -41,6 +43,8 @@ class ScrapedAccount:
         self._first_ns: int | None = None
         self._boots: dict[str, Started] = {}
         self._windows: list[SettledWindow] = []
+        self._told: set[str] = set()
+        """Boots that the books know."""
 
     def feed(self, record: Record) -> None:
         """Take the next record in the order of its time."""
@@ -57,11 +61,15 @@ class ScrapedAccount:
         self._windows += self._coster.feed(record)
 
     def drain(self) -> list[Entry]:
-        """What is to be posted since the last call, by boot; the engine's whole bill stands at its first boot."""
+        """What is to be posted since the last call, by boot; the engine's whole bill stands at its first boot.
+
+        A boot is told of even before it has a window: its first record settles one of the boot before it.
+        """
         entries = []
         for number, (boot, started) in enumerate(self._boots.items()):
             windows = tuple(window for window in self._windows if window.boot == boot)
-            if windows or number == 0:
+            if windows or number == 0 or boot not in self._told:
+                self._told.add(boot)
                 entries.append(Entry(self._row(started, self.bill_nano if number == 0 else 0), (), windows))
         self._windows.clear()
         return entries
@@ -113,4 +121,5 @@ class ScrapedAccount:
             covered_ns=self.watermark_ns,
             read_id=self.read_id,
             price_content=self.tariff.content,
+            costing=self._costing,
         )

@@ -50,6 +50,7 @@ class BilledBoot:
     """Nothing can come after ``covered_ns``."""
     ranks: int = 1
     billed_from_ns: int | None = None
+    costing: str = ""
 
     def cumulative(self, wall_ns: int) -> int:
         """Nano-dollars of the whole boot up to a moment."""
@@ -93,6 +94,8 @@ class ClosedBoot:
     """Nothing of it can change any more."""
     ranks: int = 1
     billed_from_ns: int | None = None
+    costing: str = ""
+    """JSON of the settings that its windows are made with; empty: those of the closing."""
     sha256: str = ""
     """Over its input records up to ``read_id``, in order of arrival."""
 
@@ -122,7 +125,7 @@ class ClosingDocument:
     engine_tariffs: tuple[tuple[str, str, str], ...] = ()
     """(capacity, engine, content of its tariff) for gaps that late boots fill."""
     costing: dict[str, int] = field(default_factory=dict)
-    """The settings of costing that the windows were made with."""
+    """The settings of costing when it was made."""
     settlement_policy: str = ""
     program: str = ""
     """Version of Farthing."""
@@ -176,6 +179,7 @@ def close_boot(  # noqa: PLR0917 - a boot, the moment, and what was known of it 
         ended_before=before.ended if before else False,
         ranks=boot.ranks,
         billed_from_ns=boot.billed_from_ns,
+        costing=boot.costing,
         final=boot.ended and billed == settled and boot.covered_ns <= end_ns,
     )
 

@@ -85,6 +85,11 @@ class Tariff:
         end = self._ends[i]
         return end is None or wall_ns < end
 
+    def covers(self, start_ns: int, end_ns: int) -> bool:
+        """Whether all of [start_ns, end_ns), UTC, has a price."""
+        i = bisect_right(self._starts, start_ns) - 1
+        return i >= 0 and ((end := self._ends[i]) is None or end_ns <= end)
+
     def cumulative(self, wall_ns: int) -> int:
         """F: nano-dollars up to a UTC moment; never decreases. Raises PriceError inside a stretch without a price."""
         self._refuse_gap(wall_ns, wall_ns)

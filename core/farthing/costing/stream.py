@@ -221,6 +221,11 @@ class CostStream:
         return min(index.cut_ns for index in self._indices)
 
     @property
+    def reach_ns(self) -> int:
+        """Up to where the windows of any index reach."""
+        return max(index.cut_ns for index in self._indices)
+
+    @property
     def billed_nano(self) -> int:
         """Nano-dollars up to the end of each index's last closed window: all of it is settled or in progress."""
         origin = self.started.at_ns

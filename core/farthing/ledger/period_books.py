@@ -147,11 +147,12 @@ class PeriodBooks:
         query = sa.select(b.engine, f.method, f.version, f.evidence).join(t.boots, b.boot == f.boot)
         return tuple((row[0], row[1], row[3]) for row in self._rows(query.order_by(b.engine, f.version)))
 
-    def unpriced(self) -> list[bytes]:
-        """The starts of boots that never got into the books, as they were received."""
+    def unpriced(self) -> list[tuple[int, bytes]]:
+        """(id, line) of the starts of boots that never got into the books, as they were received."""
         r = t.records.c
         known = sa.select(t.boots.c.boot)
-        return [bytes(row[0]) for row in self._rows(sa.select(r.line).where(r.kind == "started", r.boot.not_in(known)))]
+        query = sa.select(r.id, r.line).where(r.kind == "started", r.boot.not_in(known)).order_by(r.id)
+        return [(int(row[0]), bytes(row[1])) for row in self._rows(query)]
 
     def inputs(self, boots: Sequence[str], read_id: int, after_id: int = 0) -> Iterable[tuple[Any, bytes]]:
         """(row, line) of the records of some boots after an id up to another, in order of arrival."""

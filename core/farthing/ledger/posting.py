@@ -77,8 +77,11 @@ class Poster:
         self._shares = RequestCosts(boot.boot)
 
     def boot(self) -> None:
-        """Write the boot as it stands; who it is was said the first time."""
-        boot = self._boot
+        """Write the boot as it stands; who it is was said the first time.
+
+        One that is read once more has said less than the books hold until it is where it was: it changes nothing.
+        """
+        boot, b = self._boot, t.boots.c
         values = {
             "boot": boot.boot,
             "engine": boot.engine,
@@ -92,6 +95,7 @@ class Poster:
             "started_ns": boot.started_ns,
             "ranks": boot.ranks,
             "billed_from_ns": boot.billed_from_ns,
+            "costing": boot.costing,
         }
         self._connection.execute(insert_new(self._connection, t.boots), [values])
         changing = {
@@ -104,8 +108,10 @@ class Poster:
             "covered_ns": boot.covered_ns,
             "price_version": boot.price_version,
             "read_id": boot.read_id,
+            "costing": sa.case((b.costing == "", boot.costing), else_=b.costing),
         }
-        self._connection.execute(sa.update(t.boots).where(t.boots.c.boot == boot.boot).values(**changing))
+        newer = sa.update(t.boots).where(b.boot == boot.boot, b.read_id <= boot.read_id)
+        self._connection.execute(newer.values(**changing))
 
     def requests(self, rows: Sequence[RequestRow]) -> list[RequestRow]:
         """Write those that are not there yet, and return them."""

@@ -152,6 +152,7 @@ class Ledger:
                 billed_from_ns=row.billed_from_ns,
                 covered_ns=row.covered_ns,
                 read_id=row.read_id,
+                costing=row.costing,
             )
             for row in rows
         ]

@@ -45,6 +45,8 @@ class Boot:
     """Of its last record that the books hold the consequences of; changes with every record and is no news."""
     price_content: str = field(default="", compare=False)
     """What ``price_version`` stands for; kept once for each version."""
+    costing: str = field(default="", compare=False)
+    """JSON of the settings of costing that its windows are made with; as the books first had them, they stay."""
 
     @property
     def energy_mj(self) -> int | None:
