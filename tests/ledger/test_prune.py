@@ -8,6 +8,9 @@ import sqlalchemy as sa
 from tests.ledger.booked import DAY, PERIOD, close, content, fill, meddle, run
 from tests.replay.conftest import TEXT
 from tests.service.books import accountant
+from tests.service.closings import SETTINGS as CLOSING_SETTINGS
+from tests.service.closings import close as close_month
+from tests.service.closings import late_and_on_time, moved
 
 from farthing.books.periods import bounds
 from farthing.domain.errors import LedgerError
@@ -23,6 +26,7 @@ from farthing.ledger.period_books import PeriodBooks
 from farthing.ledger.prune import Retention, prune
 from farthing.ledger.repository import Ledger, Posted
 from farthing.ledger.verify import verify
+from farthing.replay.recording import load_recording
 from farthing.service.reports import GROUPS, report
 from farthing.service.totals import Totals
 
@@ -159,6 +163,41 @@ def test_a_boot_that_is_open_keeps_everything(ledger):
     assert _wrong(ledger) == []
 
 
+def test_a_month_goes_while_a_boot_that_began_in_it_is_in_the_next(ledger_url):
+    """Its windows stay, some of them without their journal lines, and late work of theirs is in the next month's."""
+    ledger = Ledger.open(ledger_url)
+    late, on_time = late_and_on_time(moved(load_recording(TEXT), PERIOD, 120.0), 60, 5)
+    books = accountant(ledger, CLOSING_SETTINGS)
+    ledger.add(on_time[:-200])
+    books.advance()
+    close_month(ledger, PERIOD)
+    ledger.add([*late, *on_time[-200:]])
+    books.advance()
+    assert ledger.select(sa.select(sa.func.count()).select_from(t.adjustments))[0][0] > 0
+    assert _wrong(ledger) == []
+    lines = _rows(ledger)["journal"]
+    never = Retention(records_days=10_000, requests_days=10_000, windows_days=10_000, journal_days=1)
+    prune(ledger.engine, never, now_ns=END + DAY)
+    assert 0 < _rows(ledger)["journal"] < lines
+    assert _wrong(ledger) == []
+    meddle(ledger, sa.update(t.windows).where(*_first(t.windows, ledger)).values(bill_nano=t.windows.c.bill_nano + 1))
+    assert "windows_tile_their_boot" not in {check.name for check in _wrong(ledger)}
+    assert _wrong(ledger)
+    meddle(ledger, sa.update(t.windows).where(*_first(t.windows, ledger)).values(bill_nano=t.windows.c.bill_nano - 1))
+    following = close_month(ledger, "2026-12").document
+    assert following.facts.opening_wip_nano > 0
+    prune(ledger.engine, Retention(), now_ns=LATE)
+    assert sum(_rows(ledger).values()) <= 2
+    assert _wrong(ledger) == []
+    ledger.close()
+
+
+def _first(table, ledger):
+    keys = list(table.primary_key.columns)
+    (row,) = ledger.select(sa.select(*keys).order_by(*keys).limit(1))
+    return [key == value for key, value in zip(keys, row, strict=True)]
+
+
 def test_a_ledger_that_does_not_verify_is_not_pruned(ledger):
     """What is wrong must not be sealed as right."""
     close(ledger)
@@ -229,10 +268,7 @@ def test_a_sum_that_is_changed_after_its_rows_are_gone_is_found(ledger, table, c
     close(ledger)
     prune(ledger.engine, Retention(), now_ns=LATE)
     source = t.metadata.tables[table]
-    keys = list(source.primary_key.columns)
-    (row,) = ledger.select(sa.select(*keys).limit(1))
-    where = [key == value for key, value in zip(keys, row, strict=True)]
-    meddle(ledger, sa.update(source).where(*where).values({column: source.c[column] + 1}))
+    meddle(ledger, sa.update(source).where(*_first(source, ledger)).values({column: source.c[column] + 1}))
     assert _wrong(ledger)
 
 
