@@ -17,6 +17,7 @@ from farthing.settings_alerts import AlertSettings
 from farthing.settings_budgets import BudgetSettings
 from farthing.settings_notify import NotifySettings
 from farthing.settings_prices import CapacitySettings, Currency, ExchangeSettings, OwnedSettings, PriceSettings
+from farthing.settings_slo import SloSettings, effective_slos
 
 __all__ = [
     "TOKEN_VARIABLE",
@@ -33,6 +34,7 @@ __all__ = [
     "RetentionSettings",
     "ServeSettings",
     "Settings",
+    "SloSettings",
     "StackSettings",
     "load_settings",
     "read_secret",
@@ -171,6 +173,9 @@ class Settings(_Strict):
     capacity: tuple[CapacitySettings, ...] = ()
     exchange: tuple[ExchangeSettings, ...] = ()
     budgets: tuple[BudgetSettings, ...] = ()
+    slos: tuple[SloSettings, ...] = ()
+    slo_defaults: bool = True
+    """The SLOs that are in force by default, see [slo.md](slo.md)."""
     books: BookSettings = BookSettings()
     retention: RetentionSettings = RetentionSettings()
     serve: ServeSettings = ServeSettings()
@@ -205,6 +210,20 @@ class Settings(_Strict):
         if twice:
             raise ValueError(f"two budgets of {twice[0]!r}; keep one")
         return budgets
+
+    @field_validator("slos")
+    @classmethod
+    def _slos_differ(cls, slos: tuple[SloSettings, ...]) -> tuple[SloSettings, ...]:
+        names = [slo.name for slo in slos]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"two SLOs are called {twice[0]!r}; names must differ")
+        return slos
+
+    @property
+    def objectives(self) -> tuple[SloSettings, ...]:
+        """The SLOs in force: defaults and entries, less what is switched off."""
+        return effective_slos(self.slos, self.slo_defaults)
 
     @model_validator(mode="after")
     def _capacities_exist(self) -> Settings:

@@ -158,9 +158,12 @@ def snapshot(step: int = 100) -> Snapshot:
         histograms=(histogram_view(step), histogram_view(step, METRIC_TPOT)),
         intake=IntakeView({("usage", "accepted"): 400 * step, ("usage", "refused"): 1}),
         spend=spend_view(step),
+        requests={(MODEL, "interactive", "finished"): 360 * step, (MODEL, "interactive", "rejected"): 2 * step},
+        slo_requests={("acme-total", MODEL, "good"): 88 * step, ("acme-total", MODEL, "bad"): 2 * step},
     )
 
 
 def empty_snapshot() -> Snapshot:
     """A ledger in which no engine has reported yet."""
-    return replace(snapshot(0), engines=(), tenants=(), histograms=(), intake=IntakeView(), spend=None)
+    nothing = replace(snapshot(0), engines=(), tenants=(), histograms=(), intake=IntakeView(), spend=None)
+    return replace(nothing, requests={}, slo_requests={})

@@ -95,6 +95,7 @@ MEANINGS: Final = {
     "capacity": "GPUs that are paid for as a node, a reservation, a commitment or equipment. Explained in "
     "[prices.md](prices.md).",
     "budgets": "What may be spent in a month; told when it is passed, never enforced. See [spend.md](spend.md).",
+    "slos": "What is promised to users, and how much may be missed. See [slo.md](slo.md).",
     "exchange": "Exchange rates of other currencies than the ledger's.",
     "prices[].gpu": "Key of the price table, as in `engines[].gpu`.",
     "prices[].usd_per_hour": "Price of one GPU, exact to nine decimals, in the entry's currency.",

@@ -87,7 +87,7 @@ class Accountant:
         self._unpriced = UnpricedEngines(ledger)
         self._ran_out: dict[str, tuple[Tariff, str]] = {}
         """Engines whose scrapes came to a time without a price: the rest of them waits for one."""
-        self._latencies = Latencies()
+        self._latencies = Latencies(settings.objectives)
         self._totals = Totals.load(ledger)
         self._boots: dict[str, Boot] = {boot.boot: boot for boot in ledger.boots()}
         self._checks: dict[str, tuple[Check, ...]] = {}
@@ -381,6 +381,8 @@ class Accountant:
                 ),
                 tenants=tenant_views(self._totals),
                 histograms=self._latencies.views(),
+                requests=self._latencies.requests(),
+                slo_requests=self._latencies.slo_requests(),
                 intake=self._intake(),
             )
 

@@ -84,6 +84,32 @@ UNPRICED: Final = "unpriced"
 """What stands for the cost of work that no price applies to; never 0."""
 OTHER: Final = "other"
 """The tenant under which metrics keep the dollars of tenants beyond the largest K."""
+ABORTED_EARLY: Final = "aborted_before_first_token"
+FAILED_EARLY: Final = "failed_before_first_token"
+INVALID: Final = "invalid"
+"""Refused for the request's own fault, which is no news about the service."""
+REQUEST_OUTCOMES: Final = (FINISHED, ABORTED, ABORTED_EARLY, FAILED, FAILED_EARLY, REJECTED, INVALID)
+"""What service levels count: of OUTCOMES, aborted and failed are split by whether there was a first token, and rejected
+is what there was no room for."""
+SLO_TTFT: Final = "ttft"
+SLO_E2E: Final = "e2e"
+SLO_ITL: Final = "itl"
+SLO_QUEUE: Final = "queue"
+SLO_AVAILABILITY: Final = "availability"
+_NEVER_BEGUN: Final = (ABORTED_EARLY, FAILED_EARLY, REJECTED)
+UNSERVED: Final = {
+    SLO_TTFT: _NEVER_BEGUN,
+    SLO_QUEUE: _NEVER_BEGUN,
+    SLO_E2E: (*_NEVER_BEGUN, FAILED),
+    SLO_ITL: (*_NEVER_BEGUN, FAILED),
+    SLO_AVAILABILITY: (*_NEVER_BEGUN, FAILED),
+}
+"""What a service level promises -> outcomes that are bad for it although nothing was measured of them. Who hangs up
+while reading says nothing about what was promised."""
+GOOD: Final = "good"
+BAD: Final = "bad"
+RESULTS: Final = (GOOD, BAD)
+"""What a request is to a service level."""
 
 TOKEN_PROMPT_COMPUTED: Final = "prompt_computed"  # noqa: S105 - a kind of token, not a secret
 TOKEN_PROMPT_CACHED: Final = "prompt_cached"  # noqa: S105
@@ -142,6 +168,8 @@ METRIC_TTFT: Final = "farthing_time_to_first_token_seconds"
 METRIC_TPOT: Final = "farthing_time_per_output_token_seconds"
 METRIC_E2E: Final = "farthing_request_duration_seconds"
 METRIC_QUEUE: Final = "farthing_request_queue_seconds"
+METRIC_REQUESTS: Final = "farthing_requests_total"
+METRIC_SLO_REQUESTS: Final = "farthing_slo_requests_total"
 # ---- Farthing itself -----------------------------------------------------------------------------
 METRIC_INTAKE: Final = "farthing_intake_records_total"
 METRIC_WATERMARK_LAG: Final = "farthing_watermark_lag_seconds"
@@ -149,6 +177,11 @@ METRIC_SCRAPE_UP: Final = "farthing_engine_scrape_up"
 METRIC_SCRAPE_FAILURES: Final = "farthing_engine_scrape_failures_total"
 METRIC_CHECK: Final = "farthing_reconciliation_ok"
 METRIC_BUILD: Final = "farthing_build_info"
+# ---- the probe's own, on the engine's exposition ----------------------------------------------------
+PROBE_ON: Final = "farthing_probe_on"
+PROBE_SPOOLED: Final = "farthing_probe_spooled_bytes"
+PROBE_DROPPED: Final = "farthing_probe_dropped_total"
+PROBE_ERRORS: Final = "farthing_probe_errors_total"
 
 LABEL_ENGINE: Final = "engine"
 LABEL_MODEL: Final = "model"
@@ -161,6 +194,8 @@ LABEL_TIER: Final = "tier"
 LABEL_KIND: Final = "kind"
 LABEL_OUTCOME: Final = "outcome"
 LABEL_RESULT: Final = "result"
+LABEL_SLO: Final = "slo"
+LABEL_SIGNAL: Final = "signal"
 LABEL_CHECK: Final = "check"
 LABEL_GPU: Final = "gpu"
 LABEL_BOUND: Final = "bound"
@@ -188,6 +223,15 @@ JOB_ENGINES: Final = "llm-engines"
 JOB_FARTHING: Final = "farthing"
 GROUP_VOCABULARY: Final = "llm-vocabulary"
 GROUP_LATENCY_ALERTS: Final = "farthing-latency"
+GROUP_ERROR_ALERTS: Final = "farthing-errors"
+GROUP_STALLED_ALERTS: Final = "farthing-stalled"
+GROUP_SATURATION_ALERTS: Final = "farthing-saturation"
+GROUP_SPEND_ALERTS: Final = "farthing-spend"
+GROUP_COST_ALERTS: Final = "farthing-cost"
+GROUP_CACHE_ALERTS: Final = "farthing-cache"
+GROUP_GPU_ALERTS: Final = "farthing-gpu"
+GROUP_PROBE_ALERTS: Final = "farthing-probe"
+GROUP_COLD_START_ALERTS: Final = "farthing-coldstart"
 
 # scalars by (instance, model)
 REC_RUNNING: Final = "llm:requests_running:sum"
@@ -227,6 +271,36 @@ REC_QUEUE_BUCKET: Final = "llm:queue_time_seconds_bucket:rate1m"
 REC_QUEUE_P50: Final = "llm:queue_time_seconds:p50_1m"
 REC_QUEUE_P95: Final = "llm:queue_time_seconds:p95_1m"
 
+# service levels by (slo, model), and by tier or tenant where they have one; objective and thresholds by slo
+GROUP_SLO: Final = "farthing-slo"
+GROUP_SLO_BUDGET: Final = "farthing-slo-budget"
+REC_SLO_OBJECTIVE: Final = "slo:objective:ratio"
+REC_SLO_GOOD: Final = "slo:good_events:rate5m"
+REC_SLO_EVENTS: Final = "slo:events:rate5m"
+REC_SLO_BAD: Final = "slo:bad_events:rate5m"
+REC_SLO_ERROR_5M: Final = "slo:error_ratio:rate5m"
+REC_SLO_ERROR_30M: Final = "slo:error_ratio:rate30m"
+REC_SLO_ERROR_1H: Final = "slo:error_ratio:rate1h"
+REC_SLO_ERROR_2H: Final = "slo:error_ratio:rate2h"
+REC_SLO_ERROR_6H: Final = "slo:error_ratio:rate6h"
+REC_SLO_ERROR_1D: Final = "slo:error_ratio:rate1d"
+REC_SLO_ERROR_3D: Final = "slo:error_ratio:rate3d"
+REC_SLO_ERROR_WINDOW: Final = "slo:error_ratio:rate_window"
+"""Over the SLO's own window."""
+REC_SLO_BURN_5M: Final = "slo:burn_rate:ratio5m"
+REC_SLO_BURN_30M: Final = "slo:burn_rate:ratio30m"
+REC_SLO_BURN_1H: Final = "slo:burn_rate:ratio1h"
+REC_SLO_BURN_2H: Final = "slo:burn_rate:ratio2h"
+REC_SLO_BURN_6H: Final = "slo:burn_rate:ratio6h"
+REC_SLO_BURN_1D: Final = "slo:burn_rate:ratio1d"
+REC_SLO_BURN_3D: Final = "slo:burn_rate:ratio3d"
+REC_SLO_THRESHOLD_1H: Final = "slo:burn_threshold:ratio1h"
+REC_SLO_THRESHOLD_6H: Final = "slo:burn_threshold:ratio6h"
+REC_SLO_THRESHOLD_1D: Final = "slo:burn_threshold:ratio1d"
+REC_SLO_THRESHOLD_3D: Final = "slo:burn_threshold:ratio3d"
+REC_SLO_BUDGET_LEFT: Final = "slo:error_budget_remaining:ratio"
+"""1 when nothing is used, 0 when all is, below when more is."""
+
 DEFAULT_PORT: Final = 9464
 """Where ``farthing serve`` listens; the port OpenTelemetry registers for Prometheus exporters."""
 
@@ -238,8 +312,11 @@ LABEL_LE: Final = "le"
 LABEL_SEVERITY: Final = "severity"
 LABEL_TEAM: Final = "team"
 LABEL_COMPONENT: Final = "component"
+LABEL_TEST: Final = "farthing_test"
+"""Of alerts that ``farthing alerts test`` fires; its value names the test."""
 
 GROUP_PIPELINE_ALERTS: Final = "farthing-pipeline"
+GROUP_DEAD_MAN: Final = "farthing-deadman"
 
 DASHBOARD_FLEET: Final = "farthing-fleet"
 """UID of the fleet overview; alerts link to it, so it never changes."""

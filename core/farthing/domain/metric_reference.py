@@ -279,7 +279,22 @@ METRICS: Final = (
         "histogram",
         "seconds",
         LATENCY,
-        "Time a request waited in the engine's queue.",
+        "Time a request waited in the engine's queue, of requests that got a first token.",
+    ),
+    Metric(
+        names.METRIC_REQUESTS,
+        "counter",
+        "requests",
+        (*LATENCY, names.LABEL_OUTCOME),
+        "Requests as they end, by outcome: finished; aborted and failed (5xx), each apart where there was no first "
+        "token; rejected (429: no room); invalid (another 4xx: the request's own fault).",
+    ),
+    Metric(
+        names.METRIC_SLO_REQUESTS,
+        "counter",
+        "requests",
+        (names.LABEL_SLO, names.LABEL_MODEL, names.LABEL_RESULT),
+        "Requests as they end that count for a tenant's SLO, good or bad; other SLOs are computed from histograms.",
     ),
     Metric(
         names.METRIC_INTAKE,

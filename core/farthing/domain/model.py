@@ -252,3 +252,7 @@ class Snapshot:
     intake: IntakeView
     spend: SpendView | None = None
     """None until it was computed for the first time."""
+    requests: Mapping[tuple[str, str, str], int] = field(default_factory=dict)
+    """(model, tier, outcome) -> requests that ended, outcomes as in conventions.REQUEST_OUTCOMES."""
+    slo_requests: Mapping[tuple[str, str, str], int] = field(default_factory=dict)
+    """(slo, model, result) -> requests that count for a tenant's SLO."""

@@ -82,6 +82,8 @@ class SnapshotCollector(Collector):
             *_tenant_families(snapshot.tenants, seated, snapshot.currency),
             *(_family(name, rows, snapshot.currency) for name, rows in spend_rows(snapshot.spend, seated).items()),
             *_histogram_families(snapshot.histograms, snapshot.currency),
+            _family(names.METRIC_REQUESTS, snapshot.requests.items(), snapshot.currency),
+            _family(names.METRIC_SLO_REQUESTS, snapshot.slo_requests.items(), snapshot.currency),
             _family(names.METRIC_INTAKE, list(snapshot.intake.records.items()), snapshot.currency),
             _build_family(snapshot),
         )
