@@ -184,6 +184,14 @@ class NotifySettings(_Strict):
     jaeger_service: str = "vllm"
     """Service whose traces the links show: what the engines' ``OTEL_SERVICE_NAME`` says."""
 
+    @property
+    def secret_files(self) -> tuple[Path, ...]:
+        """Every file that holds a secret, each once, in order."""
+        ways = [getattr(receiver, kind) for receiver in self.receivers for kind in receiver.kinds]
+        ways += [self.dead_mans_switch] if self.dead_mans_switch is not None else []
+        keys = [(way, key) for way in ways for key in type(way).model_fields if key.endswith("_file")]
+        return tuple(dict.fromkeys(path for way, key in keys if (path := getattr(way, key)) is not None))
+
     @model_validator(mode="after")
     def _receivers_exist(self) -> NotifySettings:
         names = [receiver.name for receiver in self.receivers]

@@ -70,7 +70,7 @@ def test_every_alert_has_owner_severity_and_component():
     for alert in alert_rules(Settings()):
         document = alert.document()
         assert set(document["labels"]) == {"severity", "team", "component"}
-        assert document["labels"]["severity"] in {"critical", "warning"}
+        assert document["labels"]["severity"] in {"critical", "warning", "none"}
         assert set(document["annotations"]) == {"summary", "description", "runbook_url", "dashboard_url"}
 
 

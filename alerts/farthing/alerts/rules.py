@@ -23,7 +23,8 @@ __all__ = [
     "Severity",
 ]
 
-Severity: TypeAlias = Literal["critical", "warning"]
+Severity: TypeAlias = Literal["critical", "warning", "none"]
+"""``none`` is for the alert that always fires, and says that alerts arrive."""
 
 EVALUATION_SECONDS: Final = 5
 """How often a group is evaluated that does not say otherwise: a stall shows within seconds."""

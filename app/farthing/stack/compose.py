@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from farthing.domain.errors import StackError
+from farthing.domain.errors import ConfigError, StackError
 from farthing.settings import TOKEN_VARIABLE, Settings, read_secret
 from farthing.stack.compose_config import COMPOSE_FILE, compose_configuration
 from farthing.stack.container import compose_command
@@ -135,8 +135,19 @@ def compose_environment(settings: Settings, layout: StateLayout) -> dict[str, st
         "FARTHING_COMPOSE_CONFIG": str(config),
         "FARTHING_COMPOSE_RULES": str(config / "rules"),
         "FARTHING_COMPOSE_DASHBOARDS": str(config / "dashboards"),
+        **_secrets(settings),
         "COMPOSE_PROFILES": "" if settings.engines else DEMO_PROFILE,
     }
+
+
+def _secrets(settings: Settings) -> dict[str, str]:
+    """Where the secrets of notifications are mounted from; ConfigError when they are not all in one folder."""
+    folders = sorted({str(path.expanduser().absolute().parent) for path in settings.notify.secret_files})
+    if len(folders) > 1:
+        raise ConfigError(
+            f"notify: secrets lie in {' and '.join(folders)}; one folder is mounted into the container, move them there"
+        )
+    return {"FARTHING_COMPOSE_SECRETS": folders[0]} if folders else {}
 
 
 def _write_configuration(layout: StateLayout, settings: Settings) -> None:

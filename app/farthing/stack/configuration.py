@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from farthing.alerts.alertmanager import render_alertmanager
+from farthing.alerts.alertmanager import alertmanager_files
 from farthing.alerts.render import render_rules
 from farthing.dashboards.render import render_dashboards
 from farthing.settings import Settings
@@ -38,7 +38,7 @@ def write_configuration(settings: Settings, layout: StateLayout, programs: Progr
             interval_seconds=SCRAPE_SECONDS,
         ),
     )
-    layout.write_tree(layout.alertmanager, {Path("alertmanager.yml"): render_alertmanager(settings)})
+    layout.write_tree(layout.alertmanager, {Path(name): text for name, text in alertmanager_files(settings).items()})
     _write_grafana(settings, layout, with_jaeger=bool(programs.jaeger))
     ports = JaegerPorts(
         page=stack.jaeger_port,
