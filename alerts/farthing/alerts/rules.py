@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeAlias
 
 from farthing.domain.conventions import LABEL_COMPONENT, LABEL_SEVERITY, LABEL_TEAM
@@ -51,6 +52,8 @@ class RecordingRule:
 
     record: str
     expr: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """Added to every series that the expression gives."""
 
     def __post_init__(self) -> None:
         if not _RECORD.match(self.record):
@@ -58,7 +61,8 @@ class RecordingRule:
 
     def document(self) -> dict[str, Any]:
         """The rule as a mapping in the key order of Prometheus' documentation."""
-        return {"record": self.record, "expr": self.expr}
+        labels = {"labels": dict(self.labels)} if self.labels else {}
+        return {"record": self.record, "expr": self.expr, **labels}
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +133,11 @@ class RuleGroup:
     interval_seconds: int = EVALUATION_SECONDS
 
     def __post_init__(self) -> None:
-        names = [rule.record if isinstance(rule, RecordingRule) else rule.name for rule in self.rules]
-        twice = sorted({name for name in names if names.count(name) > 1})
+        defined = [
+            (rule.record, tuple(sorted(rule.labels.items()))) if isinstance(rule, RecordingRule) else (rule.name, ())
+            for rule in self.rules
+        ]
+        twice = sorted(name for (name, _), times in Counter(defined).items() if times > 1)
         if twice:
             raise ValueError(f"group {self.name} defines {twice[0]} twice")
 
