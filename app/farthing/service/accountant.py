@@ -207,7 +207,8 @@ class Accountant:
                 )
                 self._give_up(account)
                 return
-            if isinstance(record, Usage):
+            if isinstance(record, Usage) and self._last_id > self._done_id:
+                # what an earlier process counted and exported is not counted once more when it is read again
                 self._latencies.observe(record, account.started.anchor)
 
     def _note_unpriced(self, account: Account, reason: str) -> None:

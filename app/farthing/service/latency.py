@@ -150,7 +150,9 @@ def _is_good(slo: SloSettings, outcome: str, taken: dict[str, float | None]) -> 
 
 
 def _ttft(usage: Usage) -> float | None:
-    return None if usage.first_ns is None else max(0, usage.first_ns - usage.arrived_ns) / SECOND
+    if usage.first_ns is None or usage.outcome == c.REJECTED:
+        return None
+    return max(0, usage.first_ns - usage.arrived_ns) / SECOND
 
 
 def _tpot(usage: Usage) -> float | None:
@@ -167,7 +169,7 @@ def _e2e(usage: Usage) -> float | None:
 
 
 def _queue(usage: Usage) -> float | None:
-    if not usage.sequences or usage.first_ns is None:
+    if not usage.sequences or _outcome(usage) in c.UNSERVED[c.SLO_QUEUE]:
         return None
     return max(s.queued_ns for s in usage.sequences) / SECOND
 

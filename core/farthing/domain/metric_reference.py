@@ -279,7 +279,8 @@ METRICS: Final = (
         "histogram",
         "seconds",
         LATENCY,
-        "Time a request waited in the engine's queue, of requests that got a first token.",
+        "Time a request waited in the engine's queue; none of requests that were given up, failed or refused before "
+        "their first token.",
     ),
     Metric(
         names.METRIC_REQUESTS,
