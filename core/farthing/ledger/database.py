@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -55,24 +55,24 @@ _FULL = ("database or disk is full", "could not extend file", "No space left on 
 def transaction(engine: Engine, *, write: bool = False) -> Iterator[Connection]:
     """A connection within one transaction, which commits at the end of the block unless that raises.
 
-    In SQLite a transaction that will write has to say so at once: one that has read before waits for nobody else's
-    writing and fails. Raises LedgerError of one line when the database fails, without a word of what was written.
+    One that will write has to say so at once: in SQLite a transaction that has read before waits for nobody else's
+    writing and fails. One that does not sees one moment, however many queries it takes. Raises LedgerError of one line
+    when the database fails, without a word of what was written.
     """
     driver_errors = engine.dialect.loaded_dbapi.Error
+    options: dict[str, Any] = {_WRITES: write}
+    if is_postgresql(engine) and not write:
+        options |= {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
     try:
-        with engine.connect() as connection, connection.execution_options(**{_WRITES: write}).begin():
+        with engine.connect() as connection, connection.execution_options(**options).begin():
             yield connection
     except (SQLAlchemyError, OverflowError, driver_errors) as error:
         raise LedgerError(f"ledger {_safe(engine.url)}: {_reason(error)}") from error
 
 
-@contextmanager
-def snapshot(engine: Engine) -> Iterator[Connection]:
-    """A transaction that reads and sees one moment, however long it takes: SQLite's are all so. Errors as above."""
-    if is_postgresql(engine):
-        engine = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-    with transaction(engine) as connection:
-        yield connection
+def snapshot(engine: Engine) -> AbstractContextManager[Connection]:
+    """A transaction that reads, and sees one moment however long it takes. Errors as above."""
+    return transaction(engine)
 
 
 def is_postgresql(bind: Engine | Connection) -> bool:
