@@ -22,7 +22,7 @@ from farthing.ledger.engine_notes import unpriced_engines
 from farthing.ledger.repository import Ledger
 from farthing.service import kpi_tables, spend_tables
 from farthing.service.hourly_spend import BORNE, Calendar, HourlySpend
-from farthing.service.measures import DOCUMENT_LIMIT, drivers, measure, with_requests
+from farthing.service.measures import drivers, key_figures
 from farthing.service.scope import Scope, hour_of, hour_text, parse_moment
 from farthing.service.spend import WHO, SpendGroup, budget_forecasts, budget_states, spend_by
 from farthing.settings import Settings
@@ -99,9 +99,7 @@ def _spend_tables(ledger: Ledger, settings: Settings, by: SpendGroup) -> tuple[d
 def _kpi_tables(
     ledger: Ledger, settings: Settings, scope: Scope, before: Scope, documents: bool
 ) -> dict[str, ReportTable]:
-    measures = measure(ledger, scope)
-    if documents or sum(measures.requests.values()) <= DOCUMENT_LIMIT:
-        measures = with_requests(ledger, scope, measures)
+    measures = key_figures(ledger, scope, documents=documents)
     currency, period = settings.currency, _period(scope)
     changed = variance(drivers(ledger, before), drivers(ledger, scope))
     return {

@@ -19,7 +19,7 @@ from farthing.service.hourly_spend import BORNE
 from farthing.service.scope import Scope
 from farthing.service.unpriced import unpriced_in
 
-__all__ = ["DOCUMENT_LIMIT", "drivers", "measure", "with_requests"]
+__all__ = ["DOCUMENT_LIMIT", "drivers", "key_figures", "measure", "with_requests"]
 
 DOCUMENT_LIMIT = 100_000
 """Requests of a period that are read one by one without being asked to."""
@@ -56,6 +56,14 @@ def measure(ledger: Ledger, scope: Scope) -> Measures:
     ((saved,),) = ledger.select(sa.select(sa.func.sum(s.nano)).where(*scope.where(s)))
     unpriced = tuple(engine.engine for engine in unpriced_in(ledger, scope))
     return Measures(accounts, phases, named, requests, tokens, uncounted, int(saved or 0), unpriced=unpriced)
+
+
+def key_figures(ledger: Ledger, scope: Scope, *, documents: bool = False) -> Measures:
+    """A period's measures, with documents and images where there are few requests or where they are asked for."""
+    measures = measure(ledger, scope)
+    if documents or sum(measures.requests.values()) <= DOCUMENT_LIMIT:
+        return with_requests(ledger, scope, measures)
+    return measures
 
 
 def with_requests(ledger: Ledger, scope: Scope, measures: Measures) -> Measures:
