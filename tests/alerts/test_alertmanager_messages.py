@@ -84,11 +84,12 @@ def test_the_title_of_several_counts_them(templates):
     assert title == "[critical] LLMTimeToFirstTokenHigh of llama <8b> & co: 2 firing, 1 resolved"
 
 
-def test_the_title_of_a_test_says_so(templates):
-    """Nobody shall get up for one."""
+def test_the_title_of_tests_says_so(templates):
+    """Nobody shall get up for them; the summary of a single one says so itself."""
     tried = deepcopy(SLOW)
     tried["labels"]["farthing_test"] = "1"
-    assert rendered(templates, "title", message_data(tried)).startswith("TEST [critical] ")
+    title = rendered(templates, "title", message_data(tried, tried))
+    assert title.startswith("[critical] TEST: LLMTimeToFirstTokenHigh of ")
 
 
 def test_what_is_over_says_since_when(templates):

@@ -41,10 +41,10 @@ _PARTS: Final = """\
 
 _TITLE: Final = """
 {{ define "farthing.title" }}\
-{{ if .CommonLabels.%(test)s }}TEST {{ end }}\
 {{ if eq .Status "firing" }}[{{ template "farthing.severity" . }}]{{ else }}[resolved]{{ end }} \
 {{ if eq (len .Alerts) 1 }}{{ template "farthing.summary" (index .Alerts 0) }}\
-{{ else }}{{ (index .Alerts 0).Labels.alertname }}{{ with .CommonLabels.model }} of {{ . }}{{ end }}: \
+{{ else }}{{ if .CommonLabels.%(test)s }}TEST: {{ end }}\
+{{ (index .Alerts 0).Labels.alertname }}{{ with .CommonLabels.model }} of {{ . }}{{ end }}: \
 {{ len .Alerts.Firing }} firing, {{ len .Alerts.Resolved }} resolved{{ end }}{{ end }}
 """
 

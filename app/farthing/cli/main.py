@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from farthing.cli.alert_commands import alert_group
 from farthing.cli.book_commands import explain, periods, statements
 from farthing.cli.ledger_commands import ledger_group
 from farthing.domain.errors import FarthingError
@@ -296,6 +297,7 @@ app.add_typer(periods)
 app.add_typer(statements)
 app.command()(explain)
 app.add_typer(ledger_group)
+app.add_typer(alert_group)
 
 
 @app.command()
