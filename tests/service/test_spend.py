@@ -164,6 +164,16 @@ def test_an_hour_is_complete_when_every_running_engine_has_settled_it(ledger):
     assert settled_through(ledger, NOW_NS + 24 * HOUR) == NOW + 24
 
 
+def test_a_service_that_began_on_empty_books_shows_spend_as_soon_as_something_settles(ledger):
+    """Its first minute on a first day: unknown while nothing is booked, and not for hours after."""
+    watch = SpendWatch(ledger, Settings(), lambda: NOW_NS)
+    assert watch.update().today_nano is None
+    book(ledger, NOW, tenant="acme", nano=7)
+    view = watch.update()
+    assert (view.today_nano, view.month_nano) == (7, 7)
+    assert view.last_month_nano is None
+
+
 def test_what_is_read_again_is_what_was_read_at_first(ledger):
     """Refreshing every hour or reading all at once gives the same sums, late hours included."""
     spend = HourlySpend(ledger, WHO, BORNE)

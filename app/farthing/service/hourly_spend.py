@@ -101,6 +101,8 @@ class HourlySpend:
         self._start = start_hour
         if whole:
             self._read_at = now_hour
+        if whole or self.first_hour is None:
+            # empty books have no first hour until something settles
             ((first,),) = self._ledger.select(sa.select(sa.func.min(t.cost_hours.c.hour)))
             self.first_hour = None if first is None else int(first)
 
