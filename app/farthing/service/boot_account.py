@@ -151,7 +151,10 @@ class BootAccount:
 
     @property
     def energy_mj(self) -> int | None:
-        """Millijoules by the devices' counters, of all GPUs; None without samples."""
+        """Millijoules by the devices' counters, of all GPUs, up to the boot's end; None without samples."""
+        if self.closed:
+            # samples may go on after the last that is known of it, and a counter may have begun again
+            return self.stream.energy_mj
         return sum(last - first for first, last in self._energy.values()) if self._energy else None
 
     def drain(self) -> list[Entry]:
@@ -166,6 +169,8 @@ class BootAccount:
     def row(self) -> Boot:
         """The boot as the ledger keeps it."""
         ended = self.stream.stopped_ns if self.closed else None
+        energy = self.energy_mj
+        first_mj = None if energy is None else sum(first for first, _ in self._energy.values())
         return Boot(
             boot=self.started.key.boot,
             engine=self.engine,
@@ -179,8 +184,8 @@ class BootAccount:
             closed_ns=self._wall(ended) if ended is not None else None,
             bill_nano=self.bill_nano,
             lost=self._lost,
-            energy_first_mj=sum(first for first, _ in self._energy.values()) if self._energy else None,
-            energy_last_mj=sum(last for _, last in self._energy.values()) if self._energy else None,
+            energy_first_mj=first_mj,
+            energy_last_mj=None if energy is None or first_mj is None else first_mj + energy,
             refused=self.refused,
             ranks=self.started.ranks,
             billed_from_ns=self._billed_ns,

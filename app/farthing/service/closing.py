@@ -25,7 +25,9 @@ from farthing.books.closing import (
     accrue,
     close_boot,
     days_of,
+    encode_closing,
     gaps,
+    with_closing,
 )
 from farthing.books.facts import Cost, PeriodFacts
 from farthing.books.periods import bounds, following, parse_period, period_of
@@ -246,9 +248,12 @@ class _Closing:
             costing=self._settings.costing.model_dump(include={"window_seconds", "grace_seconds", "horizon_windows"}),
             settlement_policy=c.POLICY_VERSION,
             program=installed("farthing"),
+            signed_by=signed_by,
+            issued_ns=issued_ns,
         )
         statements = build_statements(facts, self._policy, signed_by=signed_by, issued_ns=issued_ns)
-        return Closed(document, statements, self._policy)
+        cited = with_closing(facts.evidence, self._period, encode_closing(document))
+        return Closed(document, tuple(replace(one, evidence=cited) for one in statements), self._policy)
 
     # ---- boots ---------------------------------------------------------------------------------
 

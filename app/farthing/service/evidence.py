@@ -10,14 +10,15 @@ import gzip
 import hashlib
 import json
 import zipfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
-from farthing.books.closing import ClosingDocument, decode_closing
+from farthing.books.closing import ClosingDocument, decode_closing, with_closing
 from farthing.books.facts import PeriodFacts
 from farthing.books.periods import period_of
 from farthing.books.policy import Policy, parse_policy
@@ -26,6 +27,7 @@ from farthing.books.shared_costs import shared_cost_nano
 from farthing.books.statement import Statement, decode_statement, encode_statement, sha256_of
 from farthing.books.statements import build_statements
 from farthing.books.tariff import parse_tariff
+from farthing.collectors.wire import decode_raw
 from farthing.costing.stream import Options
 from farthing.domain import conventions as c
 from farthing.domain.clock import SECOND
@@ -40,9 +42,23 @@ from farthing.service.recosting import Recosted, recost
 
 __all__ = ["Verdict", "export_evidence", "verify_evidence"]
 
-FORMAT = 1
+FORMAT = 2
 _STAMP = (1980, 1, 1, 0, 0, 0)
 """Every member's time: equal evidence has equal bytes."""
+_UNREADABLE = (
+    OSError,
+    EOFError,
+    zipfile.BadZipFile,
+    zlib.error,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+)
+"""What reading a file that is no evidence, or that somebody wrote into, may raise."""
+_NOTES = (c.INBOX_REFUSED, c.INBOX_SILENT, c.INBOX_ABANDONED)
+"""Kinds of what Farthing itself remembers among the records."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,46 +144,68 @@ def verify_evidence(source: Path) -> tuple[Statement, list[Verdict]]:
     try:
         with zipfile.ZipFile(source) as archive:
             return _verify(archive)
-    except (OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
+    except _UNREADABLE as error:
         raise PeriodError(f"{source}: not readable as evidence ({error}); export it again") from error
 
 
 def _verify(archive: zipfile.ZipFile) -> tuple[Statement, list[Verdict]]:
-    encoded = archive.read("statement.json")
-    statement = decode_statement(encoded)
-    document = decode_closing(archive.read("closing.json"))
+    statement = decode_statement(archive.read("statement.json"))
+    closing = archive.read("closing.json")
+    document = decode_closing(closing)
+    manifest = json.loads(archive.read("evidence.json"))
+    if manifest["format"] != FORMAT:
+        raise ValueError(f"its format is {manifest['format']}, and this version reads {FORMAT}")
     policy = parse_policy(archive.read("policy.json").decode())
     prices: dict[str, str] = json.loads(archive.read("prices.json"))
     verdicts = [
-        Verdict(
-            "statement_cites_inputs",
-            statement.evidence == document.facts.evidence,
-            f"{len(statement.evidence)} boots",
-        ),
+        _citation(statement, document, closing, str(manifest["number"])),
         Verdict("policy_is_the_cited_one", policy.version == statement.policy_version, policy.version),
     ]
     wrong = [version for version, content in prices.items() if parse_tariff(content).version != version]
     verdicts.append(Verdict("prices_are_the_cited_ones", not wrong, ", ".join(wrong)))
-    verdicts += _inputs(archive, document)
+    verdicts.append(_inputs(archive, document, manifest))
     if all(verdict.ok for verdict in verdicts):
         verdicts += _recompute(archive, document, prices, policy, statement)
     return statement, verdicts
 
 
-def _inputs(archive: zipfile.ZipFile, document: ClosingDocument) -> list[Verdict]:
+def _citation(statement: Statement, document: ClosingDocument, closing: bytes, number: str) -> Verdict:
+    """What the statement cites against the closing, and that against the boots in it."""
+    cited = {boot.name: boot.sha256 for boot in document.boots}
+    wrong = "" if document.facts.evidence == cited else "the closing's facts cite other records than its boots"
+    if statement.evidence != with_closing(cited, document.facts.period, closing):
+        wrong = "the closing is not the one that the statement cites: it was altered, or is another's"
+    if statement.number != number:
+        wrong = f"the evidence is of statement {number}"
+    return Verdict("statement_cites_inputs", not wrong, wrong or f"{len(cited)} boots")
+
+
+def _inputs(archive: zipfile.ZipFile, document: ClosingDocument, manifest: dict[str, Any]) -> Verdict:
     """Every input row against its hash, and the hashes against what the closing cites."""
     problem, count = "", 0
     for place, boot in enumerate(document.boots):
-        digest = hashlib.sha256()
-        for key, _, line, hashed in _rows(archive, place):
+        digest, last = hashlib.sha256(), 0
+        for key, row, line, hashed in _rows(archive, place):
             count += 1
             digest.update(bytes.fromhex(hashed))
-            if evidence_hash(line).hex() != hashed:
+            in_order = last < row[0] <= boot.read_id
+            if evidence_hash(line).hex() != hashed or not in_order or not _is_said(key, row, line):
                 problem = problem or f"record {key.boot}/{key.process}/{key.sequence} was altered"
+            last = row[0]
         if digest.hexdigest() != boot.sha256 and not problem:
             problem = f"the records of boot {boot.name} are not those that were closed: one was altered with its hash, "
             problem += "added, taken away or moved"
-    return [Verdict("inputs_are_the_cited_ones", not problem, problem or f"{count} records")]
+    if count != manifest["records"] and not problem:
+        problem = f"{count} records are there, and {manifest['records']} were exported"
+    return Verdict("inputs_are_the_cited_ones", not problem, problem or f"{count} records")
+
+
+def _is_said(key: RecordKey, row: Sequence[Any], line: bytes) -> bool:
+    """Whether what stands beside a record's line is what the line says."""
+    if row[4] in _NOTES:
+        return True
+    raw = decode_raw(line)
+    return (raw.key, raw.kind, raw.event_ns) == (key, row[4], row[5])
 
 
 def _rows(archive: zipfile.ZipFile, place: int) -> Iterator[tuple[RecordKey, Any, bytes, str]]:
@@ -188,25 +226,51 @@ def _recompute(
     recosted = Recosted()
     costing = document.costing
     options = Options(costing["window_seconds"] * SECOND, costing["grace_seconds"] * SECOND, costing["horizon_windows"])
+    wrong = ""
     for place, boot in enumerate(document.boots):
         if boot.price_version not in prices:
             return [Verdict("boots_are_priced", False, f"boot {boot.name}: price {boot.price_version} is missing")]
         tariff = parse_tariff(prices[boot.price_version])
+        before = recosted.nano
         recost(boot, _records(archive, place), tariff, options, document.facts.period, recosted)
+        owed = boot.opening_wip_nano + boot.bill_nano - boot.closing_wip_nano
+        if recosted.nano - before != owed:
+            wrong = wrong or f"boot {boot.name}: {owed} nano stated, {recosted.nano - before} recomputed"
     facts = _with_recosted(document, recosted, prices, policy)
-    verdicts = [_same("costs_recompute", facts.costs, document.facts.costs)]
+    verdicts = [
+        Verdict("bill_recomputes", not (wrong or (wrong := _sums(document))), wrong or f"{len(document.boots)} boots")
+    ]
+    verdicts += [_same("costs_recompute", facts.costs, document.facts.costs)]
     verdicts.append(_same("usage_recomputes", facts.usage, document.facts.usage))
+    if document.facts.period != statement.period:
+        return [*verdicts, Verdict("statement_recomputes", False, f"the closing is of {document.facts.period}")]
     for line in statement.lines:
         amount = recompute_line(line, facts, policy)
         if amount != line.amount_nano:
             detail = f"line {line.line}: {line.amount_nano} nano stated, {amount} recomputed"
             return [*verdicts, Verdict("lines_recompute", False, detail)]
     verdicts.append(Verdict("lines_recompute", True, f"{len(statement.lines)} lines"))
-    built = build_statements(facts, policy, signed_by=statement.signed_by, issued_ns=statement.issued_ns)
+    built = build_statements(facts, policy, signed_by=document.signed_by, issued_ns=document.issued_ns)
     again = next((one for one in built if one.number == statement.number), None)
-    same = again is not None and encode_statement(again) == encode_statement(statement)
+    # the citation is compared already
+    same = again is not None and encode_statement(replace(again, evidence=statement.evidence)) == encode_statement(
+        statement
+    )
     verdicts.append(Verdict("statement_recomputes", same, sha256_of(encode_statement(statement))))
     return verdicts
+
+
+def _sums(document: ClosingDocument) -> str:
+    """What of the period's amounts is not the sum of its boots' and of what was bought beside them."""
+    facts, boots = document.facts, document.boots
+    for name, stated, found in (
+        ("opening work in progress", facts.opening_wip_nano, sum(boot.opening_wip_nano for boot in boots)),
+        ("closing work in progress", facts.closing_wip_nano, sum(boot.closing_wip_nano for boot in boots)),
+        ("bill", facts.bill_nano, sum(one.bill_nano for one in boots) + sum(one.nano for one in document.accruals)),
+    ):
+        if stated != found:
+            return f"{name}: {stated} nano stated, {found} added up"
+    return ""
 
 
 def _with_recosted(

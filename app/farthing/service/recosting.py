@@ -12,7 +12,6 @@ from farthing.books.periods import bounds, period_of
 from farthing.books.tariff import Tariff
 from farthing.costing.stream import Options
 from farthing.domain import conventions as c
-from farthing.domain.clock import Anchor
 from farthing.domain.errors import PriceError
 from farthing.domain.model import Adjustment, SettledWindow
 from farthing.domain.records import RawRecord, Record, Started
@@ -33,6 +32,11 @@ class Recosted:
     costs: defaultdict[tuple[str, ...], list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0]))
     usage: defaultdict[tuple[str, ...], Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     saved: Counter[tuple[str, ...]] = field(default_factory=Counter)
+
+    @property
+    def nano(self) -> int:
+        """Nano-dollars in all."""
+        return sum(amounts[0] for amounts in self.costs.values())
 
     def as_costs(self) -> set[Cost]:
         """The sums that are not 0."""
@@ -61,7 +65,7 @@ def recost(  # noqa: PLR0917 - a boot, what it is costed from, and where to
     ``options`` are for a boot that keeps none of its own. What the books held at the closing before is what its
     records up to ``read_before_id`` came to.
     """
-    posting = _Posting(period, into)
+    posting = _Posting(period, into, boot.settled_before_ns)
     options = kept_options(boot.costing, options)
     if boot.name.startswith(c.SCRAPED_BOOT):
         _recost_scraped(boot, records, tariff, options, posting)
@@ -72,17 +76,23 @@ def recost(  # noqa: PLR0917 - a boot, what it is costed from, and where to
 class _Posting:
     """Sorts what a boot posted into the period at hand, those before it and those after it."""
 
-    def __init__(self, period: str, into: Recosted) -> None:
+    def __init__(self, period: str, into: Recosted, settled_before_ns: Sequence[int]) -> None:
         self._period = period
         self._start, self._end = bounds(period)
         self._into = into
+        self._settled_before_ns = settled_before_ns
 
     def take(self, entries: Sequence[Entry], *, before: bool) -> None:
-        """``before``: it was posted before the period before this one closed."""
+        """``before``: it follows from what had been read when the period before this one closed.
+
+        It was posted by then, unless the window had no price yet.
+        """
         for entry in entries:
             sources: list[SettledWindow | Adjustment] = [*entry.windows, *entry.adjustments]
             for source in sources:
-                self._source(source, entry.boot.anchor, before=before)
+                end_ns = entry.boot.anchor.to_wall(source.end_ns)
+                posted = before and end_ns <= self._settled_before_ns[source.engine_index]
+                self._source(source, end_ns, before=posted)
             for row in entry.requests:
                 self._request(row, before=before)
 
@@ -92,8 +102,8 @@ class _Posting:
             return None
         return period_of(moment_ns)
 
-    def _source(self, source: SettledWindow | Adjustment, anchor: Anchor, *, before: bool) -> None:
-        service = self._service(anchor.to_wall(source.end_ns) - 1, before=before)
+    def _source(self, source: SettledWindow | Adjustment, end_ns: int, *, before: bool) -> None:
+        service = self._service(end_ns - 1, before=before)
         if service is None:
             return
         for p in source.postings:

@@ -14,6 +14,7 @@ import msgspec
 
 from farthing.books.capacity import Holding
 from farthing.books.facts import PeriodFacts
+from farthing.books.statement import sha256_of
 from farthing.books.tariff import Tariff
 from farthing.domain.clock import HOUR
 from farthing.domain.conventions import DOWN, REASON_NO_BOOT, SHARED
@@ -31,6 +32,7 @@ __all__ = [
     "decode_closing",
     "encode_closing",
     "gaps",
+    "with_closing",
 ]
 
 DAY = 24 * HOUR
@@ -94,6 +96,8 @@ class ClosedBoot:
     """Nothing of it can change any more."""
     ranks: int = 1
     billed_from_ns: int | None = None
+    settled_before_ns: tuple[int, ...] = ()
+    """What ``settled_ns`` was at the closing before."""
     costing: str = ""
     """JSON of the settings that its windows are made with; empty: those of the closing."""
     sha256: str = ""
@@ -129,6 +133,9 @@ class ClosingDocument:
     settlement_policy: str = ""
     program: str = ""
     """Version of Farthing."""
+    signed_by: str = ""
+    issued_ns: int = 0
+    """UTC nanoseconds of the sign-off."""
 
 
 def encode_closing(document: ClosingDocument) -> bytes:
@@ -142,6 +149,11 @@ def decode_closing(data: bytes) -> ClosingDocument:
         return msgspec.json.decode(data, type=ClosingDocument)
     except msgspec.MsgspecError as error:
         raise PeriodError(f"not a closing of this version: {error}") from error
+
+
+def with_closing(evidence: Mapping[str, str], period: str, document: bytes) -> dict[str, str]:
+    """What a statement cites: the records of its period's boots, and the closing by its canonical bytes."""
+    return {**evidence, f"closing {period}": sha256_of(document)}
 
 
 def close_boot(  # noqa: PLR0917 - a boot, the moment, and what was known of it before and is now
@@ -179,6 +191,7 @@ def close_boot(  # noqa: PLR0917 - a boot, the moment, and what was known of it 
         ended_before=before.ended if before else False,
         ranks=boot.ranks,
         billed_from_ns=boot.billed_from_ns,
+        settled_before_ns=posted if before else (),
         costing=boot.costing,
         final=boot.ended and billed == settled and boot.covered_ns <= end_ns,
     )

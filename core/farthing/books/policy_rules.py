@@ -193,7 +193,7 @@ class PoolRule(_Strict):
 class SharedCost(_Strict):
     """What is bought besides GPU capacity, for a time; entries of one name follow one another."""
 
-    name: Name
+    name: Annotated[Name, Field(max_length=64)]
     kind: Literal["host", "storage", "network", "other"] = "other"
     usd_per_hour: PositiveAmount = None
     usd_per_month: PositiveAmount = None

@@ -128,7 +128,7 @@ class Statement:
     identity: tuple[tuple[str, int], ...] = ()
     """Of the platform's statement: the period's bill on one side, everything it became on the other."""
     evidence: dict[str, str] = field(default_factory=dict)
-    """boot -> SHA-256 of its input records."""
+    """boot -> SHA-256 of its input records, and that of the period's closing."""
     schema_version: int = SCHEMA_VERSION
 
     def line(self, number: int) -> StatementLine:

@@ -234,8 +234,10 @@ class CostStream:
 
     @property
     def energy_mj(self) -> int | None:
-        """Millijoules by the devices' counters between the first sample and the last; None without samples."""
-        return self._energy.cumulative(self._energy.through_ns) if self._energy.known else None
+        """Millijoules by the devices' counters from the first sample to the last, or to the end; None without any."""
+        if not self._energy.known:
+            return None
+        return self._energy.cumulative(self.watermark_ns if self.ended else self._energy.through_ns)
 
     # ---- inside ------------------------------------------------------------------------------------
 

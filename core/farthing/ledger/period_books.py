@@ -59,10 +59,13 @@ class PeriodBooks:
     # ---- reading -------------------------------------------------------------------------------
 
     def active(self) -> list[str]:
-        """Every period that a boot began in, that anything was posted in or that was closed, in order."""
+        """Every period that anything was posted in or that was closed, in order.
+
+        Before any is closed also the one that the first boot began in: what lies before a closed one is posted after.
+        """
         posted = self._rows(sa.select(t.boot_lines.c.period).distinct())
         closed = self._rows(sa.select(t.closings.c.period))
-        begun = self._rows(sa.select(sa.func.min(t.boots.c.started_ns)))
+        begun = [] if closed else self._rows(sa.select(sa.func.min(t.boots.c.started_ns)))
         periods = {row[0] for row in (*posted, *closed)}
         return sorted(periods | {period_of(int(row[0])) for row in begun if row[0] is not None})
 
@@ -192,7 +195,7 @@ class PeriodBooks:
                     "project": "",
                     "model": "",
                     "tier": "",
-                    "reason": accrual.reason[:32],
+                    "reason": accrual.reason,
                     "method": c.METERED,
                     "nano": accrual.nano,
                     "state": c.CLOSED if service == period else c.ADJUSTED,
@@ -202,7 +205,7 @@ class PeriodBooks:
                     "policy_version": policy_version[:64],
                 }
             )
-            key = (accrual.account, "", "", "", "", "", accrual.reason[:32], c.METERED)
+            key = (accrual.account, "", "", "", "", "", accrual.reason, c.METERED)
             sums = costs[(accrual.end_ns - 1) // HOUR, period, accrual.engine, *key]
             sums[0] += accrual.nano
             sums[1] += max(0, -accrual.nano)

@@ -148,7 +148,7 @@ journal = Table(
     Column("tenant", String(256), nullable=False),
     Column("model", String(256), nullable=False),
     Column("tier", String(64), nullable=False),
-    Column("reason", String(32), nullable=False),
+    Column("reason", String(32).with_variant(String(128), "postgresql"), nullable=False),
     Column("method", String(16), nullable=False),
     Column("nano", BigInteger, nullable=False),
     Column("millijoules", BigInteger, nullable=False, server_default="0"),
