@@ -1,74 +1,199 @@
 """One vocabulary for every engine: recording rules that turn an engine's own names into ``llm:`` series.
 
-Scalars keep (instance, model); they are added up, or for utilisations the largest taken, over the
-``engine`` label that data-parallel ranks differ by. Histograms become one rate per (model, le): buckets
-of many instances add up, quantiles do not, so quantiles are computed from the recorded buckets.
+What an engine calls a signal is data (``farthing.vocabulary``); here is how names become one series. Scalars
+keep (instance, model); data-parallel ranks and processes are added up, or for utilisations the largest taken.
+Histograms become one rate per (model, le): buckets of many instances add up, quantiles do not, so quantiles are
+computed from the recorded buckets.
 
-Names: vLLM v1 (0.12 and later), as in tests/fixtures/vllm-0.32-cpu.
+- A name and its successor are never added: an instance is read by the first of a family's names that it has.
+- Buckets of different engines have different bounds: a model that several kinds serve is told by the first kind.
+- A router sees what its engines see: it tells a signal only of models of which no engine tells it.
+- An engine without a signal gives no series of it, never 0.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
 from typing import Final
 
 from farthing.alerts.rules import RecordingRule, RuleGroup
+from farthing.alerts.selectors import TARGET_DEBIAN, Target, in_seconds, named, selector, with_decimals
 from farthing.domain import conventions as names
 from farthing.settings import Settings
+from farthing.vocabulary.catalogue import Catalogue, Source
+from farthing.vocabulary.loading import load_catalogues
 
-__all__ = ["vocabulary"]
+__all__ = ["BUCKETS", "RATES", "SCALARS", "record_vocabulary", "vocabulary"]
 
 RANGE: Final = "1m"
 """Of every rate; the records' names say so too. Holds at least four scrapes of 15 s."""
 
-# vLLM calls the model `model_name`.
-_MODEL_LABEL: Final = "model_name"
-_PER_INSTANCE: Final = f"{names.LABEL_INSTANCE}, {names.LABEL_MODEL}"
-_PER_MODEL_BUCKET: Final = f"{names.LABEL_MODEL}, {names.LABEL_LE}"
+SCALARS: Final = {
+    names.REC_RUNNING: "requests_running",
+    names.REC_WAITING: "requests_waiting",
+    names.REC_KV: "kv_cache_utilization",
+    names.REC_KV_CAPACITY: "kv_capacity_tokens",
+    names.REC_AWAKE: "engine_awake",
+}
+"""Record -> the signal of the catalogues, as it is."""
+RATES: Final = {
+    names.REC_GENERATION_RATE: "generation_tokens_total",
+    # Includes tokens taken from the prefix cache.
+    names.REC_PROMPT_RATE: "prompt_tokens_total",
+    names.REC_CACHED_RATE: "cached_prompt_tokens_total",
+    names.REC_REQUEST_RATE: "requests_completed_total",
+    names.REC_FAILED_RATE: "requests_failed_total",
+    names.REC_REJECTED_RATE: "requests_rejected_total",
+    names.REC_PREEMPTION_RATE: "preemptions_total",
+    names.REC_PREFIX_HIT_RATE: "prefix_cache_hits_total",
+    names.REC_PREFIX_QUERY_RATE: "prefix_cache_queries_total",
+    names.REC_EXTERNAL_HIT_RATE: "external_kv_hits_total",
+    names.REC_MM_HIT_RATE: "mm_cache_hits_total",
+    names.REC_MM_QUERY_RATE: "mm_cache_queries_total",
+    names.REC_DRAFT_RATE: "spec_draft_tokens_total",
+    names.REC_ACCEPTED_RATE: "spec_accepted_tokens_total",
+}
+"""Record -> the counter of which it is the rate per second."""
+BUCKETS: Final = {
+    names.REC_TTFT_BUCKET: ("time_to_first_token_seconds", names.REC_TTFT_P50, names.REC_TTFT_P95),
+    names.REC_ITL_BUCKET: ("inter_token_latency_seconds", names.REC_ITL_P50, names.REC_ITL_P95),
+    names.REC_TPOT_BUCKET: ("time_per_output_token_seconds", names.REC_TPOT_P50, names.REC_TPOT_P95),
+    names.REC_E2E_BUCKET: ("e2e_latency_seconds", names.REC_E2E_P50, names.REC_E2E_P95),
+    names.REC_QUEUE_BUCKET: ("queue_time_seconds", names.REC_QUEUE_P50, names.REC_QUEUE_P95),
+}
+"""Record -> the histogram, and the records of its median and its 95th percentile."""
+
+_OPERATORS: Final = {"plus": "+", "times": "*", "over": "/"}
+_JOBS: Final = {"engines": names.JOB_ENGINES, "routers": names.JOB_ROUTERS}
+_PER_INSTANCE: Final = (names.LABEL_INSTANCE, names.LABEL_MODEL)
+_PER_BUCKET: Final = (names.LABEL_MODEL, names.LABEL_LE)
 
 
-def vocabulary(_settings: Settings) -> RuleGroup:
-    """The ``llm:`` series; a quantile comes after the buckets it reads, so that it is never an evaluation late."""
-    return RuleGroup(
-        names.GROUP_VOCABULARY,
-        (
-            _gauge(names.REC_RUNNING, "sum", "vllm:num_requests_running"),
-            _gauge(names.REC_WAITING, "sum", "vllm:num_requests_waiting"),
-            _gauge(names.REC_KV, "max", "vllm:kv_cache_usage_perc"),
-            _rate(names.REC_GENERATION_RATE, "vllm:generation_tokens_total"),
-            # Includes tokens taken from the prefix cache.
-            _rate(names.REC_PROMPT_RATE, "vllm:prompt_tokens_total"),
-            # Counts what the engine finished: vLLM counts neither client aborts nor refused requests.
-            _rate(names.REC_REQUEST_RATE, "vllm:request_success_total"),
-            _buckets(names.REC_TTFT_BUCKET, "vllm:time_to_first_token_seconds_bucket"),
-            _quantile(names.REC_TTFT_P50, 0.5, names.REC_TTFT_BUCKET),
-            _quantile(names.REC_TTFT_P95, 0.95, names.REC_TTFT_BUCKET),
-            _buckets(names.REC_ITL_BUCKET, "vllm:inter_token_latency_seconds_bucket"),
-            _quantile(names.REC_ITL_P50, 0.5, names.REC_ITL_BUCKET),
-            _quantile(names.REC_ITL_P95, 0.95, names.REC_ITL_BUCKET),
-        ),
+def vocabulary(settings: Settings) -> RuleGroup:
+    """The ``llm:`` series of every shipped catalogue, for Debian's Prometheus."""
+    return record_vocabulary(settings, TARGET_DEBIAN)
+
+
+def record_vocabulary(_settings: Settings, target: Target) -> RuleGroup:
+    """The ``llm:`` series of every shipped catalogue; a quantile comes after the buckets it reads."""
+    return _group(target)
+
+
+@cache
+def _group(target: Target) -> RuleGroup:
+    catalogues = load_catalogues()
+    rules = [RecordingRule(record, _scalar(catalogues, signal, _as_it_is)) for record, signal in SCALARS.items()]
+    rules += [RecordingRule(record, _scalar(catalogues, signal, _rate)) for record, signal in RATES.items()]
+    for record, (signal, median, high) in BUCKETS.items():
+        rules += [
+            RecordingRule(record, _buckets(catalogues, signal, target)),
+            RecordingRule(median, f"histogram_quantile(0.5, {record})"),
+            RecordingRule(high, f"histogram_quantile(0.95, {record})"),
+        ]
+    return RuleGroup(names.GROUP_VOCABULARY, tuple(rules))
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """One source of a signal, and what its catalogue says of all."""
+
+    catalogue: Catalogue
+    source: Source
+    aggregate: str
+
+
+def _families(catalogues: Sequence[Catalogue], signal: str, job: str) -> list[list[_Reading]]:
+    """The readings of the signal by family, in order; a source that two engines of a family share is there once."""
+    families: dict[str, list[_Reading]] = {}
+    for catalogue in catalogues:
+        if catalogue.job != job or signal not in catalogue.signals:
+            continue
+        readings = families.setdefault(catalogue.family or catalogue.engine, [])
+        for source in catalogue.signals[signal].sources:
+            if all(_select(catalogue, source) != _select(known.catalogue, known.source) for known in readings):
+                readings.append(_Reading(catalogue, source, catalogue.signals[signal].aggregate))
+    return list(families.values())
+
+
+def _scalar(catalogues: Sequence[Catalogue], signal: str, series: Callable[[str], str]) -> str:
+    """The first series that an (instance, model) has, of its engine's names in order."""
+    parts = [
+        [_per_instance(reading, series) for family in _families(catalogues, signal, job) for reading in family]
+        for job in _JOBS
+    ]
+    return _engines_first(["\nor\n".join(part) for part in parts if part])
+
+
+def _buckets(catalogues: Sequence[Catalogue], signal: str, target: Target) -> str:
+    parts = [
+        f"\nor on ({names.LABEL_MODEL})\n".join(
+            _per_bucket(family, target) for family in _families(catalogues, signal, job)
+        )
+        for job in _JOBS
+    ]
+    return _engines_first([part for part in parts if part])
+
+
+def _engines_first(parts: list[str]) -> str:
+    """What a router tells, only where no engine tells it of the model."""
+    if len(parts) == 1:
+        return parts[0]
+    engines, routers = parts
+    return f"{engines}\nor on ({names.LABEL_MODEL}) (\n{routers}\n)"
+
+
+def _as_it_is(series: str) -> str:
+    return series
+
+
+def _rate(series: str) -> str:
+    return f"rate({series}[{RANGE}])"
+
+
+def _select(catalogue: Catalogue, source: Source, suffix: str = "") -> str:
+    bounds = {names.LABEL_LE: "[0-9]+([.]0)?|[+]Inf"} if source.milliseconds and suffix else {}
+    return selector(
+        source.metric + suffix, _JOBS[catalogue.job], source.where, source.matching | bounds, source.excluding
     )
 
 
-def _series(metric: str) -> str:
-    return f'{metric}{{{names.LABEL_JOB}="{names.JOB_ENGINES}"}}'
+def _per_instance(reading: _Reading, series: Callable[[str], str]) -> str:
+    first = _aggregated(reading, reading.aggregate, series(_select(reading.catalogue, reading.source)))
+    combined = reading.source.combined
+    if combined is None:
+        return first
+    other = selector(combined.metric, _JOBS[reading.catalogue.job], combined.where)
+    # what multiplies is a constant, such as the tokens of a block: it does not grow with what is multiplied
+    aggregate = "max" if combined.operation == "times" else reading.aggregate
+    return f"{first} {_OPERATORS[combined.operation]} {_aggregated(reading, aggregate, series(other))}"
 
 
-def _named(expr: str) -> str:
-    """``expr`` with the engine's model label under our name; an aggregation then drops the engine's."""
-    return f'label_replace({expr}, "{names.LABEL_MODEL}", "$1", "{_MODEL_LABEL}", "(.*)")'
+def _aggregated(reading: _Reading, aggregate: str, series: str) -> str:
+    label = reading.catalogue.model.label
+    merged = _merged_ranks(reading, series, ())
+    return f"{aggregate} by ({', '.join(_PER_INSTANCE)}) ({named(merged, label)})"
 
 
-def _gauge(record: str, operation: str, metric: str) -> RecordingRule:
-    return RecordingRule(record, f"{operation} by ({_PER_INSTANCE}) ({_named(_series(metric))})")
+def _merged_ranks(reading: _Reading, series: str, more: tuple[str, ...]) -> str:
+    """One series where ranks repeat one another."""
+    if reading.source.distinct is None:
+        return series
+    kept = (names.LABEL_INSTANCE, reading.catalogue.model.label, *reading.source.distinct, *more)
+    return f"max by ({', '.join(kept)}) ({series})"
 
 
-def _rate(record: str, metric: str) -> RecordingRule:
-    return RecordingRule(record, f"sum by ({_PER_INSTANCE}) ({_named(f'rate({_series(metric)}[{RANGE}])')})")
-
-
-def _buckets(record: str, metric: str) -> RecordingRule:
-    return RecordingRule(record, f"sum by ({_PER_MODEL_BUCKET}) ({_named(f'rate({_series(metric)}[{RANGE}])')})")
-
-
-def _quantile(record: str, quantile: float, buckets: str) -> RecordingRule:
-    return RecordingRule(record, f"histogram_quantile({quantile}, {buckets})")
+def _per_bucket(family: Sequence[_Reading], target: Target) -> str:
+    """Rates of one family's buckets: of each instance, those of the first name that it has."""
+    rates = []
+    for reading in family:
+        rate = _rate(_select(reading.catalogue, reading.source, "_bucket"))
+        rate = _merged_ranks(reading, rate, (names.LABEL_LE,))
+        if reading.source.milliseconds:
+            rate = in_seconds(rate)
+        elif reading.catalogue.whole_bounds:
+            rate = with_decimals(rate, target)
+        rates.append(rate)
+    either = f" or on ({names.LABEL_INSTANCE}) ".join(rates)
+    return f"sum by ({', '.join(_PER_BUCKET)}) ({named(either, family[0].catalogue.model.label)})"

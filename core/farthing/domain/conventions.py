@@ -205,7 +205,7 @@ LABEL_THRESHOLD: Final = "threshold"
 LABEL_UNIT: Final = "unit"
 LABEL_SHARE: Final = "share"
 
-# ---- signals of an engine's own exposition (collectors/engines/catalogue) that costing reads ----------
+# ---- signals of an engine's own exposition (vocabulary/engines) that costing reads ----------
 SIGNAL_RUNNING: Final = "requests_running"
 SIGNAL_WAITING: Final = "requests_waiting"
 SIGNAL_KV: Final = "kv_cache_utilization"
@@ -222,6 +222,8 @@ SIGNAL_DECODE_TIME: Final = "request_decode_time_sum"
 # ---- scrape jobs, rule groups, recording rules (level:metric:operation) ---------------------------
 JOB_ENGINES: Final = "llm-engines"
 JOB_FARTHING: Final = "farthing"
+JOB_ROUTERS: Final = "llm-routers"
+"""Routers before the engines, which see the same requests once more."""
 GROUP_VOCABULARY: Final = "llm-vocabulary"
 GROUP_LATENCY_ALERTS: Final = "farthing-latency"
 GROUP_ERROR_ALERTS: Final = "farthing-errors"

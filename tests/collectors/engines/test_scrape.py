@@ -301,6 +301,22 @@ def test_probing_an_engine_reports_its_version_model_and_signals():
     assert probe_engine(URL, transport=transport, probe_reports=True).degraded == ()
 
 
+def test_probing_reports_metrics_that_the_catalogue_does_not_know():
+    """A new release may have renamed what Farthing reads: one sentence names what is new, and no more than five."""
+    renamed = exposition().replace("vllm:num_preemptions_", "vllm:num_evictions_")
+    transport = httpx.MockTransport(lambda request: httpx.Response(200, text=renamed))
+    degraded = probe_engine(URL, transport=transport, probe_reports=True).degraded
+    assert [sentence.partition(";")[0] for sentence in degraded] == [
+        "vllm:num_preemptions_total is missing: recomputed work is unknown",
+        "metrics that the catalogue of vLLM (v1 engine) does not know: vllm:num_evictions",
+    ]
+    many = exposition() + "".join(f"vllm:new_{number} 1\n" for number in range(7))
+    transport = httpx.MockTransport(lambda request: httpx.Response(200, text=many))
+    (sentence,) = probe_engine(URL, transport=transport, probe_reports=True).degraded
+    assert "vllm:new_0, vllm:new_1, vllm:new_2, vllm:new_3, vllm:new_4 and 2 more; " in sentence
+    assert "\n" not in sentence
+
+
 def test_probing_an_old_engine_says_what_is_degraded():
     """Before vLLM 0.16 there are no per-source prompt tokens, and here no version either."""
     old = "\n".join(line for line in exposition().splitlines() if "prompt_tokens_" not in line or "_total" in line)

@@ -137,6 +137,6 @@ def test_a_real_engine_tells_its_version_and_model_and_nothing_is_missing(real_e
     """What ``farthing check`` asks of an engine that runs no probe."""
     probe = probe_engine(real_engine.url)
     assert (probe.version, probe.model) == ("0.32.0", real_engine.model)
-    assert set(probe.used) == set(load_catalogue("vllm").signals)
+    assert set(probe.used) == set(load_catalogue("vllm").scraped)
     assert len(probe.degraded) == 1
     assert probe.degraded[0].startswith("no probe reports from it")

@@ -1,6 +1,6 @@
-"""The engine catalogue: data that says which of an engine's metrics tells which signal, and the reading of it.
+"""Reading an exposition by the engine's catalogue: sample names become the signals that costing reads.
 
-One YAML file per engine in ``catalogue/``. Adding an engine is one file and a captured exposition.
+Catalogues are data of the core (``farthing.vocabulary``). Of all signals, those marked ``scraped`` are read here.
 """
 
 from __future__ import annotations
@@ -8,101 +8,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
-from typing import Annotated, Literal
-
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from farthing.collectors.engines.exposition import Exposition, Sample
 from farthing.domain.clock import SECOND, nanoseconds
 from farthing.domain.conventions import SIGNAL_STARTUP
 from farthing.domain.errors import ConfigError, ExpositionError
+from farthing.vocabulary import loading
+from farthing.vocabulary.catalogue import Catalogue, ModelSource, Signal, Source
 
-__all__ = [
-    "BootSources",
-    "Catalogue",
-    "ModelSource",
-    "Reading",
-    "Signal",
-    "Source",
-    "load_catalogue",
-    "parse_catalogue",
-    "read_signals",
-]
-
-MetricName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z_:][a-zA-Z0-9_:]*$")]
-Version = Annotated[str, StringConstraints(pattern=r"^\d+(\.\d+)*$")]
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Source(_Strict):
-    """A sample name, with the labels it must have, that tells a signal; the first one present is read."""
-
-    metric: MetricName
-    where: dict[str, str] = {}
-    since: Version
-    """First engine version with it."""
-    degraded: str = ""
-    """What is worse when this source is used; empty for the right one."""
-
-
-class Signal(_Strict):
-    """One quantity, whatever an engine calls it."""
-
-    kind: Literal["counter", "gauge"]
-    unit: Literal["requests", "tokens", "items", "steps", "events", "ratio", "seconds"]
-    """Seconds of a counter are read as integer nanoseconds."""
-    aggregate: Literal["sum", "max"]
-    """How its series (data-parallel ranks, reasons) become one value."""
-    required: bool = False
-    """Without it the endpoint is not this kind of engine."""
-    without: str = ""
-    """What is unknown when no source is present."""
-    sources: Annotated[tuple[Source, ...], Field(alias="from", min_length=1)]
-
-    @model_validator(mode="after")
-    def _is_sound(self) -> Signal:
-        if self.kind == "counter" and self.aggregate != "sum":
-            raise ValueError("a counter's series add up; aggregate must be sum")
-        if not self.required and not self.without:
-            raise ValueError("say in 'without' what is unknown when it is absent, or make it required")
-        return self
-
-
-class BootSources(_Strict):
-    """What tells one boot of the engine from the next; seconds since the epoch by the engine's own clock."""
-
-    start_time: MetricName
-    created: MetricName
-
-
-class ModelSource(_Strict):
-    """Where the served model's name is."""
-
-    metric: MetricName
-    label: Annotated[str, Field(min_length=1)]
-
-
-class Catalogue(_Strict):
-    """One engine's metrics by signal."""
-
-    engine: Annotated[str, Field(min_length=1)]
-    title: Annotated[str, Field(min_length=1)]
-    versions: Annotated[str, Field(min_length=1)]
-    version_path: Annotated[str, StringConstraints(pattern=r"^/")]
-    """Where the engine tells its version, as JSON with the key ``version``."""
-    boot: BootSources
-    model: ModelSource
-    signals: Annotated[dict[str, Signal], Field(min_length=1)]
-
-    def metric_names(self) -> list[str]:
-        """Every sample name that the catalogue reads, sorted."""
-        named = {source.metric for signal in self.signals.values() for source in signal.sources}
-        return sorted(named | {self.boot.start_time, self.boot.created, self.model.metric})
+__all__ = ["Reading", "load_catalogue", "read_signals", "unknown_metrics"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,34 +37,16 @@ class Reading:
 
 
 def load_catalogue(engine: str = "vllm") -> Catalogue:
-    """The shipped catalogue of an engine kind; ConfigError when there is none, or it is malformed."""
-    folder = files("farthing.collectors.engines").joinpath("catalogue")
-    name = f"{engine}.yaml"
-    known = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".yaml"))
-    if name not in known:
-        shipped = ", ".join(entry.removesuffix(".yaml") for entry in known)
-        raise ConfigError(f"engine kind {engine!r} has no catalogue; known kinds: {shipped}")
-    return parse_catalogue(folder.joinpath(name).read_text(encoding="utf-8"), name)
+    """The shipped catalogue of an engine kind that can be scraped; ConfigError when there is none."""
+    scraped = [kind for kind in loading.ENGINES if loading.load_catalogue(kind).scraped]
+    if engine not in scraped:
+        raise ConfigError(f"engine kind {engine!r} has no catalogue; known kinds: {', '.join(scraped)}")
+    return loading.load_catalogue(engine)
 
 
-def parse_catalogue(text: str, name: str) -> Catalogue:
-    """A catalogue from YAML text; ConfigError names ``name``, the key and the problem in one line."""
-    try:
-        data = yaml.safe_load(text)
-    except yaml.MarkedYAMLError as error:
-        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise ConfigError(f"{name}{line}: not valid YAML: {error.problem or error.context}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{name}: not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(data, dict):
-        raise ConfigError(f"{name}: the top level must be a mapping, not {type(data).__name__}")
-    try:
-        return Catalogue.model_validate(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "(top level)"
-        message = "unknown key" if first["type"] == "extra_forbidden" else str(first["msg"])
-        raise ConfigError(f"{name}: {key}: {message.removeprefix('Value error, ')}") from error
+def unknown_metrics(catalogue: Catalogue, exposition: Exposition) -> list[str]:
+    """The metrics of an exposition that its catalogue neither reads nor ignores, sorted, without samples' suffixes."""
+    return catalogue.unknown({sample.name for sample in exposition})
 
 
 def read_signals(catalogue: Catalogue, exposition: Exposition, url: str) -> Reading:
@@ -164,7 +60,7 @@ def read_signals(catalogue: Catalogue, exposition: Exposition, url: str) -> Read
     used: dict[str, str] = {}
     worse: list[str] = []
     missing: list[str] = []
-    for name, signal in catalogue.signals.items():
+    for name, signal in catalogue.scraped.items():
         source, samples = _first_present(signal, exposition)
         problem = _problem(signal, samples)
         if source is None or problem:
@@ -186,8 +82,8 @@ def read_signals(catalogue: Catalogue, exposition: Exposition, url: str) -> Read
             f"{url} is a Prometheus exposition but not {catalogue.title}'s ({'; '.join(missing)}); "
             f"check engines[].kind and url: version {catalogue.versions} is needed"
         )
-    start_ns = _earliest(exposition, catalogue.boot.start_time)
-    created_ns = _earliest(exposition, catalogue.boot.created)
+    start_ns = _earliest(exposition, catalogue.boot.start_time) if catalogue.boot else None
+    created_ns = _earliest(exposition, catalogue.boot.created) if catalogue.boot else None
     if start_ns is not None and created_ns is not None and created_ns >= start_ns:
         # by one clock: from the process's start until its metrics exist, which is when the model is loaded
         gauges[SIGNAL_STARTUP] = (created_ns - start_ns) / SECOND

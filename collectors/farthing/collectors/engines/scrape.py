@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import httpx
 import msgspec
 
-from farthing.collectors.engines.catalogue import Catalogue, Reading, load_catalogue, read_signals
+from farthing.collectors.engines.catalogue import Reading, load_catalogue, read_signals, unknown_metrics
 from farthing.collectors.engines.clock import Clock, anchored_clock
 from farthing.collectors.engines.exposition import parse_exposition
 from farthing.collectors.engines.fetch import fetch
@@ -31,6 +31,7 @@ from farthing.domain.conventions import (
 from farthing.domain.errors import ExpositionError, FarthingError
 from farthing.domain.model import EngineGauges
 from farthing.domain.records import Counters, Lifecycle, RecordKey, Started
+from farthing.vocabulary.catalogue import Catalogue
 
 __all__ = ["EngineProbe", "EngineScraper", "ScrapeOutcome", "probe_engine"]
 
@@ -47,6 +48,8 @@ DOWN_EVERY_NS = 60 * SECOND
 MAX_NAMES = 80
 """Characters of an engine's name and its model together that a boot has room for."""
 _NO_PROBE = "no probe reports from it: cost is estimated per model, tenants are unknown and vision is part of prefill"
+_SHOWN_METRICS = 5
+"""Names that a sentence about unknown metrics quotes."""
 _RESET = re.compile(r"#(\d+)$")
 
 
@@ -179,7 +182,9 @@ class EngineScraper:
             anchor=Anchor(0, 0),
             engine=self.name,
             kind=self._catalogue.engine,
-            version=await _version(self._client, self._base + self._catalogue.version_path, self._clock, self._timeout),
+            version=await _version(
+                self._client, self._base + (self._catalogue.version_path or ""), self._clock, self._timeout
+            ),
             model=reading.model or UNKNOWN,
             gpu=self._gpu,
             gpu_count=self._gpu_count,
@@ -232,17 +237,34 @@ def probe_engine(
     base, clock = url.rstrip("/"), anchored_clock()
     metrics_url = base + metrics_path
 
-    async def ask() -> tuple[Reading, str]:
+    async def ask() -> tuple[Reading, list[str], str]:
         # like Prometheus, never through a proxy of the environment
         async with httpx.AsyncClient(transport=transport, trust_env=False) as client:
             answer = await fetch(client, metrics_url, clock, timeout_seconds=timeout_seconds, max_body=MAX_BODY)
             exposition = parse_exposition(answer.body, answer.content_type, metrics_url)
             reading = read_signals(catalogue, exposition, metrics_url)
-            return reading, await _version(client, base + catalogue.version_path, clock, timeout_seconds)
+            unknown = unknown_metrics(catalogue, exposition)
+            return (
+                reading,
+                unknown,
+                await _version(client, base + (catalogue.version_path or ""), clock, timeout_seconds),
+            )
 
-    reading, version = asyncio.run(ask())
+    reading, unknown, version = asyncio.run(ask())
     degraded = reading.degraded if probe_reports else (*reading.degraded, _NO_PROBE)
+    if unknown:
+        degraded = (*degraded, _unknown_sentence(catalogue, unknown))
     return EngineProbe(metrics_url, catalogue.engine, version, reading.model, reading.used, degraded)
+
+
+def _unknown_sentence(catalogue: Catalogue, unknown: list[str]) -> str:
+    """One line on metrics that are new: one of them may be the new name of one that is read."""
+    shown = ", ".join(unknown[:_SHOWN_METRICS])
+    more = f" and {len(unknown) - _SHOWN_METRICS} more" if len(unknown) > _SHOWN_METRICS else ""
+    return (
+        f"metrics that the catalogue of {catalogue.title} does not know: {shown}{more}; "
+        "a newer engine may have renamed what Farthing reads: update Farthing, or add them to the catalogue"
+    )
 
 
 async def _version(client: httpx.AsyncClient, url: str, clock: Clock, timeout_seconds: float) -> str:

@@ -1,0 +1,1 @@
+"""What each engine calls each signal: catalogues as data, one file per engine, and their model."""

@@ -1,0 +1,61 @@
+"""The shipped catalogues, read from their files, and catalogues from text."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+from typing import Final
+
+import yaml
+from pydantic import ValidationError
+
+from farthing.domain.errors import ConfigError
+from farthing.vocabulary.catalogue import Catalogue
+
+__all__ = ["ENGINES", "load_catalogue", "load_catalogues", "parse_catalogue"]
+
+ENGINES: Final = (
+    "vllm",
+    "vllm-v0",
+    "ray-vllm",
+    "sglang",
+    "trtllm",
+    "triton-trtllm",
+    "tgi",
+    "llm-d-epp",
+)
+"""Every engine with a catalogue, in the order in which rules ask for their names."""
+
+
+@cache
+def load_catalogue(engine: str) -> Catalogue:
+    """The shipped catalogue of an engine; ConfigError when there is none, or it is malformed."""
+    if engine not in ENGINES:
+        raise ConfigError(f"engine {engine!r} has no catalogue; known engines: {', '.join(ENGINES)}")
+    name = f"{engine}.yaml"
+    return parse_catalogue(files("farthing.vocabulary").joinpath("engines", name).read_text(encoding="utf-8"), name)
+
+
+def load_catalogues() -> tuple[Catalogue, ...]:
+    """Every shipped catalogue, in the order of ENGINES; ConfigError where one is malformed."""
+    return tuple(load_catalogue(engine) for engine in ENGINES)
+
+
+def parse_catalogue(text: str, name: str) -> Catalogue:
+    """A catalogue from YAML text; ConfigError names ``name``, the key and the problem in one line."""
+    try:
+        data = yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ConfigError(f"{name}{line}: not valid YAML: {error.problem or error.context}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{name}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{name}: the top level must be a mapping, not {type(data).__name__}")
+    try:
+        return Catalogue.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "(top level)"
+        message = "unknown key" if first["type"] == "extra_forbidden" else str(first["msg"])
+        raise ConfigError(f"{name}: {key}: {message.removeprefix('Value error, ')}") from error
