@@ -171,6 +171,7 @@ def test_a_service_that_began_on_empty_books_shows_spend_as_soon_as_something_se
     book(ledger, NOW, tenant="acme", nano=7)
     view = watch.update()
     assert (view.today_nano, view.month_nano) == (7, 7)
+    assert view.shares["allocated"] == 1
     assert view.last_month_nano is None
 
 

@@ -74,7 +74,7 @@ class SpendWatch:
         if self._told_at != (calendar.month, through):
             self._tell(calendar, through)
             self._told_at = (calendar.month, through)
-        if self._ticks % MEASURE_TICKS == 0:
+        if self._ticks % MEASURE_TICKS == 0 or not self._measured[1]:
             self._measure(calendar)
         self._ticks += 1
         return self._view(calendar, through, states, now_ns)
