@@ -17,7 +17,7 @@ from farthing.domain.errors import LedgerError
 from farthing.domain.records import RawRecord, RecordKey
 from farthing.ledger import prune as pruning
 from farthing.ledger import tables as t
-from farthing.ledger.append_only import allow
+from farthing.ledger.append_only import allow, protect
 from farthing.ledger.backup import back_up, restore
 from farthing.ledger.database import transaction
 from farthing.ledger.evidence import boot_evidence
@@ -25,7 +25,7 @@ from farthing.ledger.partitions import partition_names
 from farthing.ledger.period_books import PeriodBooks
 from farthing.ledger.prune import Retention, prune
 from farthing.ledger.repository import Ledger, Posted
-from farthing.ledger.verify import verify
+from farthing.ledger.verify import verify, verify_within
 from farthing.replay.recording import load_recording
 from farthing.service.reports import GROUPS, report
 from farthing.service.totals import Totals
@@ -61,9 +61,9 @@ def _figures(ledger):
         period = (books.costs(PERIOD), books.usage(PERIOD), books.days(PERIOD), books.boot_sums(PERIOD))
         document = books.closing(PERIOD)
     reports = [report(ledger, datetime(2026, 11, 1, tzinfo=UTC), by, "USD") for by in GROUPS]
-    books = accountant(ledger)
-    books.advance()
-    return vars(totals), period, document, reports, books.snapshot(), content(ledger, *PRUNED, "seals")
+    restarted = accountant(ledger)
+    restarted.advance()
+    return vars(totals), period, document, reports, restarted.snapshot(), content(ledger, *PRUNED, "seals")
 
 
 def test_nothing_is_pruned_before_a_period_is_closed(ledger):
@@ -223,7 +223,7 @@ def test_rows_that_are_not_sealed_still_refuse_to_go(ledger, table):
             connection.execute(statement)
 
 
-@pytest.mark.parametrize("stop", [1, 2, 3, 5, 8])
+@pytest.mark.parametrize("stop", [1, 5, 9])
 def test_a_prune_that_is_killed_leaves_books_that_verify_and_the_next_does_the_rest(ledger, monkeypatch, stop):
     """Between any two of its transactions."""
     close(ledger)
@@ -248,28 +248,33 @@ def test_a_prune_that_is_killed_leaves_books_that_verify_and_the_next_does_the_r
     assert _wrong(ledger) == []
 
 
-@pytest.mark.parametrize(
-    ("table", "column"),
-    [
-        ("cost_hours", "nano"),
-        ("cost_hours", "hour"),
-        ("boot_lines", "nano"),
-        ("usage_hours", "output_tokens"),
-        ("saving_hours", "nano"),
-        ("window_hours", "busy_ns"),
-        ("boots", "bill_nano"),
-        ("seals", "rows"),
-        ("seals", "pruned_ns"),
-        ("closings", "bill_nano"),
-    ],
-)
-def test_a_sum_that_is_changed_after_its_rows_are_gone_is_found(ledger, table, column):
+def test_a_sum_that_is_changed_after_its_rows_are_gone_is_found(ledger):
     """The seals remember what the rows came to, and are bound to one another."""
     close(ledger)
     prune(ledger.engine, Retention(), now_ns=LATE)
-    source = t.metadata.tables[table]
-    meddle(ledger, sa.update(source).where(*_first(source, ledger)).values({column: source.c[column] + 1}))
-    assert _wrong(ledger)
+    changes = {
+        "cost_hours": ("nano", "hour"),
+        "boot_lines": ("nano",),
+        "usage_hours": ("output_tokens", "requests"),
+        "saving_hours": ("nano",),
+        "window_hours": ("busy_ns",),
+        "boots": ("bill_nano",),
+        "seals": ("rows", "pruned_ns"),
+        "closings": ("bill_nano",),
+    }
+    for table, column in ((table, column) for table, columns in changes.items() for column in columns):
+        source = t.metadata.tables[table]
+        where = _first(source, ledger)
+        with ledger.engine.connect() as connection:
+            transaction_ = connection.begin()
+            if table in t.APPEND_ONLY:
+                allow(connection, table)
+            connection.execute(sa.update(source).where(*where).values({column: source.c[column] + 1}))
+            if table in t.APPEND_ONLY:
+                protect(connection, table)
+            assert [check for check in verify_within(connection) if not check.ok], (table, column)
+            transaction_.rollback()
+    assert _wrong(ledger) == []
 
 
 def test_a_seal_that_is_rewritten_is_found(ledger):
