@@ -62,7 +62,8 @@ def known_labels(engine_texts: Iterable[str], farthing_text: str) -> dict[str, s
     known["up"] = set(OF_THE_SCRAPE)
     for group in rule_groups(Settings()):
         for rule in group.recordings:
-            known[rule.record] = result_labels(rule.expr, known)
+            labels = result_labels(rule.expr, known) | set(rule.labels)
+            known[rule.record] = known.get(rule.record, set()) | labels
     return known
 
 

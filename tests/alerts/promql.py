@@ -89,6 +89,11 @@ def result_labels(expr: str, of_metric: dict[str, set[str]]) -> set[str]:
     if first == "histogram_quantile":
         (buckets,) = read(expr).uses
         return of_metric[buckets.metric] - {"le"}
+    if first == "vector":
+        return set()
+    uses = read(expr).uses
+    if uses and uses[0].metric.startswith("slo:"):  # arithmetic of recorded series: many on the left, one on the right
+        return of_metric[uses[0].metric]
     raise ValueError(f"cannot tell the labels of {expr!r}")
 
 

@@ -107,7 +107,7 @@ def test_rendering_is_deterministic_and_says_where_it_comes_from():
     """Committed files must not change by themselves."""
     first, second = render_rules(Settings()), render_rules(Settings())
     assert first == second
-    assert list(first) == ["llm-vocabulary.yml", "farthing-latency.yml", "farthing-pipeline.yml"]
+    assert list(first) == ["llm-vocabulary.yml", "farthing-slo.yml", "farthing-slo-budget.yml", "farthing-latency.yml", "farthing-pipeline.yml"]
     assert all(text.startswith(HEADER) for text in first.values())
 
 

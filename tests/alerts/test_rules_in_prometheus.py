@@ -11,7 +11,10 @@ from farthing.alerts.render import rule_groups
 from farthing.domain import conventions as names
 from farthing.settings import Settings
 
-RECORDS = [rule.record for group in rule_groups(Settings()) for rule in group.recordings]
+RECORDS = [
+    rule.record for group in rule_groups(Settings()) for rule in group.recordings if rule.record.startswith("llm:")
+]
+"""The vocabulary; service levels need tiers and hours."""
 
 
 def quantile(metric: str, share: float) -> float:

@@ -10,11 +10,12 @@ from farthing.alerts.latency import latency
 from farthing.alerts.pipeline import pipeline
 from farthing.alerts.rules import AlertRule, RuleGroup
 from farthing.alerts.signals import vocabulary
+from farthing.alerts.slo import slo, slo_budget
 from farthing.settings import Settings
 
 __all__ = ["FAMILIES", "alert_rules", "render_rules", "rule_groups"]
 
-FAMILIES: Final[tuple[Callable[[Settings], RuleGroup], ...]] = (vocabulary, latency, pipeline)
+FAMILIES: Final[tuple[Callable[[Settings], RuleGroup], ...]] = (vocabulary, slo, slo_budget, latency, pipeline)
 """Every family of rules; a new one is added here."""
 
 
