@@ -108,5 +108,11 @@ INHIBITIONS: Final[tuple[Inhibition, ...]] = (
         _INSTANCE,
         "what is dropped did not fit into the spool",
     ),
+    Inhibition(
+        (_alert("SLOErrorBudgetBurningFast"),),
+        (_alert("SLOErrorBudgetBurningSlowly"),),
+        (names.LABEL_SLO, names.LABEL_MODEL),
+        "the page says all that the ticket of the same promise would",
+    ),
 )
 """Every inhibition, in the order of Alertmanager's configuration; the first two are for alerts of every kind."""
