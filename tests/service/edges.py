@@ -22,9 +22,9 @@ from farthing.service.evidence import export_evidence, verify_evidence
 from farthing.service.issued import issued_statements
 from farthing.settings import CapacitySettings, EngineSettings, Settings
 
-__all__ = ["CAPACITY", "LIFE", "capacity", "counted", "proven", "shifted", "through"]
+__all__ = ["CAPACITY", "NODE", "capacity", "counted", "proven", "shifted", "through"]
 
-LIFE: dict[str, Any] = {
+NODE: dict[str, Any] = {
     "name": "node",
     "gpu": "H100-SXM",
     "gpus": 1,
@@ -36,7 +36,7 @@ LIFE: dict[str, Any] = {
 _ENGINE = EngineSettings(name="h100", url="http://127.0.0.1:8000", probe=True, capacity="node")
 
 
-def capacity(*engines: EngineSettings, terms: Sequence[dict[str, Any]] = (LIFE,)) -> Settings:
+def capacity(*engines: EngineSettings, terms: Sequence[dict[str, Any]] = (NODE,)) -> Settings:
     """Settings with engines on bought capacity."""
     bought = tuple(CapacitySettings.model_validate(term) for term in terms)
     return SETTINGS.model_copy(update={"engines": engines or (_ENGINE,), "capacity": bought})

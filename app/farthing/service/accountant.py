@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from importlib.metadata import version
 
@@ -265,8 +265,24 @@ class Accountant:
         if engine not in self._probed_since:
             self._probed_since[engine] = self._last_id
             note_probed(self.ledger, engine, self._last_id)
-        options = self._options_of(boot)
-        self._accounts[boot] = BootAccount(started, tariff, engine, options, billed_ns=max(billed, default=None))
+        if boot in self._boots:
+            billed_ns = self._boots[boot].billed_from_ns
+        else:
+            billed_ns = max([*billed, *self._held_by_others(started, engine)], default=None)
+        self._accounts[boot] = BootAccount(started, tariff, engine, self._options_of(boot), billed_ns=billed_ns)
+
+    def _held_by_others(self, started: Started, engine: str) -> Iterator[int]:
+        """Until when (UTC) earlier boots are billed for the GPUs of a capacity that a new one has as well.
+
+        An engine has no more of a capacity than it has, however many boots say that they run on it.
+        """
+        if not self._prices.is_held(engine):
+            return
+        begin = started.anchor.to_wall(started.at_ns)
+        read = {boot: account.row() for boot, account in self._accounts.items() if isinstance(account, BootAccount)}
+        for other in (self._boots | read).values():
+            if other.engine == engine and other.started_ns <= begin < other.covered_ns:
+                yield other.covered_ns
 
     def _goes_on(self, boot: str, engine: str, started: Started) -> bool:
         """Whether a scraped boot goes on with its engine's account, or waits for a price as that does."""

@@ -407,16 +407,18 @@ class _Closing:
         """engine -> when its boots are billed; an open boot is billed until its end is known.
 
         Scrapes say nothing of the time after them, and never that they were the last: nor does a boot that another
-        one followed.
+        one followed, and one that came to a time without a price is billed no further.
         """
         lives: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
         groups = _groups(self._connection)
+        unpriced = set(self._connection.execute(sa.select(t.unpriced_engines.c.engine)).scalars())
         latest = {rows[-1].engine: name for name, rows in groups.items() if not name.startswith(c.SCRAPED_BOOT)}
         for name, rows in groups.items():
             start = min(int(row.started_ns) for row in rows)
-            ended = all(row.closed_ns is not None for row in rows) or latest.get(rows[-1].engine) != name
+            engine = rows[-1].engine
+            ended = all(row.closed_ns is not None for row in rows) or latest.get(engine) != name or engine in unpriced
             end = max(int(row.covered_ns) for row in rows) if ended else self._end
-            lives[rows[-1].engine].append((start, max(start, end)))
+            lives[engine].append((start, max(start, end)))
         return lives
 
 

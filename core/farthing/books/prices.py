@@ -118,6 +118,10 @@ class PriceBook:
         for (gpu, name), group in groupby(self.prices, key=lambda price: (price.gpu, price.name)):
             self._ends |= _ends(_subject(gpu, name), tuple(group))
 
+    def is_held(self, engine: str) -> bool:
+        """Whether an engine has GPUs of a capacity."""
+        return engine in self._held
+
     @property
     def pools(self) -> tuple[Pool, ...]:
         """What is bought and that no engine has."""
