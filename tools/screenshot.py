@@ -30,7 +30,7 @@ LIVE_SECONDS = 92
 """How long the plots fill before the picture is taken: with the lead it ends while clients abort requests."""
 START_SECONDS = 30
 TENANTS = 4
-SIZE = "1400,1500"
+SIZE = "1400,1610"
 MAX_BYTES = 400_000
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 
