@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, HttpUrl, ValidationError, fie
 from farthing.domain.conventions import DEFAULT_PORT
 from farthing.domain.errors import ConfigError
 from farthing.settings_alerts import AlertSettings
+from farthing.settings_autoscale import AutoscaleSettings
 from farthing.settings_budgets import BudgetSettings
 from farthing.settings_notify import NotifySettings
 from farthing.settings_prices import CapacitySettings, Currency, ExchangeSettings, OwnedSettings, PriceSettings
@@ -22,6 +23,7 @@ from farthing.settings_slo import SloSettings, effective_slos
 __all__ = [
     "TOKEN_VARIABLE",
     "AlertSettings",
+    "AutoscaleSettings",
     "BookSettings",
     "BudgetSettings",
     "CapacitySettings",
@@ -182,6 +184,7 @@ class Settings(_Strict):
     costing: CostingSettings = CostingSettings()
     alerts: AlertSettings = AlertSettings()
     notify: NotifySettings = NotifySettings()
+    autoscale: AutoscaleSettings = AutoscaleSettings()
     stack: StackSettings = StackSettings()
 
     @model_validator(mode="before")

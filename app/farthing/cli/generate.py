@@ -9,7 +9,9 @@ from typing import Final
 
 import typer
 
+from farthing.alerts.reference import alert_reference
 from farthing.alerts.render import render_rules
+from farthing.cli.autoscale import example_files
 from farthing.cli.reference import cli_reference
 from farthing.cli.settings_reference import configuration_reference
 from farthing.dashboards.render import render_dashboards
@@ -23,10 +25,12 @@ __all__ = ["check", "generate", "generated_files", "write"]
 RULES: Final = Path("alerts/generated")
 DASHBOARDS: Final = Path("dashboards/generated")
 COMPOSE: Final = Path("deploy/compose/generated")
+AUTOSCALING: Final = Path("deploy/kubernetes/autoscaling")
+ALERT_PAGE: Final = Path("docs/alerts.md")
 METRIC_PAGE: Final = Path("docs/metrics.md")
 COMMAND_PAGE: Final = Path("docs/cli.md")
 CONFIGURATION_PAGE: Final = Path("docs/configuration.md")
-OWNED: Final = (RULES, DASHBOARDS, COMPOSE)
+OWNED: Final = (RULES, DASHBOARDS, COMPOSE, AUTOSCALING)
 """Folders that hold generated files only: anything else in them is an orphan."""
 
 _METRIC_PAGE_HEAD: Final = """\
@@ -48,6 +52,8 @@ def generated_files(settings: Settings) -> dict[Path, str]:
     files = {RULES / name: text for name, text in render_rules(settings).items()}
     files |= {DASHBOARDS / name: text for name, text in render_dashboards(settings).items()}
     files |= compose_files(settings)
+    files |= {AUTOSCALING / name: text for name, text in example_files(settings).items()}
+    files[ALERT_PAGE] = alert_reference(settings)
     files[METRIC_PAGE] = _metric_page()
     files[COMMAND_PAGE] = cli_reference()
     files[CONFIGURATION_PAGE] = configuration_reference()

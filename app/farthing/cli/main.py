@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from farthing.cli.alert_commands import alert_group
+from farthing.cli.autoscale_commands import autoscale_group
 from farthing.cli.book_commands import explain, periods, statements
 from farthing.cli.ledger_commands import ledger_group
 from farthing.domain.errors import FarthingError
@@ -298,6 +299,7 @@ app.add_typer(statements)
 app.command()(explain)
 app.add_typer(ledger_group)
 app.add_typer(alert_group)
+app.add_typer(autoscale_group)
 
 
 @app.command()
