@@ -15,11 +15,27 @@ from farthing.alerts.render import rule_groups
 from farthing.domain import conventions as names
 from farthing.exporters.prometheus import SnapshotCollector, exposition
 from farthing.settings import Settings
+from farthing.vocabulary.catalogue import Evidence
+from farthing.vocabulary.loading import load_catalogues
 
-__all__ = ["CAPTURES", "captures", "farthing_exposition", "known_labels", "labels_in", "problems"]
+__all__ = [
+    "CAPTURES",
+    "captured_metrics",
+    "captures",
+    "farthing_exposition",
+    "known_labels",
+    "labels_in",
+    "never_seen_labels",
+    "probe_exposition",
+    "problems",
+]
 
-CAPTURES = Path(__file__).parents[1] / "fixtures" / "vllm-0.32-cpu"
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+CAPTURES = FIXTURES / "vllm-0.32-cpu"
+SGLANG = FIXTURES / "sglang-0.5.23" / "metrics.txt"
+PROBED = FIXTURES / "recordings" / "h100-llama8b-probe" / "metrics_final.txt"
 HISTOGRAMS = (names.METRIC_TTFT, names.METRIC_TPOT, names.METRIC_E2E, names.METRIC_QUEUE)
+PROBE = "farthing_probe_"
 OF_THE_SCRAPE = {names.LABEL_JOB, names.LABEL_INSTANCE}
 """Labels that Prometheus adds to whatever it scrapes."""
 
@@ -29,6 +45,13 @@ def captures() -> list[str]:
     texts = [path.read_text() for path in sorted(CAPTURES.glob("metrics-*.txt"))]
     assert len(texts) == 3
     return texts
+
+
+def probe_exposition() -> str:
+    """What a recorded engine's exposition had of the probe's own series."""
+    lines = [line for line in PROBED.read_text().splitlines() if line.startswith(PROBE)]
+    assert lines
+    return "\n".join(lines) + "\n"
 
 
 def farthing_exposition(step: int = 100) -> str:
@@ -55,10 +78,40 @@ def labels_in(texts: Iterable[str]) -> dict[str, set[str]]:
     return labels
 
 
+def never_seen_labels() -> dict[str, set[str]]:
+    """Series that catalogues mark as read in an engine's source alone -> the labels that the source gives them.
+
+    tests/alerts/test_vocabulary.py holds the marks to the captures.
+    """
+    marked = _catalogued("source-only")
+    seen = _catalogued("captured")
+    return {name: labels for name, labels in marked.items() if name not in seen}
+
+
+def captured_metrics() -> set[str]:
+    """Series that a catalogue claims to have been seen."""
+    return set(_catalogued("captured"))
+
+
+def _catalogued(evidence: Evidence) -> dict[str, set[str]]:
+    labels: dict[str, set[str]] = {}
+    for catalogue in load_catalogues():
+        for signal in catalogue.signals.values():
+            suffix, extra = ("_bucket", {names.LABEL_LE}) if signal.kind == "histogram" else ("", set())
+            for source in signal.sources:
+                if catalogue.evidence_of(source) != evidence:
+                    continue
+                of_source = {*source.where, *source.matching, *source.excluding, *(source.distinct or ()), *extra}
+                of_source.add(catalogue.model.label or names.LABEL_MODEL)
+                for metric in source.metrics:
+                    labels.setdefault(metric + suffix, set()).update(of_source)
+    return labels
+
+
 def known_labels(engine_texts: Iterable[str], farthing_text: str) -> dict[str, set[str]]:
     """Every series that a query may name -> its labels: scraped ones, recorded ones, and ``up``."""
-    scraped = labels_in([*engine_texts, farthing_text])
-    known = {name: labels | OF_THE_SCRAPE for name, labels in scraped.items()}
+    scraped = labels_in([*engine_texts, SGLANG.read_text(), probe_exposition(), farthing_text])
+    known = {name: labels | OF_THE_SCRAPE for name, labels in (never_seen_labels() | scraped).items()}
     known["up"] = set(OF_THE_SCRAPE)
     for group in rule_groups(Settings()):
         for rule in group.recordings:

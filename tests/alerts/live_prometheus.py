@@ -24,7 +24,11 @@ from farthing.settings import Settings
 
 __all__ = ["ENGINES", "Prometheus", "prometheus"]
 
-ENGINES: Mapping[str, Path] = {"text": CAPTURES / "metrics-text.txt", "vlm": CAPTURES / "metrics-vlm.txt"}
+ENGINES: Mapping[str, Path] = {
+    "text": CAPTURES / "metrics-text.txt",
+    "vlm": CAPTURES / "metrics-vlm.txt",
+    "speculating": CAPTURES / "metrics-specdecode-lora.txt",
+}
 """Instance -> the exposition it answers."""
 CUMULATIVE = ("_total", "_bucket", "_count", "_sum")
 

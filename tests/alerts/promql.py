@@ -72,7 +72,7 @@ def annotation_queries(text: str) -> list[str]:
     for action in re.findall(ACTION, text, re.DOTALL):
         if re.search(r"\bquery\b", action):
             literals = re.findall(r'"((?:\\.|[^"\\])*)"', action)
-            queries += [literal.replace("%q", '"x"') for literal in literals]
+            queries += [literal.replace("%q", '"x"').replace('\\"', '"') for literal in literals]
     return queries
 
 
@@ -198,7 +198,8 @@ def _expect_grouped(
         operand = [use for position, use in sorted(found.items()) if start <= position <= stop]
         joined = any(part.text in {"on", "ignoring"} for part in tokens[start:stop])
         if joined and token.text in {"by", "without"}:
-            either += [(label, tuple(use.metric for use in operand)) for label in sorted(grouped)]
+            missing = sorted(label for label in grouped if not any(label in use.made for use in operand))
+            either += [(label, tuple(use.metric for use in operand)) for label in missing]
         else:
             for use in operand:
                 use.labels |= grouped - use.made

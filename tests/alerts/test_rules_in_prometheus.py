@@ -7,14 +7,14 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.alerts.live_prometheus import ENGINES, prometheus
 from tests.alerts.real_parts import wait_for
 
-from farthing.alerts.render import rule_groups
+from farthing.alerts.signals import SCALARS, vocabulary
 from farthing.domain import conventions as names
 from farthing.settings import Settings
+from farthing.vocabulary.loading import load_catalogue
 
-RECORDS = [
-    rule.record for group in rule_groups(Settings()) for rule in group.recordings if rule.record.startswith("llm:")
-]
-"""The vocabulary; service levels need tiers and hours."""
+LACKING = {record for record, signal in SCALARS.items() if signal in load_catalogue("vllm").lacking}
+RECORDS = [rule.record for rule in vocabulary(Settings()).recordings if rule.record not in LACKING]
+"""The vocabulary as far as vLLM has it; service levels need tiers and hours."""
 
 
 def quantile(metric: str, share: float) -> float:
@@ -51,7 +51,10 @@ def test_the_rules_record_what_recorded_engines_did(tmp_path):
             rule for group in server.get("rules")["groups"] for rule in group["rules"] if rule["health"] == "err"
         ]
         values = {record: server.query(record) for record in RECORDS}
+        unknown = [record for record in LACKING if server.query(record)]
     assert unhealthy == []
+    assert LACKING
+    assert unknown == []
     for record, samples in values.items():
         assert all(math.isfinite(float(sample["value"][1])) for sample in samples), record
         assert {sample["metric"]["model"] for sample in samples} == {"tiny"}, record
