@@ -34,7 +34,7 @@ WHO = ("tenant", "project", "model")
 EVERYTHING: Key = ()
 """The key of everything together."""
 
-FORETOLD = 50
+FORETOLD = 20
 """Lines, costliest month first, that have a forecast and are watched for anomalies."""
 _KEYS: Mapping[SpendGroup, tuple[str, ...]] = {
     "tenant": ("tenant",),
