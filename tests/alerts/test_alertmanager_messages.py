@@ -102,6 +102,15 @@ def test_what_is_over_says_since_when(templates):
     assert slack.startswith("*Resolved at 2026-11-26 20:10:00 UTC:* llama &lt;8b&gt;")
 
 
+@pytest.mark.parametrize(("name", "kind"), [("text", "text"), ("slack", "text"), ("teams", "text"), ("email", "html")])
+def test_of_many_alerts_ten_are_told_in_full(templates, name, kind):
+    """Receivers cut long messages, at the end, where the links are."""
+    text = rendered(templates, name, message_data(*[SLOW] * 11), kind)
+    assert text.count("cost $4.79 per hour") == 10
+    assert "These are 10 of 11; all: http://alertmanager" in text
+    assert "These are" not in rendered(templates, name, message_data(*[SLOW] * 10), kind)
+
+
 @pytest.mark.parametrize(
     ("alerts", "color"),
     [((SLOW,), "danger"), ((resolved(SLOW),), "good")],

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from tests.stack.scenery import paper, require
 
-from farthing.domain.errors import StackError
+from farthing.domain.errors import ConfigError, StackError
 from farthing.settings import Settings, parse_settings
 from farthing.stack import compose, container, lifecycle
 from farthing.stack.compose import compose_environment, down_compose
@@ -69,6 +69,28 @@ def test_farthing_up_sets_only_variables_that_compose_yaml_has(tmp_path):
     given = compose_environment(Settings(), StateLayout.at(tmp_path))
     assert set(given) - {"COMPOSE_PROFILES"} <= used
     assert {name for name in used if name.endswith("_PORT")} <= set(given)
+
+
+def notifying(*files: str) -> Settings:
+    """Settings that tell somebody over Slack for each of these files."""
+    ways = [{"name": f"r{n}", "slack": {"api_url_file": file, "channel": "c"}} for n, file in enumerate(files)]
+    return Settings.model_validate({"notify": {"receivers": ways}})
+
+
+def test_the_folder_of_the_secrets_is_mounted_and_the_configuration_finds_them_there(tmp_path):
+    """Their text is copied nowhere."""
+    settings = notifying("/srv/secrets/slack", "/srv/secrets/other")
+    assert compose_environment(settings, StateLayout.at(tmp_path))["FARTHING_COMPOSE_SECRETS"] == "/srv/secrets"
+    text = compose_configuration(settings)[Path("alertmanager/alertmanager.yml")]
+    assert "api_url_file: /etc/farthing/secrets/slack\n" in text
+    assert "/srv" not in text
+    assert any(volume.endswith(":/etc/farthing/secrets:ro") for volume in SERVICES["alertmanager"]["volumes"])
+
+
+def test_secrets_in_two_folders_are_refused_by_name(tmp_path):
+    """One folder is mounted."""
+    with pytest.raises(ConfigError, match="/srv/a and /srv/b"):
+        compose_environment(notifying("/srv/a/slack", "/srv/b/slack"), StateLayout.at(tmp_path))
 
 
 def test_the_committed_configuration_is_current():

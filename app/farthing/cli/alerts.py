@@ -6,6 +6,7 @@ import difflib
 import sys
 import time
 import uuid
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -31,6 +32,7 @@ FORGOTTEN: Final = timedelta(minutes=5)
 
 SENT: Final = "sent"
 FAILED: Final = "failed"
+PARTLY: Final = "some of them failed"
 PENDING: Final = "not seen to go out"
 NOBODY: Final = "shown in Alertmanager only"
 
@@ -77,10 +79,11 @@ def run_alert_test(
             held = manager.held(test)
             ways = [(receiver, kind) for receiver in held.receivers for kind in kinds.get(receiver, ())]
             muted = held.silenced or held.inhibited
-            after = before if muted else _awaited(manager, before, {kind for _, kind in ways}, wait_seconds)
+            counts = Counter(kind for _, kind in ways)
+            after = before if muted else _awaited(manager, before, counts, wait_seconds)
         finally:
             manager.fire(alert, datetime.now(UTC))
-    results = [(receiver, kind, _muted(held) or _result(before, after, kind)) for receiver, kind in ways]
+    results = [(receiver, kind, _muted(held) or _result(before, after, kind, counts[kind])) for receiver, kind in ways]
     nobody = [(receiver, "", NOBODY) for receiver in held.receivers if not kinds.get(receiver)]
     typer.echo(render(_outcome(rule, test, [*results, *nobody]), output, color=sys.stdout.isatty()).rstrip("\n"))
     return 0 if all(result == SENT for _, _, result in results) else 1
@@ -107,23 +110,29 @@ def _labels(texts: Sequence[str]) -> dict[str, str]:
 
 
 def _awaited(
-    manager: Alertmanager, before: Mapping[str, Tally], kinds: set[str], wait_seconds: float
+    manager: Alertmanager, before: Mapping[str, Tally], kinds: Mapping[str, int], wait_seconds: float
 ) -> Mapping[str, Tally]:
-    """Alertmanager's counters, once each of ``kinds`` was attempted or the time is over."""
+    """Alertmanager's counters, once as many messages of each kind went out or failed, or the time is over."""
     deadline = time.monotonic() + wait_seconds
     while True:
         now = manager.tallies()
-        if all(_result(before, now, kind) != PENDING for kind in kinds) or time.monotonic() >= deadline:
+        if all(_result(before, now, kind, count) != PENDING for kind, count in kinds.items()):
+            return now
+        if time.monotonic() >= deadline:
             return now
         time.sleep(POLL_SECONDS)
 
 
-def _result(before: Mapping[str, Tally], after: Mapping[str, Tally], kind: str) -> str:
+def _result(before: Mapping[str, Tally], after: Mapping[str, Tally], kind: str, count: int) -> str:
+    """What became of ``count`` messages of one kind; Alertmanager does not count them by receiver."""
     then, now = before.get(kind, Tally()), after.get(kind, Tally())
     failed = now.failed - then.failed
-    if now.attempted - then.attempted - failed > 0:
+    sent = now.attempted - then.attempted - failed
+    if sent >= count:
         return SENT
-    return FAILED if failed else PENDING
+    if failed:
+        return PARTLY if sent else FAILED
+    return PENDING
 
 
 def _muted(held: Held) -> str:
@@ -142,6 +151,6 @@ def _outcome(rule: AlertRule, test: str, rows: Sequence[tuple[str, str, str]]) -
     ]
     if any(receiver == RECEIVER_NONE for receiver, _, _ in rows):
         notes.append("No receiver is configured for it: see notify in farthing.yaml.")
-    if any(result == FAILED for _, _, result in rows):
+    if any(result in {FAILED, PARTLY} for _, _, result in rows):
         notes.append("Alertmanager's log has the reason of a failure.")
     return ReportTable(columns, tuple(rows), title=f"Test of {rule.name}", notes=tuple(notes))
