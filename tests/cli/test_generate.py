@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from farthing.alerts.render import render_rules
 from farthing.cli.generate import check, generate, generated_files, write
 from farthing.domain.errors import ConfigError
 from farthing.domain.metric_reference import METRICS
@@ -28,16 +29,17 @@ def test_the_committed_files_are_current():
 def test_the_files_are_rules_dashboards_compose_configuration_and_references():
     """Where deployments and readers look for them."""
     paths = [path.as_posix() for path in generated_files(Settings())]
-    assert [path for path in paths if not path.startswith("deploy/compose/generated/")] == [
-        "alerts/generated/llm-vocabulary.yml",
-        "alerts/generated/farthing-latency.yml",
-        "alerts/generated/farthing-pipeline.yml",
+    assert [path for path in paths if not path.startswith("deploy/")] == [
+        *(f"alerts/generated/{name}" for name in render_rules(Settings())),
+        *(f"alerts/generated/current/{name}" for name in render_rules(Settings())),
         "dashboards/generated/farthing-fleet.json",
+        "docs/alerts.md",
         "docs/metrics.md",
         "docs/cli.md",
         "docs/configuration.md",
     ]
     assert "deploy/compose/generated/prometheus/prometheus.yml" in paths
+    assert "deploy/kubernetes/autoscaling/keda/scaledobjects.yaml" in paths
 
 
 def test_the_metric_reference_has_a_row_per_metric():
@@ -58,7 +60,7 @@ def test_writing_twice_changes_nothing(checkout):
 def test_an_edited_file_is_stale_and_its_lines_are_counted(checkout, capsys):
     """A hand-made change would be lost with the next run."""
     file = checkout / RULES
-    file.write_text(file.read_text().replace("for: 15s", "for: 99s"))
+    file.write_text(file.read_text().replace("for: 15s", "for: 99s", 1))
     assert check(checkout, generated_files(Settings())) == ["stale: alerts/generated/farthing-latency.yml (+1 -1)"]
     assert generate(check=True, root=checkout) == 1
     shown = capsys.readouterr()
@@ -75,7 +77,7 @@ def test_different_line_endings_are_stale(checkout):
 
 def test_a_missing_file_is_named_and_written_again(checkout, capsys):
     """With the folders that it needs."""
-    pages = ["docs/metrics.md", "docs/cli.md", "docs/configuration.md"]
+    pages = ["docs/alerts.md", "docs/metrics.md", "docs/cli.md", "docs/configuration.md"]
     for page in pages:
         (checkout / page).unlink()
     (checkout / "docs").rmdir()
@@ -94,6 +96,29 @@ def test_an_orphan_is_named_and_removed(checkout, capsys):
     assert generate(check=False, root=checkout) == 0
     assert "removed alerts/generated/old.yml\n" in capsys.readouterr().out
     assert not orphan.exists()
+
+
+def test_one_target_writes_its_own_rules_and_nothing_else(tmp_path, capsys):
+    """Whoever runs a newer Prometheus needs no dashboards again, and loses no file of the other target."""
+    (tmp_path / "alerts").mkdir()
+    assert generate(check=False, root=tmp_path, target="debian") == 0
+    assert generate(check=False, root=tmp_path, target="current") == 0
+    folder = tmp_path / "alerts" / "generated"
+    assert {path.name for path in folder.glob("*.yml")} == {path.name for path in (folder / "current").glob("*.yml")}
+    assert (folder / "llm-vocabulary.yml").is_file()
+    assert not (tmp_path / "docs").exists()
+    assert generate(check=True, root=tmp_path, target="current") == 0
+    (folder / "current" / "llm-vocabulary.yml").unlink()
+    capsys.readouterr()
+    assert generate(check=True, root=tmp_path, target="current") == 1
+    assert "missing: alerts/generated/current/llm-vocabulary.yml" in capsys.readouterr().err
+
+
+def test_a_target_that_is_not_catered_for_is_refused(tmp_path):
+    """With those that are."""
+    (tmp_path / "alerts").mkdir()
+    with pytest.raises(ConfigError, match=r"--target 2\.x: .*; one of debian, current"):
+        generate(check=False, root=tmp_path, target="2.x")
 
 
 def test_documents_beside_the_reference_are_left_alone(checkout):

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 import typer
 
 from farthing.alerts.reference import alert_reference
-from farthing.alerts.render import render_rules
+from farthing.alerts.selectors import TARGET_DEBIAN, TARGETS, Target
+from farthing.alerts.targets import render_rules_for
 from farthing.cli.autoscale import example_files
 from farthing.cli.reference import cli_reference
 from farthing.cli.settings_reference import configuration_reference
@@ -20,7 +21,7 @@ from farthing.domain.metric_reference import METRICS
 from farthing.settings import Settings
 from farthing.stack.compose_config import compose_files
 
-__all__ = ["check", "generate", "generated_files", "write"]
+__all__ = ["check", "generate", "generated_files", "rule_files", "write"]
 
 RULES: Final = Path("alerts/generated")
 DASHBOARDS: Final = Path("dashboards/generated")
@@ -49,7 +50,7 @@ ledger's currency, which `farthing_build_info` names.
 
 def generated_files(settings: Settings) -> dict[Path, str]:
     """Path relative to the repository -> text of every file that is generated and committed."""
-    files = {RULES / name: text for name, text in render_rules(settings).items()}
+    files = {path: text for target in TARGETS for path, text in rule_files(settings, target).items()}
     files |= {DASHBOARDS / name: text for name, text in render_dashboards(settings).items()}
     files |= compose_files(settings)
     files |= {AUTOSCALING / name: text for name, text in example_files(settings).items()}
@@ -60,7 +61,13 @@ def generated_files(settings: Settings) -> dict[Path, str]:
     return files
 
 
-def write(root: Path, files: Mapping[Path, str]) -> list[Path]:
+def rule_files(settings: Settings, target: Target) -> dict[Path, str]:
+    """Path relative to the repository -> text of the rule files of one target; Debian's are those of the top folder."""
+    folder = RULES if target == TARGET_DEBIAN else RULES / target
+    return {folder / name: text for name, text in render_rules_for(settings, target).items()}
+
+
+def write(root: Path, files: Mapping[Path, str], owned: Sequence[Path] = OWNED) -> list[Path]:
     """The paths (relative to ``root``) that were written or, being orphans, removed; current files stay untouched."""
     changed = []
     for path, text in files.items():
@@ -68,13 +75,13 @@ def write(root: Path, files: Mapping[Path, str]) -> list[Path]:
             (root / path).parent.mkdir(parents=True, exist_ok=True)
             (root / path).write_text(text, encoding="utf-8", newline="\n")
             changed.append(path)
-    for path in _orphans(root, files):
+    for path in _orphans(root, files, owned):
         (root / path).unlink()
         changed.append(path)
     return changed
 
 
-def check(root: Path, files: Mapping[Path, str]) -> list[str]:
+def check(root: Path, files: Mapping[Path, str], owned: Sequence[Path] = OWNED) -> list[str]:
     """One text per file that is missing, stale (with the lines it gains and loses) or orphaned; empty when current."""
     found = []
     for path, text in files.items():
@@ -84,31 +91,37 @@ def check(root: Path, files: Mapping[Path, str]) -> list[str]:
         elif there != text:
             gained, lost = _changes(path, there, text)
             found.append(f"stale: {path.as_posix()} (+{gained} -{lost})")
-    found += [f"orphan: {path.as_posix()}" for path in _orphans(root, files)]
+    found += [f"orphan: {path.as_posix()}" for path in _orphans(root, files, owned)]
     return found
 
 
-def generate(check: bool, root: Path) -> int:
+def generate(check: bool, root: Path, target: str = "") -> int:
     """Exit status: 0, or 1 when ``check`` finds a file that is not current; prints what it wrote or found.
 
-    The committed files follow the default settings. Raises ConfigError when ``root`` is not a checkout.
+    The committed files follow the default settings. With a ``target``, only its rule files. Raises ConfigError when
+    ``root`` is not a checkout, or there is no such target.
     """
+    chosen = [known for known in TARGETS if known == target]
+    if target and not chosen:
+        raise ConfigError(f"--target {target}: no such Prometheus is catered for; one of {', '.join(TARGETS)}")
     if not (root / "alerts").is_dir():
         raise ConfigError(f"{root}: has no alerts folder; run farthing generate in a checkout of Farthing")
-    files = generated_files(Settings())
-    return _report(root, files) if check else _write(root, files)
+    files = rule_files(Settings(), chosen[0]) if chosen else generated_files(Settings())
+    # other targets' files are no orphans of this one's
+    owned = () if chosen else OWNED
+    return _report(root, files, owned) if check else _write(root, files, owned)
 
 
-def _write(root: Path, files: Mapping[Path, str]) -> int:
-    changed = write(root, files)
+def _write(root: Path, files: Mapping[Path, str], owned: Sequence[Path]) -> int:
+    changed = write(root, files, owned)
     for path in changed:
         typer.echo(f"{'wrote' if path in files else 'removed'} {path.as_posix()}")
     typer.echo(f"{len(files)} generated files, {len(changed)} changed")
     return 0
 
 
-def _report(root: Path, files: Mapping[Path, str]) -> int:
-    found = check(root, files)
+def _report(root: Path, files: Mapping[Path, str], owned: Sequence[Path]) -> int:
+    found = check(root, files, owned)
     for path, text in files.items():
         there = _read(root / path)
         if there is not None and there != text:
@@ -130,9 +143,9 @@ def _read(path: Path) -> str | None:
         return None
 
 
-def _orphans(root: Path, files: Mapping[Path, str]) -> list[Path]:
+def _orphans(root: Path, files: Mapping[Path, str], owned: Sequence[Path]) -> list[Path]:
     """Files in generated folders that nothing generates any more."""
-    there = [path.relative_to(root) for folder in OWNED for path in (root / folder).rglob("*") if path.is_file()]
+    there = [path.relative_to(root) for folder in owned for path in (root / folder).rglob("*") if path.is_file()]
     return sorted(path for path in there if path not in files)
 
 

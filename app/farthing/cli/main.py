@@ -306,6 +306,9 @@ app.add_typer(autoscale_group)
 def generate(
     check: Annotated[bool, typer.Option("--check", help="Write nothing; exit status 1 when a file is stale.")] = False,
     root: Annotated[Path, typer.Option(help="The checkout to write into.")] = Path(),
+    target: Annotated[
+        str, typer.Option(help="Only the rules, for one Prometheus: debian (2.42) or current (3.x); else everything.")
+    ] = "",
 ) -> None:
     """Write rules, dashboards, compose configuration and reference pages from code.
 
@@ -313,7 +316,7 @@ def generate(
     """
     from farthing.cli.generate import generate as run
 
-    raise typer.Exit(run(check, root))
+    raise typer.Exit(run(check, root, target))
 
 
 def main() -> None:
