@@ -20,6 +20,7 @@ from farthing.vocabulary.loading import load_catalogues
 
 __all__ = [
     "CAPTURES",
+    "OF_THE_SCRAPE",
     "captured_metrics",
     "captures",
     "farthing_exposition",

@@ -85,6 +85,30 @@ INHIBITIONS: Final[tuple[Inhibition, ...]] = (
         "requests wait for memory, and running ones lose theirs",
     ),
     Inhibition(
+        (_alert("LLMTimeToFirstTokenHigh"),),
+        (_alert("LLMRequestsAborted"),),
+        _MODEL,
+        "people hang up on an empty answer",
+    ),
+    Inhibition(
+        (_alert("LLMRequestsFailing"),),
+        (_alert("LLMServerErrorsHigh"),),
+        _MODEL,
+        "what fails in the engine is a server error at its edge",
+    ),
+    Inhibition(
+        (_alert("FarthingIdleCostHigh"),),
+        (_alert("LLMGPUAllocatedIdle"),),
+        (),
+        "the fleet's idle time is its engines'; the runbook's first query names them",
+    ),
+    Inhibition(
+        (_alert("FarthingMonthlySpendHigh"),),
+        (_alert("FarthingMonthlyForecastHigh"),),
+        (),
+        "what has come about need not be foretold",
+    ),
+    Inhibition(
         (_alert("FarthingBudgetSpent"),),
         (_alert("FarthingBudgetThresholdPassed"),),
         (names.LABEL_TENANT, names.LABEL_PROJECT, names.LABEL_MODEL),
@@ -97,7 +121,7 @@ INHIBITIONS: Final[tuple[Inhibition, ...]] = (
         "books stand still where nothing is read",
     ),
     Inhibition(
-        (_alert("FarthingLedgerStalled"),),
+        (_alert("FarthingBooksStalled"),),
         (_alert("FarthingWatermarkStale", "FarthingProbeSpooling"),),
         (),
         "when nothing can be written every engine's books stand still and every probe keeps what it has",

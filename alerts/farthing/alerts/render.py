@@ -5,17 +5,43 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from farthing.alerts.cache import cache
+from farthing.alerts.coldstart import cold_start
+from farthing.alerts.cost import cost
+from farthing.alerts.deadman import deadman
 from farthing.alerts.documents import to_yaml
+from farthing.alerts.errors import errors
+from farthing.alerts.gpu import gpu
 from farthing.alerts.latency import latency
 from farthing.alerts.pipeline import pipeline
+from farthing.alerts.probe import probe
 from farthing.alerts.rules import AlertRule, RuleGroup
+from farthing.alerts.saturation import saturation
 from farthing.alerts.signals import vocabulary
 from farthing.alerts.slo import slo, slo_budget
+from farthing.alerts.spend import spend
+from farthing.alerts.stalled import stalled
 from farthing.settings import Settings
 
 __all__ = ["FAMILIES", "alert_rules", "render_rules", "rule_groups"]
 
-FAMILIES: Final[tuple[Callable[[Settings], RuleGroup], ...]] = (vocabulary, slo, slo_budget, latency, pipeline)
+FAMILIES: Final[tuple[Callable[[Settings], RuleGroup], ...]] = (
+    vocabulary,
+    slo,
+    slo_budget,
+    latency,
+    errors,
+    stalled,
+    saturation,
+    spend,
+    cost,
+    cache,
+    gpu,
+    cold_start,
+    pipeline,
+    probe,
+    deadman,
+)
 """Every family of rules; a new one is added here."""
 
 
