@@ -47,6 +47,7 @@ class EngineSource:
 
     boot: str
     windows: int
+    """0 where they were pruned."""
     fit: str
     """Version and method of its latest fit."""
     error: float | None
@@ -85,9 +86,10 @@ def explain_line(ledger: Ledger, number: str, place: int, top: int) -> Explanati
         where = _requests_of(line, statement)
         count, requests = _costliest(connection, line, where, top) if where is not None else (0, ())
         engines = _engines(connection, document, line)
+        pruned = _pruned(connection, document)
     return Explanation(
         title=f"Line {place} of statement {number}: {line.description}",
-        told=_told(line, statement, amount, row.sha256),
+        told=_told(line, statement, amount, row.sha256) + pruned,
         requests=requests,
         request_count=count,
         engines=engines,
@@ -112,6 +114,16 @@ def _told(line: StatementLine, statement: Statement, amount: int | None, closing
         ("closing", f"SHA-256 {closing}"),
     ]
     return tuple((name, str(value)) for name, value in told if value not in {"", None})
+
+
+def _pruned(connection: Connection, document: ClosingDocument) -> tuple[tuple[str, str], ...]:
+    """What of the sources is not there any more."""
+    s = t.seals.c
+    members = [member for boot in document.boots for member in boot.members]
+    of_period = (s.table_name == t.journal.name) & (s.period == document.facts.period)
+    query = sa.select(s.table_name).where(s.boot.in_(members) | of_period).distinct().order_by(s.table_name)
+    names = list(connection.execute(query).scalars())
+    return (("pruned", f"{', '.join(names)} of this period; a backup has them"),) if names else ()
 
 
 def _requests_of(line: StatementLine, statement: Statement) -> list[sa.ColumnElement[bool]] | None:
@@ -164,10 +176,14 @@ def _engines(connection: Connection, document: ClosingDocument, line: StatementL
     query = sa.select(j.boot, sa.func.count(sa.distinct(j.start_ns))).where(*where).group_by(j.boot)
     for boot, number in connection.execute(query):
         counts[boot] += int(number)
+    b = t.boot_lines.c
+    kept = sa.select(b.boot).where(b.period == document.facts.period, b.account == line.account)
+    # of a journal that was pruned, the sums tell at least whose account it was
+    behind = set(counts) or set(connection.execute(kept).scalars())
     found = []
     for boot in document.boots:
         windows = sum(counts[member] for member in boot.members)
-        if not windows:
+        if not behind.intersection(boot.members):
             continue
         fits = sa.select(f.version, f.method, f.evidence).where(f.boot.in_(boot.members)).order_by(f.version.desc())
         fit = connection.execute(fits.limit(1)).first()
