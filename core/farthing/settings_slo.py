@@ -89,7 +89,7 @@ class SloSettings(BaseModel):
         bounds = ENGINE_BOUNDS[self.signal]
         if self.bound_seconds is not None and self.bound_seconds not in bounds:
             raise ValueError(
-                f"SLO {self.name!r}: the engine has no bucket at {self.bound_seconds:g} s; nearest are "
+                f"SLO {self.name!r}: vLLM's histogram has no bucket at {self.bound_seconds:g} s; nearest are "
                 f"{' and '.join(f'{bound:g}' for bound in _nearest(self.bound_seconds, bounds))}"
             )
         return self

@@ -101,6 +101,10 @@ class Latencies:
             )
         return tuple(found)
 
+    def bounds(self, metric: str) -> tuple[float, ...]:
+        """Upper bounds of a histogram's buckets in seconds, without +Inf."""
+        return self._bounds[metric]
+
     def requests(self) -> dict[tuple[str, str, str], int]:
         """(model, tier, outcome) -> requests; every outcome of a model and tier that had any, so 0 is a known 0."""
         return dict(self._requests)
