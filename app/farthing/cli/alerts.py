@@ -22,6 +22,7 @@ from farthing.cli.alertmanager_api import Alertmanager, Held, Tally
 from farthing.domain.errors import FarthingError
 from farthing.exporters.report import Column, Output, ReportTable, render
 from farthing.settings import Settings
+from farthing.stack.lifecycle import stack_status
 
 __all__ = ["alerts_table", "print_alerts", "run_alert_test"]
 
@@ -71,7 +72,7 @@ def run_alert_test(
     test = uuid.uuid4().hex[:8]
     alert = sample_alert(rule, test, _labels(labels))
     with httpx.Client(timeout=TIMEOUT_SECONDS, trust_env=False) as client:
-        manager = Alertmanager(client, url or f"http://127.0.0.1:{settings.stack.alertmanager_port}")
+        manager = Alertmanager(client, url or _running(settings))
         kinds = manager.integrations()
         before = manager.tallies()
         manager.fire(alert, datetime.now(UTC) + FORGOTTEN)
@@ -87,6 +88,12 @@ def run_alert_test(
     nobody = [(receiver, "", NOBODY) for receiver in held.receivers if not kinds.get(receiver)]
     typer.echo(render(_outcome(rule, test, [*results, *nobody]), output, color=sys.stdout.isatty()).rstrip("\n"))
     return 0 if all(result == SENT for _, _, result in results) else 1
+
+
+def _running(settings: Settings) -> str:
+    """Where the stack's Alertmanager is: as it was started, else as the settings would start it."""
+    pages = {part.name: part.page for part in stack_status(settings).parts}
+    return pages.get("alertmanager") or f"http://127.0.0.1:{settings.stack.alertmanager_port}"
 
 
 def _rule(settings: Settings, name: str) -> AlertRule:
