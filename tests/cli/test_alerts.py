@@ -4,6 +4,8 @@ import csv
 import io
 import json
 
+import pytest
+from tests.alerts.real_parts import free_port
 from tests.cli.commands import farthing, one_line
 
 from farthing.alerts.render import alert_rules
@@ -29,6 +31,35 @@ def test_every_alert_is_listed_with_its_threshold_of_the_settings(tmp_path):
     table = farthing("alerts", "list", cwd=tmp_path)
     assert table.code == 0
     assert all(row["alert"] in table.out for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("settings", "level", "detail"),
+    [
+        ("", "degraded", "nobody is told of alerts"),
+        (
+            "notify:\n  receivers: [{name: a, slack: {api_url_file: ./slack, channel: c}}]\n",
+            "degraded",
+            "read here: slack",
+        ),
+        ("alerts: {webhook_url: 'http://x'}\n", "degraded", "nobody notices when alerts stop"),
+        (
+            "notify:\n  dead_mans_switch: {url: 'http://x'}\n"
+            "  receivers: [{name: a, pagerduty: {routing_key_file: ./key}}]\n",
+            "ok",
+            "receivers: a",
+        ),
+    ],
+)
+def test_check_tells_whether_anybody_would_be_told(tmp_path, settings, level, detail):
+    """A missing secret shows only when the first alert is sent, and then nobody sees it."""
+    (tmp_path / "key").write_text("hush\n")
+    (tmp_path / "farthing.yaml").write_text(f"serve: {{port: {free_port()}}}\n{settings}")
+    ran = farthing("check", "-o", "json", cwd=tmp_path)
+    (found,) = [finding for finding in json.loads(ran.out) if finding["subject"] == "notifications"]
+    assert found["level"] == level
+    assert detail in found["detail"]
+    assert "hush" not in ran.out
 
 
 def test_an_unknown_alert_is_named_with_its_neighbours(tmp_path):

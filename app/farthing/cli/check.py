@@ -7,6 +7,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from pathlib import Path
 
 import httpx
 import typer
@@ -36,7 +37,12 @@ def run_check(settings: Settings, output: str) -> int:
     """Print what was found; returns 0, or the exit status of the first failure."""
     findings: list[Finding] = [Finding("farthing", "ok", f"version {version('farthing')}")]
     exit_code = 0
-    for subject, look in (("ledger", _ledger), ("prices", _prices), ("service", _service)):
+    for subject, look in (
+        ("ledger", _ledger),
+        ("prices", _prices),
+        ("service", _service),
+        ("notifications", _notifications),
+    ):
         try:
             findings.append(Finding(subject, *look(settings)))
         except FarthingError as error:
@@ -85,6 +91,29 @@ def _service(settings: Settings) -> tuple[str, str]:
     except httpx.HTTPError as error:
         return "degraded", f"farthing serve does not answer at {url} ({error}); start it with farthing serve"
     return ("ok", url) if answer.is_success else ("degraded", f"{url}: {answer.text.strip()}")
+
+
+def _notifications(settings: Settings) -> tuple[str, str]:
+    """Whether anybody is told of alerts, and could be: Alertmanager finds out about a missing secret too late."""
+    notify = settings.notify
+    if not notify.receivers and settings.alerts.webhook_url is None:
+        return "degraded", "nobody is told of alerts; name receivers under notify:, or alerts.webhook_url"
+    without = [str(path) for path in notify.secret_files if not _holds_something(path)]
+    if without:
+        return (
+            "degraded",
+            f"secrets that are empty or cannot be read here: {', '.join(without)}; Alertmanager needs them",
+        )
+    if notify.dead_mans_switch is None:
+        return "degraded", "nobody notices when alerts stop; set notify.dead_mans_switch"
+    return "ok", f"receivers: {', '.join(receiver.name for receiver in notify.receivers) or 'the webhook'}"
+
+
+def _holds_something(path: Path) -> bool:
+    try:
+        return bool(path.expanduser().read_text(encoding="utf-8").strip())
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 def _engine(engine: EngineSettings) -> list[Finding]:
