@@ -16,7 +16,10 @@ from farthing.settings import Settings
 __all__ = ["gpu"]
 
 BUSY_RANGE: Final = "5m"
-WAITING_SECONDS: Final = 300
+WAITING_SECONDS: Final = 600
+"""Busy time is counted when it settles, up to `costing.grace_seconds` late: after a quiet hour a queue is known minutes
+before the work on it.
+"""
 QUEUED: Final = 1
 """Requests per engine that wait: one between two steps is no queue."""
 IDLE_RANGE: Final = "30m"
@@ -52,7 +55,7 @@ def _idle_while_queued(settings: Settings) -> AlertRule:
         component="gpu",
         summary="{{ $labels.model }}: requests wait while engines work {{ $value | humanizePercentage }} of the time",
         description=(
-            "Requests of {{ $labels.model }} have waited for ten minutes while its engines worked "
+            "Requests of {{ $labels.model }} have waited for fifteen minutes while its engines worked "
             "{{ $value | humanizePercentage }} of the time; below "
             f"{percent_text(settings.alerts.gpu_busy_ratio)} it is not load that makes them wait. "
             f"The engines of this model cost {MODEL_SPEND}."

@@ -35,13 +35,16 @@ def _of_engines(metric: str) -> str:
 def _missing(settings: Settings) -> AlertRule:
     """An engine answers, and is on no books: its probe is configured and sends nothing.
 
-    An engine without the probe is on the books from its first scrape. FarthingScrapeFailing of the engine inhibits it.
+    An engine without the probe is on the books from its first scrape, unless it has no price, of which
+    FarthingEngineUnpriced tells. FarthingScrapeFailing of the engine inhibits it.
     """
     engine = names.LABEL_ENGINE
     return AlertRule(
         name="FarthingProbeMissing",
         expr=by_instance(
-            f"max by ({engine}) ({names.METRIC_SCRAPE_UP}) == 1\nunless on ({engine})\n{names.METRIC_WATERMARK_LAG}"
+            f"max by ({engine}) ({names.METRIC_SCRAPE_UP}) == 1\n"
+            f"unless on ({engine})\n{names.METRIC_WATERMARK_LAG}\n"
+            f"unless on ({engine})\n{names.METRIC_UNPRICED}"
         ),
         for_seconds=MISSING_SECONDS,
         severity="warning",
