@@ -78,10 +78,13 @@ def test_labels_that_are_given_replace_made_up_ones():
         ("x > 0.5\nand on (m)\ny * 60 >= 20", "> 0.5"),
         ('up{job=~"a|b"} == 0', "== 0"),
         ("x <= bool 1e-05", "<= 1e-05"),
-        ("x > y", None),
+        ('x{a!="b", c=~"}>5"} > on (slo) group_left () y and z > 3', "> y"),
+        ("x > bool y", "> y"),
+        ("x > sum(y)", None),
+        ("x > 1.5 * y", "> 1.5"),
         ("count(x)", None),
     ],
 )
-def test_a_threshold_is_the_first_comparison_with_a_number(expr, shown):
+def test_a_threshold_is_the_first_comparison(expr, shown):
     """Unknown is shown as such."""
     assert threshold(replace(ALERT, expr=expr)) == shown

@@ -25,7 +25,13 @@ _SAMPLES: Final[Mapping[str, str]] = {
 
 _ACTION: Final = re.compile(r"\{\{-?((?:\"(?:\\.|[^\"\\])*\"|[^\"])*?)-?\}\}")
 _LABEL: Final = re.compile(r"\$labels\.(\w+)")
-_COMPARISON: Final = re.compile(r"(>=|<=|==|!=|>|<)\s*(?:bool\s+)?(-?\d+\.?\d*(?:e[+-]?\d+)?)", re.IGNORECASE)
+_SELECTOR: Final = re.compile(r"\{(?:\"(?:\\.|[^\"\\])*\"|[^}\"])*\}")
+_COMPARISON: Final = re.compile(
+    r"(?P<sign>>=|<=|==|!=|>|<)\s*(?:bool\s+)?"
+    r"(?:(?:on|ignoring)\s*\([^)]*\)\s*(?:group_(?:left|right)\s*(?:\([^)]*\))?\s*)?)?"
+    r"(?:(?P<number>-?\d+\.?\d*(?:e[+-]?\d+)?)(?![\w.])|(?P<series>[a-z_][\w:]*+)(?!\s*\())?",
+    re.IGNORECASE,
+)
 _QUERY: Final = re.compile(r"\bquery\b")
 _BLOCKS: Final = ("with", "if", "range")
 
@@ -61,9 +67,13 @@ def sample_alert(rule: AlertRule, test: str, labels: Mapping[str, str] | None = 
 
 
 def threshold(rule: AlertRule) -> str | None:
-    """The comparison that makes the alert fire, as its expression has it first: ``> 0.5``. None: there is none."""
-    found = _COMPARISON.search(rule.expr)
-    return None if found is None else f"{found[1]} {float(found[2]):.10g}"
+    """The first comparison of the alert's expression, with a number or a series: ``> 0.5``. None: another, or none."""
+    found = _COMPARISON.search(_SELECTOR.sub("", rule.expr))
+    if found is None:
+        return None
+    if found["number"] is not None:
+        return f"{found['sign']} {float(found['number']):.10g}"
+    return f"{found['sign']} {found['series']}" if found["series"] else None
 
 
 def _filled(template: str, labels: Mapping[str, str]) -> str:
