@@ -84,6 +84,18 @@ def test_the_pairs_are_those_of_the_workbook():
     )
 
 
+def test_a_threshold_that_is_lowered_says_why_where_it_is_defined():
+    """In the rule and on its series; one that is not says nothing."""
+    rules = recorded(slo(settings({"name": "a", "signal": "availability", "objective": "0.9"})))
+    reasons = {rule.record: rule.labels.get("reason") for rule in rules if rule.record in {p.record for p in PAIRS}}
+    assert reasons == {
+        names.REC_SLO_THRESHOLD_1H: reason(PAIRS[0], Decimal("0.9")),
+        names.REC_SLO_THRESHOLD_6H: None,
+        names.REC_SLO_THRESHOLD_1D: None,
+        names.REC_SLO_THRESHOLD_3D: None,
+    }
+
+
 def test_the_guide_tells_the_thresholds_that_are_rendered():
     """Its table is computed here once more."""
     rows = re.findall(r"^\| ([\d.]+) % \| (\d+) \|(.+)\|$", (ROOT / "docs" / "slo.md").read_text(), re.MULTILINE)

@@ -12,7 +12,7 @@ from typing import Final
 
 from farthing.alerts.annotations import MODEL_SPEND, dashboard_url, seconds_text
 from farthing.alerts.rules import TEAM_SERVING, AlertRule, RecordingRule, RuleGroup, Severity
-from farthing.alerts.slo_burn import BURN_RATES, ERROR_RATIOS, MINIMUM_BAD, PAIRS, STEPS, Pair, threshold
+from farthing.alerts.slo_burn import BURN_RATES, ERROR_RATIOS, MINIMUM_BAD, PAIRS, STEPS, Pair, reason, threshold
 from farthing.alerts.slo_events import all_requests, good_requests
 from farthing.domain import conventions as names
 from farthing.settings import Settings
@@ -88,7 +88,10 @@ def _constants(one: SloSettings) -> list[RecordingRule]:
         ),
         RecordingRule(names.REC_SLO_BUDGET, f"vector({one.error_budget:f})", label),
     ]
-    rules += [RecordingRule(pair.record, f"vector({threshold(pair, one.objective):f})", label) for pair in PAIRS]
+    for pair in PAIRS:
+        why = reason(pair, one.objective)
+        told = {**label, names.LABEL_REASON: why} if why else label
+        rules.append(RecordingRule(pair.record, f"vector({threshold(pair, one.objective):f})", told))
     return rules
 
 
