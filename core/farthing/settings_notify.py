@@ -179,6 +179,8 @@ class NotifySettings(_Strict):
     """How long the next message about the same waits; also the one that it is over."""
     repeat_interval_seconds: Annotated[int, Field(ge=60)] = 14_400
     """When a message that nothing changed about is sent again."""
+    grafana_url: HttpUrl | None = None
+    """Base URL of Grafana as readers reach it, for links to dashboards. None: the stack's on this machine."""
     jaeger_url: HttpUrl | None = None
     """Base URL of Jaeger as readers reach it, for links to traces. None: the stack's on this machine."""
     jaeger_service: str = "vllm"

@@ -60,6 +60,13 @@ def test_alerts_are_grouped_by_name_and_model():
     assert config(Settings())["route"]["group_by"] == ["alertname", "model", "farthing_test"]
 
 
+def test_links_to_dashboards_lead_where_readers_reach_grafana():
+    """A link to this machine is of no use to whoever is paged."""
+    settings = Settings.model_validate({"notify": {"grafana_url": "https://grafana.example/base/"}})
+    assert all(rule.dashboard.startswith("https://grafana.example/base/d/") for rule in alert_rules(settings))
+    assert all(rule.dashboard.startswith("http://localhost:3000/d/") for rule in alert_rules(Settings()))
+
+
 def test_waiting_times_come_from_the_settings():
     """Who wants fewer messages waits longer."""
     notify = {"group_wait_seconds": 1, "group_interval_seconds": 2, "repeat_interval_seconds": 60}

@@ -59,8 +59,9 @@ def by_instance(expr: str) -> str:
 
 
 def dashboard_url(settings: Settings, uid: str, by_model: bool = False) -> str:
-    """URL of a dashboard in the stack's Grafana; ``by_model`` opens it on the alert's model."""
-    url = f"http://localhost:{settings.stack.grafana_port}/d/{uid}"
+    """URL of a dashboard, in ``notify.grafana_url`` or the stack's Grafana; ``by_model``: on the alert's model."""
+    grafana = settings.notify.grafana_url or f"http://localhost:{settings.stack.grafana_port}"
+    url = f"{str(grafana).rstrip('/')}/d/{uid}"
     return f"{url}?var-model={{{{ $labels.{LABEL_MODEL} | urlquery }}}}" if by_model else url
 
 
