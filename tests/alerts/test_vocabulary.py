@@ -133,6 +133,29 @@ def test_records_are_named_after_their_signals():
         assert (median, high) == (f"llm:{signal}:p50_1m", f"llm:{signal}:p95_1m")
 
 
+def told(catalogue: Catalogue, signal: str) -> str:
+    """What docs/engines.md says of an engine's signal."""
+    if signal in catalogue.lacking:
+        return "–"
+    named = catalogue.signals[signal].sources
+    seen_one = any(catalogue.evidence_of(source) == "captured" for source in named)
+    return ("yes" if seen_one else "source") + ("≈" if named[0].proxy else "")
+
+
+def test_the_page_of_engines_says_what_the_catalogues_say():
+    """Every series of every engine, in the order of the catalogues, and every proxy in its own words."""
+    page = (ROOT / "docs" / "engines.md").read_text()
+    catalogues = load_catalogues()
+    assert "| series | " + " | ".join(f"`{catalogue.engine}`" for catalogue in catalogues) + " |\n" in page
+    records = {**SCALARS, **RATES, **{record: signal for record, (signal, _, _) in BUCKETS.items()}}
+    for record, signal in records.items():
+        assert f"| `{record}` | " + " | ".join(told(catalogue, signal) for catalogue in catalogues) + " |\n" in page
+    for catalogue in catalogues:
+        assert f"| `{catalogue.engine}`: {catalogue.title} | {catalogue.versions} | " in page
+        for source in sources(catalogue):
+            assert not source.proxy or f"`{source.metric}` | {source.proxy} |\n" in page
+
+
 def test_an_engine_without_a_catalogue_is_refused_with_the_known_ones():
     """The user reads what could be written instead."""
     with pytest.raises(ConfigError, match=r"engine 'vlm' has no catalogue; known engines: vllm, vllm-v0, "):

@@ -1,0 +1,169 @@
+"""The recording rules read each engine rightly, for both kinds of Prometheus, and cost what is said of them."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from tests.alerts.real_parts import program
+
+from farthing.alerts.selectors import TARGETS, for_target, in_seconds, named, selector, with_decimals
+from farthing.alerts.signals import BUCKETS, RATES, SCALARS, record_vocabulary
+from farthing.alerts.targets import groups_for, render_rules_for
+from farthing.domain import conventions
+from farthing.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+CASES = ROOT / "tests" / "promtool" / "llm-vocabulary.yml"
+
+
+def passes(folder: Path, rules: dict[str, str], cases: str) -> bool:
+    """Whether promtool finds that the rules do what the cases say."""
+    generated, where = folder / "alerts" / "generated", folder / "tests" / "promtool"
+    generated.mkdir(parents=True)
+    where.mkdir(parents=True)
+    for name, text in rules.items():
+        (generated / name).write_text(text)
+    (where / "cases.yml").write_text(cases)
+    done = subprocess.run([program("promtool"), "test", "rules", where / "cases.yml"], capture_output=True, check=False)
+    return done.returncode == 0
+
+
+def as_current_keeps_them(cases: str) -> str:
+    """The cases' series with bounds as Prometheus 3.x spells them when it scrapes."""
+    return re.sub(r'\ble="([0-9]+)"', r'le="\1.0"', cases)
+
+
+@pytest.mark.real
+def test_both_kinds_of_prometheus_record_the_same(tmp_path):
+    """Each over bounds spelt as it keeps them."""
+    cases = CASES.read_text()
+    assert as_current_keeps_them(cases) != cases
+    assert passes(tmp_path / "debian", render_rules_for(Settings(), "debian"), cases)
+    assert passes(tmp_path / "current", render_rules_for(Settings(), "current"), as_current_keeps_them(cases))
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    ("part", "replacement"),
+    [
+        ("max by (instance, model_name, dp_rank)", "sum by (instance, model_name, dp_rank)"),  # ranks that repeat
+        ("max by (instance, model_name, dp_rank)", "max by (instance, model_name)"),  # ranks that add up
+        (" or on (instance) ", " or "),  # a name and its successor
+        ("or on (model) (", "or ("),  # a router beside its engines
+        ('!~"error|abort"', '!~"error"'),
+        ('"model", "unknown"', '"model", "nameless"'),
+        ('"le", "$1.0"', '"le", "$1.00"'),  # bounds spelt otherwise
+        ("([0-9]{3})", "([0-9]{2})"),  # milliseconds
+        (', request_type="scheduled"', ""),  # meanings of one metric
+        (', sleep_state="awake"', ""),
+        ("max by (instance, model) (label_replace(vllm:kv", "sum by (instance, model) (label_replace(vllm:kv"),
+        ("tgi_batch_current_max_tokens", "tgi_batch_max_total_tokens"),
+        ('http_code=~"5.."', 'http_code=~".*"'),
+        (', cache_source=~"host|storage.*"', ""),
+    ],
+)
+def test_the_cases_notice_a_rule_that_misreads_an_engine(tmp_path, part, replacement):
+    """Cases that cannot fail prove nothing."""
+    name = f"{conventions.GROUP_VOCABULARY}.yml"
+    rules = render_rules_for(Settings(), "debian")[name]
+    assert part in rules
+    assert not passes(tmp_path, {name: rules.replace(part, replacement)}, CASES.read_text())
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_record_is_made_once_and_in_order(target):
+    """A quantile reads buckets of its own evaluation, not of the one before."""
+    records = [rule.record for rule in record_vocabulary(Settings(), target).recordings]
+    quantiles = [name for _, median, high in BUCKETS.values() for name in (median, high)]
+    assert sorted(records) == sorted([*SCALARS, *RATES, *BUCKETS, *quantiles])
+    for bucket, (_, median, high) in BUCKETS.items():
+        assert records.index(bucket) < records.index(median) < records.index(high)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_absence_is_never_hidden(target):
+    """A signal that an engine does not tell gives no series: a 0 would say that nothing happened."""
+    for rule in record_vocabulary(Settings(), target).recordings:
+        assert "vector(" not in rule.expr
+        assert "absent(" not in rule.expr
+
+
+def test_the_series_of_an_engine_and_of_a_model_are_as_few_as_documented():
+    """docs/engines.md says what a rule evaluation adds; labels that would multiply it are not kept."""
+    page = (ROOT / "docs" / "engines.md").read_text()
+    scalars = len(SCALARS) + len(RATES)
+    assert f"at most {scalars} series by instance and model" in page
+    quantiles = 2 * len(BUCKETS)
+    assert f"{len(BUCKETS)} histograms and {quantiles} quantiles by model" in page
+    for rule in record_vocabulary(Settings(), "debian").recordings:
+        grouped = set(re.findall(r"sum by \(([^)]*)\)", rule.expr))
+        assert grouped <= {"instance, model", "model, le"}
+
+
+def test_every_other_group_is_the_same_but_for_bounds():
+    """A target changes spelling, not what is watched."""
+    for mine, other in zip(groups_for(Settings(), "debian"), groups_for(Settings(), "current"), strict=True):
+        assert mine.name == other.name
+        if mine.name == conventions.GROUP_VOCABULARY:
+            continue
+        for rule, spelt in zip(mine.rules, other.rules, strict=True):
+            assert for_target(rule.expr, "current") == spelt.expr
+
+
+@pytest.mark.parametrize(
+    ("expr", "expected"),
+    [
+        ('x{le="1"}', 'x{le="1.0"}'),
+        ('x{job="a", le!="10", b="2"}', 'x{job="a", le!="10.0", b="2"}'),
+        ('x{le="+Inf"}', 'x{le="+Inf"}'),
+        ('x{le="0.5"}', 'x{le="0.5"}'),
+        ('x{le=~"1(\\\\.0)?"}', 'x{le=~"1(\\\\.0)?"}'),
+        ('x{handle="1"}', 'x{handle="1"}'),
+    ],
+)
+def test_a_bound_is_compared_as_the_target_keeps_it(expr, expected):
+    """3.x has 1.0 alone; a pattern that allows both stays."""
+    assert for_target(expr, "current") == expected
+    assert for_target(expr, "debian") == expr
+
+
+def test_a_selector_says_what_must_and_must_not_match():
+    """In the order of equality, pattern, exclusion, after the job."""
+    assert selector("x", "j", {"a": "1"}, {"b": "2|3"}, {"c": "4"}) == 'x{job="j", a="1", b=~"2|3", c!~"4"}'
+    assert selector("x", "j") == 'x{job="j"}'
+
+
+def test_a_model_is_named_by_the_engine_else_by_the_target_else_unknown():
+    """An engine's label wins only where it is there: Triton passes on vLLM's metrics with a label of its own."""
+    assert named("x", "model") == "x"
+    assert named("x", "model_name") == 'label_replace(x, "model", "$1", "model_name", "(.+)")'
+    assert named("x", "") == 'label_replace(x, "model", "unknown", "model", "")'
+    assert with_decimals("x", "current") == "x"
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "seconds"),
+    [
+        ("1", "0.001"),
+        ("50", "0.05"),
+        ("100", "0.1"),
+        ("500", "0.5"),
+        ("2000", "2.0"),
+        ("2500", "2.5"),
+        ("10000", "10.0"),
+        ("100.0", "0.1"),
+        ("5000.0", "5.0"),
+        ("+Inf", "+Inf"),
+    ],
+)
+def test_whole_milliseconds_become_seconds(milliseconds, seconds):
+    """By the patterns of the rule itself, as label_replace applies them: to the whole value, or not at all."""
+    bound = milliseconds
+    for replacement, pattern in re.findall(r'"le", "([^"]*)", "le", "([^"]*)"', in_seconds("x")):
+        match = re.fullmatch(pattern, bound)
+        if match:
+            for number, text in enumerate(match.groups(), 1):
+                replacement = replacement.replace(f"${number}", text)
+            bound = replacement
+    assert bound == seconds
