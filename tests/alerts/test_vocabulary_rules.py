@@ -163,7 +163,5 @@ def test_whole_milliseconds_become_seconds(milliseconds, seconds):
     for replacement, pattern in re.findall(r'"le", "([^"]*)", "le", "([^"]*)"', in_seconds("x")):
         match = re.fullmatch(pattern, bound)
         if match:
-            for number, text in enumerate(match.groups(), 1):
-                replacement = replacement.replace(f"${number}", text)
-            bound = replacement
+            bound = match.expand(replacement.replace("$", "\\"))
     assert bound == seconds
