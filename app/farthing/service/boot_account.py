@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from farthing.books.prices import Tariff
 from farthing.costing.checks import Evidence
 from farthing.costing.stream import CostStream, Options
 from farthing.domain import conventions as c
 from farthing.domain.clock import SECOND
+from farthing.domain.errors import PriceError
 from farthing.domain.model import Adjustment, Fit, SettledWindow
 from farthing.domain.records import (
     Counters,
@@ -109,9 +111,16 @@ class BootAccount:
             self._energy[record.gpu_index] = (first, record.energy_mj[-1])
         elif isinstance(record, Counters | Started):
             pass
-        self._take(self.stream.feed(record))
+        self._take(partial(self.stream.feed, record))
 
-    def _take(self, windows: list[SettledWindow]) -> None:
+    def _take(self, settle: Callable[[], list[SettledWindow]]) -> None:
+        known = len(self.stream.adjustments)
+        try:
+            windows = settle()
+        except PriceError:
+            # windows of this turn are not there, and nothing can be moved within them
+            del self.stream.adjustments[known:]
+            raise
         self._windows += windows
         self._settled_nano += sum(window.bill_nano for window in windows)
         for window in windows:
@@ -120,7 +129,7 @@ class BootAccount:
     def end(self) -> None:
         """Settle all that is known: nothing more can come (another boot took this engine's place)."""
         if not self.closed:
-            self._take(self.stream.finish())
+            self._take(self.stream.finish)
             self.state, self.silent = "stop", False
 
     def _fall_silent(self, record: Lifecycle) -> None:
@@ -134,7 +143,8 @@ class BootAccount:
         self.silent = True
         for (process, index), until_ns in self._until.items():
             key = RecordKey(record.key.boot, process, record.key.sequence)
-            self._take(self.stream.feed(StepBatch(key, index, until_ns, until_ns, _NO_MARKS)))
+            batch = StepBatch(key, index, until_ns, until_ns, _NO_MARKS)
+            self._take(partial(self.stream.feed, batch))
 
     @property
     def closed(self) -> bool:

@@ -276,7 +276,12 @@ class _Closing:
             members = [row.boot for row in rows]
             read_id = max(int(row.read_id) for row in rows)
             closed = close_boot(boot, self._period_end, settled, known, members, read_id)
-            found.append(replace(closed, sha256=self._hashes.through(self._books, members, read_id)))
+            count = None if boot.ended or name.startswith(c.SCRAPED_BOOT) else self._books.requests(name)
+            # a request may be answered after the last that its engine told of
+            final = closed.final and not self._books.requests(name, self._period_end)
+            found.append(
+                replace(closed, requests=count, final=final, sha256=self._hashes.through(self._books, members, read_id))
+            )
         return found
 
     def _billed(self, name: str, rows: Sequence[Any]) -> BilledBoot:

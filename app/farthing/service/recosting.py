@@ -65,7 +65,7 @@ def recost(  # noqa: PLR0917 - a boot, what it is costed from, and where to
     ``options`` are for a boot that keeps none of its own. What the books held at the closing before is what its
     records up to ``read_before_id`` came to.
     """
-    posting = _Posting(period, into, boot.settled_before_ns)
+    posting = _Posting(period, into, boot)
     options = kept_options(boot.costing, options)
     if boot.name.startswith(c.SCRAPED_BOOT):
         _recost_scraped(boot, records, tariff, options, posting)
@@ -76,16 +76,18 @@ def recost(  # noqa: PLR0917 - a boot, what it is costed from, and where to
 class _Posting:
     """Sorts what a boot posted into the period at hand, those before it and those after it."""
 
-    def __init__(self, period: str, into: Recosted, settled_before_ns: Sequence[int]) -> None:
+    def __init__(self, period: str, into: Recosted, boot: ClosedBoot) -> None:
         self._period = period
         self._start, self._end = bounds(period)
         self._into = into
-        self._settled_before_ns = settled_before_ns
+        self._settled_before_ns = boot.settled_before_ns
+        self._requests_before = boot.requests_before
+        self._requests = 0
 
     def take(self, entries: Sequence[Entry], *, before: bool) -> None:
         """``before``: it follows from what had been read when the period before this one closed.
 
-        It was posted by then, unless the window had no price yet.
+        It was posted by then, unless the window, or one before the request, had no price yet.
         """
         for entry in entries:
             sources: list[SettledWindow | Adjustment] = [*entry.windows, *entry.adjustments]
@@ -94,7 +96,9 @@ class _Posting:
                 posted = before and end_ns <= self._settled_before_ns[source.engine_index]
                 self._source(source, end_ns, before=posted)
             for row in entry.requests:
-                self._request(row, before=before)
+                known = self._requests_before is None or self._requests < self._requests_before
+                self._requests += 1
+                self._request(row, before=before and known)
 
     def _service(self, moment_ns: int, *, before: bool) -> str | None:
         """The period of service, when it is posted in this one; None when it is not."""

@@ -96,6 +96,10 @@ class ClosedBoot:
     """Nothing of it can change any more."""
     ranks: int = 1
     billed_from_ns: int | None = None
+    requests: int | None = None
+    """How many of its requests the books hold while it is open: not all that were read, where it ran out of a price."""
+    requests_before: int | None = None
+    """The same at the closing before."""
     settled_before_ns: tuple[int, ...] = ()
     """What ``settled_ns`` was at the closing before."""
     costing: str = ""
@@ -191,6 +195,7 @@ def close_boot(  # noqa: PLR0917 - a boot, the moment, and what was known of it 
         ended_before=before.ended if before else False,
         ranks=boot.ranks,
         billed_from_ns=boot.billed_from_ns,
+        requests_before=before.requests if before else None,
         settled_before_ns=posted if before else (),
         costing=boot.costing,
         final=boot.ended and billed == settled and boot.covered_ns <= end_ns,

@@ -132,6 +132,13 @@ class PeriodBooks:
             found[boot][int(rank)] = int(end)
         return found
 
+    def requests(self, boot: str, since_ns: int = 0) -> int:
+        """How many requests of a boot, that ended at a moment (UTC nanoseconds) or after it, are in the books."""
+        q = t.requests.c
+        query = sa.select(sa.func.count()).select_from(t.requests)
+        rows = self._rows(query.where(q.boot == boot, q.ended_wall_ns >= since_ns))
+        return int(rows[0][0])
+
     def boot_sums(self, period: str) -> Counter[str]:
         """boot -> nano-dollars posted in a period."""
         b = t.boot_lines.c
