@@ -84,9 +84,9 @@ def wheel(tmp_path_factory):
 
 @pytest.mark.real
 def test_the_wheel_holds_every_file_of_every_room_and_nothing_else(wheel):
-    """Modules, type markers, recordings, the page's assets, migrations and the engine catalogue."""
+    """Modules, type markers, recordings, the page's assets, migrations and the engine catalogues."""
     expected = set().union(*(files(room) for room in ROOMS))
-    for suffix in (".py", "py.typed", ".jsonl.gz", "index.html", ".min.js", ".mako", "catalogue/vllm.yaml"):
+    for suffix in (".py", "py.typed", ".jsonl.gz", "index.html", ".min.js", ".mako", "engines/vllm.yaml"):
         assert any(name.endswith(suffix) for name in expected), suffix
     held = {name for name in wheel.namelist() if ".dist-info/" not in name}
     assert held == expected
