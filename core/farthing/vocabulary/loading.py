@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from farthing.domain.errors import ConfigError
 from farthing.vocabulary.catalogue import Catalogue
 
-__all__ = ["ENGINES", "load_catalogue", "load_catalogues", "parse_catalogue"]
+__all__ = ["ENGINES", "load_catalogue", "load_catalogues", "parse_catalogue", "unknown_to_family"]
 
 ENGINES: Final = (
     "vllm",
@@ -39,6 +39,18 @@ def load_catalogue(engine: str) -> Catalogue:
 def load_catalogues() -> tuple[Catalogue, ...]:
     """Every shipped catalogue, in the order of ENGINES; ConfigError where one is malformed."""
     return tuple(load_catalogue(engine) for engine in ENGINES)
+
+
+def unknown_to_family(catalogue: Catalogue, samples: set[str]) -> list[str]:
+    """The metrics among the sample names that no catalogue of the engine's family reads or ignores, sorted.
+
+    An older release has names that only the catalogue of its own versions knows.
+    """
+    unknown = set(catalogue.unknown(samples))
+    for relative in load_catalogues():
+        if catalogue.family and relative.family == catalogue.family:
+            unknown &= set(relative.unknown(samples))
+    return sorted(unknown)
 
 
 def parse_catalogue(text: str, name: str) -> Catalogue:

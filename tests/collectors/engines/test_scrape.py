@@ -317,6 +317,13 @@ def test_probing_reports_metrics_that_the_catalogue_does_not_know():
     assert "\n" not in sentence
 
 
+def test_names_of_an_older_release_are_not_reported_as_new():
+    """vLLM 0.10 has the names of both engines; the catalogue of older releases knows them."""
+    both = exposition() + "".join(f"vllm:{name} 1\n" for name in ("gpu_cache_usage_perc", "num_requests_swapped"))
+    transport = httpx.MockTransport(lambda request: httpx.Response(200, text=both))
+    assert probe_engine(URL, transport=transport, probe_reports=True).degraded == ()
+
+
 def test_probing_an_old_engine_says_what_is_degraded():
     """Before vLLM 0.16 there are no per-source prompt tokens, and here no version either."""
     old = "\n".join(line for line in exposition().splitlines() if "prompt_tokens_" not in line or "_total" in line)

@@ -45,8 +45,8 @@ def load_catalogue(engine: str = "vllm") -> Catalogue:
 
 
 def unknown_metrics(catalogue: Catalogue, exposition: Exposition) -> list[str]:
-    """The metrics of an exposition that its catalogue neither reads nor ignores, sorted, without samples' suffixes."""
-    return catalogue.unknown({sample.name for sample in exposition})
+    """The metrics that no catalogue of this engine's family reads or ignores, sorted, without samples' suffixes."""
+    return loading.unknown_to_family(catalogue, {sample.name for sample in exposition})
 
 
 def read_signals(catalogue: Catalogue, exposition: Exposition, url: str) -> Reading:
