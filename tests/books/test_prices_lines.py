@@ -77,6 +77,7 @@ def test_lines_follow_one_another_and_say_what_a_tariff_says(prices, table, data
     for line, tariff, count in ((price, book.tariff("X", 1), 1), (capacity, holding.tariff, 3)):
         assert line.unpriced is not tariff.priced(moment)
         if not line.unpriced:
+            assert line.nano_per_gpu_hour is not None
             assert abs(line.nano_per_gpu_hour * count - tariff.nano_per_hour(moment)) <= count
     whole = [line for line in price_lines(book) if line.entry == "price"]
     assert whole[0].start_ns == BEGIN_NS

@@ -98,6 +98,7 @@ def test_owned_hardware_costs_its_parts():
     assert (before.nano_per_gpu_hour, after.nano_per_gpu_hour) == said("1.26098229", "0.362625")
     parts = said("7.186858316", "1.701", "1.20")
     assert abs(hour(OWNED.holdings[0].tariff, "2027-01-01") - sum(parts)) <= 1
+    assert before.amortised_nano_per_gpu_hour is not None
     assert abs(before.amortised_nano_per_gpu_hour * 8 - parts[0]) <= 4
 
 

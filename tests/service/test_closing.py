@@ -197,7 +197,7 @@ def test_what_is_bought_and_not_used_is_named_and_the_rest_is_down(ledger, recor
     _books(ledger, settings)
     closed = close(ledger, "2026-11", settings)
     identity(closed)
-    sums = Counter()
+    sums: Counter[tuple[str, str]] = Counter()
     for cost in closed.document.facts.costs:
         sums[cost.account, cost.reason] += cost.nano
     bill = closed.document.facts.bill_nano

@@ -13,6 +13,7 @@ from tests.service.books import accountant, journal_sums
 from tests.service.closings import SETTINGS, close, documents, identity, moved
 
 from farthing.books.policy import Policy
+from farthing.domain.records import RawRecord
 from farthing.ledger import tables as t
 from farthing.ledger.repository import Ledger
 from farthing.replay.recording import load_recording
@@ -73,7 +74,9 @@ def test_every_period_tenant_and_account_adds_up_and_nothing_closed_ever_changes
     rng = random.Random(seed)  # noqa: S311 - seeded trials
     ledger = Ledger.open("sqlite://")
     books = accountant(ledger, settings_)
-    late, closings, frozen = [], [], {}
+    late: list[RawRecord] = []
+    closings: list[Closed] = []
+    frozen: dict[str, bytes] = {}
     for number, (name, (before_end, length, part, restart)) in enumerate(zip(MONTHS, months, strict=True)):
         arriving = moved(recording, name, before_end, boot=f"boot-{number}")[:length]
         held = {one.key for one in arriving if one.kind == "usage" and rng.random() < 0.2}
@@ -111,13 +114,13 @@ def _accounts(ledger: Ledger, closed: Closed):
     """Every account of the period's journal is what the facts say, by account, tenant and service."""
     facts = closed.document.facts
     posted = journal_sums(ledger, "period", "debit", "tenant")
-    known = Counter()
+    known: Counter[tuple[str, str, str]] = Counter()
     for cost in facts.costs:
         known[facts.period, cost.account, cost.tenant] += cost.nano
     assert {key: nano for key, nano in posted.items() if key[0] == facts.period and nano} == {
         key: nano for key, nano in known.items() if nano
     }
-    own = Counter()
+    own: Counter[tuple[str, str, str]] = Counter()
     for cost in facts.costs:
         if cost.service_period == facts.period:
             own[cost.account, cost.tenant, cost.phase] += cost.nano

@@ -74,7 +74,7 @@ def test_on_a_rate_card_the_price_is_the_published_one_and_the_rest_is_a_line(cl
     recovery = [line for line in platform.lines if line.section == "recovery"]
     assert recovery
     charged = sum(one.total_nano for one in card.statements[1:])
-    cost = Counter()
+    cost: Counter[str] = Counter()
     for one in card.document.facts.costs:
         cost[one.account] += one.nano
     assert sum(line.amount_nano for line in recovery) == cost[c.CHARGED] + cost[c.ABORTED] - charged
