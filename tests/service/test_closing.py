@@ -95,9 +95,9 @@ def test_late_records_leave_a_closed_month_byte_for_byte_and_are_the_next_ones_a
         assert {name: after[name] for name in before} == before
         lines = [line for one in december.statements for line in one.lines if line.section == "adjustment"]
         assert {line.service_period for line in lines} == {"2026-11"}
-        moved_in = Counter()
+        moved_in: Counter[str] = Counter()
         for line in lines:
-            moved_in[line.tenant] += line.amount_nano
+            moved_in[line.tenant] += line.amount_nano or 0
         assert all(moved_in[tenant] > 0 for tenant in ("acme", "globex", "initech", "umbrella"))
         # what was unattributed in November went to those who did the work
         assert moved_in[""] == -sum(nano for tenant, nano in moved_in.items() if tenant) + _late_windows(december)
