@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, HttpUrl, ValidationError, fie
 
 from farthing.domain.conventions import DEFAULT_PORT
 from farthing.domain.errors import ConfigError
+from farthing.domain.yaml_places import line_of
 from farthing.settings_alerts import AlertSettings
 from farthing.settings_autoscale import AutoscaleSettings
 from farthing.settings_budgets import BudgetSettings
@@ -285,7 +286,7 @@ def parse_settings(text: str, name: str) -> Settings:
         message = str(first["msg"]).removeprefix("Value error, ")
         if first["type"] == "extra_forbidden":
             message = f"unknown key; known here: {', '.join(_known_keys(location[:-1]))}"
-        raise ConfigError(f"{name}:{_line_of(root, location)}: {key}: {message}") from error
+        raise ConfigError(f"{name}:{line_of(root, location)}: {key}: {message}") from error
 
 
 def read_secret(variable: str, file: Path | None, environ: dict[str, str] | None = None) -> str | None:
@@ -301,24 +302,6 @@ def read_secret(variable: str, file: Path | None, environ: dict[str, str] | None
         raise ConfigError(
             f"{file}: the secret cannot be read ({error.strerror}); create it or set {variable}"
         ) from error
-
-
-def _line_of(node: Any, location: tuple[Any, ...]) -> int:
-    """1-based line of the deepest existing node on the way to ``location``."""
-    line = 1 if node is None else node.start_mark.line + 1
-    for part in location:
-        if isinstance(node, yaml.MappingNode):
-            pairs = {key.value: (key, value) for key, value in node.value}
-            if str(part) not in pairs:
-                break
-            key, node = pairs[str(part)]
-            line = key.start_mark.line + 1
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-            node = node.value[part]
-            line = node.start_mark.line + 1
-        else:
-            break
-    return int(line)
 
 
 def _known_keys(location: tuple[Any, ...]) -> list[str]:

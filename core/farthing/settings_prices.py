@@ -2,36 +2,20 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime
+from datetime import datetime
 from decimal import Decimal
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from farthing.books.capacity import COMMITMENTS, Kind
+from farthing.domain.yaml_places import utc_moment
 
 __all__ = ["CapacitySettings", "Currency", "ExchangeSettings", "OwnedSettings", "PriceSettings"]
 
 
-_DATES = "enter a date (2026-10-01) or a UTC time (2026-10-01T13:00:00Z)"
-
-
-def _utc(value: Any) -> Any:
-    """A date as its midnight UTC, a datetime without an offset as UTC (as YAML 1.1 defines its timestamps)."""
-    if isinstance(value, str):
-        try:
-            value = datetime.fromisoformat(value)
-        except ValueError:
-            raise ValueError(_DATES) from None
-    if isinstance(value, datetime):
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
-    if isinstance(value, date):
-        return datetime(value.year, value.month, value.day, tzinfo=UTC)
-    raise ValueError(_DATES)
-
-
-Moment = Annotated[datetime, BeforeValidator(_utc)]
-OptionalMoment = Annotated[datetime | None, BeforeValidator(lambda value: None if value is None else _utc(value))]
+Moment = Annotated[datetime, BeforeValidator(utc_moment)]
+OptionalMoment = Annotated[datetime | None, BeforeValidator(lambda value: None if value is None else utc_moment(value))]
 Currency = Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
 OptionalCurrency = Annotated[str, Field(pattern=r"^([A-Z]{3})?$")]
 Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._:-]+$")]

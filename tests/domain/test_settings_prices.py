@@ -40,8 +40,8 @@ def test_dates_are_midnights_and_times_are_utc(text, moment):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("prices:\n- {gpu: X, usd_per_hour: 1, from: soon}", "f.yaml:2: prices.0.from: enter a date (2026-10-01) or"),
-        ("prices:\n- {gpu: X, usd_per_hour: 1, from: 2026}", "f.yaml:2: prices.0.from: enter a date (2026-10-01) or"),
+        ("prices:\n- {gpu: X, usd_per_hour: 1, from: soon}", "f.yaml:2: prices.0.from: enter a date (2026-11-01) or"),
+        ("prices:\n- {gpu: X, usd_per_hour: 1, from: 2026}", "f.yaml:2: prices.0.from: enter a date (2026-11-01) or"),
         (
             "prices:\n- {gpu: X, usd_per_hour: 1, from: 2026-02-01, to: 2026-02-01}",
             "f.yaml:2: prices.0: to: 2026-02-01T00:00:00Z is not after from: 2026-02-01T00:00:00Z",

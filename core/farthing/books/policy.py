@@ -21,6 +21,7 @@ from farthing.books.statement import Party, StatementLine
 from farthing.domain import conventions as c
 from farthing.domain.clock import utc
 from farthing.domain.errors import PolicyError
+from farthing.domain.yaml_places import line_of
 
 __all__ = ["Policy", "last_day", "load_policy", "parse_policy"]
 
@@ -173,9 +174,9 @@ def parse_policy(text: str, name: str = "policy") -> Policy:
         message = _PYTHON.sub("", str(first["msg"]).removeprefix("Value error, ")).replace("dictionary", "mapping")
         if first["type"] == "extra_forbidden":
             message = f"unknown key; known here: {', '.join(_known_keys(location[:-1]))}"
-        raise PolicyError(f"{name}:{_line_of(root, location)}: {_key(location)}: {message}") from error
+        raise PolicyError(f"{name}:{line_of(root, location)}: {_key(location)}: {message}") from error
     for location, problem in contradictions(rules):
-        raise PolicyError(f"{name}:{_line_of(root, location)}: {_key(location)}: {problem}")
+        raise PolicyError(f"{name}:{line_of(root, location)}: {_key(location)}: {problem}")
     return _policy(rules)
 
 
@@ -229,24 +230,6 @@ def _repeated(node: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[int, str
 
 def _key(location: tuple[Any, ...]) -> str:
     return ".".join(str(part) for part in location) or "(top level)"
-
-
-def _line_of(node: Any, location: tuple[Any, ...]) -> int:
-    """1-based line of the deepest existing node on the way to ``location``."""
-    line = 1 if node is None else node.start_mark.line + 1
-    for part in location:
-        if isinstance(node, yaml.MappingNode):
-            pairs = {key.value: (key, value) for key, value in node.value}
-            if str(part) not in pairs:
-                break
-            key, node = pairs[str(part)]
-            line = key.start_mark.line + 1
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-            node = node.value[part]
-            line = node.start_mark.line + 1
-        else:
-            break
-    return int(line)
 
 
 def _known_keys(location: tuple[Any, ...]) -> list[str]:

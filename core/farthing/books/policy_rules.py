@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from decimal import Decimal
 from itertools import pairwise
 from typing import Annotated, Any, Literal, TypeAlias
@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 from farthing.books.moments import moment_ns, period_text
 from farthing.books.statement import RECOVERY, SECTIONS
 from farthing.domain import conventions as c
+from farthing.domain.yaml_places import utc_moment
 
 __all__ = [
     "ANY",
@@ -48,7 +49,6 @@ POOL_ACCOUNTS = (
 Contradiction: TypeAlias = tuple[tuple[str | int, ...], str]
 """Where in the file, and what is wrong there and how to mend it."""
 _HUNDRED = Decimal(100)
-_DATES = "enter a date (2026-11-01) or a UTC time (2026-11-01T13:00:00Z)"
 
 
 def _text(value: Any) -> Any:
@@ -67,20 +67,6 @@ def _day(value: Any) -> Any:
     if isinstance(value, date) and not isinstance(value, datetime):
         return value
     raise ValueError("enter a date, for example 2026-11-01")
-
-
-def _moment(value: Any) -> Any:
-    """A date as its midnight UTC, a datetime without an offset as UTC (as YAML 1.1 defines its timestamps)."""
-    if isinstance(value, str):
-        try:
-            value = datetime.fromisoformat(value)
-        except ValueError:
-            raise ValueError(_DATES) from None
-    if isinstance(value, datetime):
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
-    if isinstance(value, date):
-        return datetime(value.year, value.month, value.day, tzinfo=UTC)
-    raise ValueError(_DATES)
 
 
 def _lines(value: Any) -> Any:
@@ -103,8 +89,8 @@ Text = Annotated[str, BeforeValidator(_text)]
 Name = Annotated[str, BeforeValidator(_text), Field(min_length=1)]
 Day = Annotated[date, BeforeValidator(_day)]
 OptionalDay = Annotated[date | None, BeforeValidator(lambda value: None if value is None else _day(value))]
-Moment = Annotated[datetime, BeforeValidator(_moment)]
-OptionalMoment = Annotated[datetime | None, BeforeValidator(lambda value: None if value is None else _moment(value))]
+Moment = Annotated[datetime, BeforeValidator(utc_moment)]
+OptionalMoment = Annotated[datetime | None, BeforeValidator(lambda value: None if value is None else utc_moment(value))]
 Address = Annotated[tuple[Text, ...], BeforeValidator(_lines)]
 Amount = Annotated[Decimal, Field(ge=0, max_digits=18, decimal_places=9), _PLAIN]
 OptionalAmount = Annotated[Decimal | None, Field(ge=0, max_digits=18, decimal_places=9), _PLAIN]
