@@ -26,6 +26,7 @@ pytestmark = [pytest.mark.real, pytest.mark.timeout(420)]
 
 READY_SECONDS = 60
 ALERT_SECONDS = 120
+UNHURRIED_SECONDS = 60
 TENANTS = {"acme", "globex", "initech", "umbrella"}
 FARTHING = (sys.executable, "-m", "farthing.cli.main")
 
@@ -211,11 +212,13 @@ def test_prometheus_scrapes_every_target_and_evaluates_every_rule(stack):
 
     def all_well():
         groups = httpx.get(f"{stack.url(9090)}/api/v1/rules").json()["data"]["groups"]
-        rules = [rule for group in groups for rule in group["rules"]]
-        assert rules
-        assert {rule["health"] for rule in rules} == {"ok"}, rules
+        assert groups
+        for group in groups:
+            # What looks back for hours or days is evaluated every minute or five, so its turn may not have come.
+            fine = {"ok"} if group["interval"] < UNHURRIED_SECONDS else {"ok", "unknown"}
+            assert {rule["health"] for rule in group["rules"]} <= fine, group
 
-    _eventually(30, all_well)
+    _eventually(45, all_well)
 
 
 def test_a_generated_alert_reaches_a_webhook_through_alertmanager_and_reads_well(stack):
