@@ -29,7 +29,7 @@ PARTS = [
     ("LLMServerErrorsHigh", "> 0.02", "> 0.01"),
     ("LLMServerErrorsHigh", ">= 5", ">= 0"),
     ("LLMRequestsAborted", "> 0.1", "> 0.01"),
-    ("LLMRequestsAborted", '="aborted"', '="failed"'),
+    ("LLMRequestsAborted", "|aborted_before_first_token", ""),
     ("LLMRequestsRejected", "> 0.01", "> 0.001"),
     ("LLMEngineStalled", " or llm:requests_waiting:sum > 0", ""),
     ("LLMEngineStalled", "unless on (instance, model)\nllm:prompt_tokens:rate1m > 0\n", ""),

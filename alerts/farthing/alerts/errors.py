@@ -19,8 +19,8 @@ MINIMUM_REQUESTS: Final = 5
 LASTING_SECONDS: Final = 60
 ENGINE_RANGE: Final = "5m"
 ENGINE_RANGE_SECONDS: Final = 300
-EDGE_RANGE: Final = "15m"
-"""Of Farthing's counters: they grow when windows settle, minutes after the requests."""
+EDGE_RANGE: Final = "10m"
+"""Of Farthing's counters, which grow as records arrive."""
 
 
 def errors(settings: Settings) -> RuleGroup:
@@ -46,11 +46,12 @@ def share_of_rates(record: str, ratio: float) -> str:
     )
 
 
-def _share_of_outcomes(outcome: str, ratio: float) -> str:
-    """By model: the part of requests with this outcome, beyond ``ratio``."""
+def _share_of_outcomes(outcomes: tuple[str, str], ratio: float) -> str:
+    """By model: the part of requests that ended in one of these ways, beyond ``ratio``."""
     by_model = f"sum by ({names.LABEL_MODEL})"
-    wrong = f'{by_model} (increase({names.METRIC_TENANT_REQUESTS}{{{names.LABEL_OUTCOME}="{outcome}"}}[{EDGE_RANGE}]))'
-    every = f"{by_model} (increase({names.METRIC_TENANT_REQUESTS}[{EDGE_RANGE}]))"
+    ended = f'{{{names.LABEL_OUTCOME}=~"{"|".join(outcomes)}"}}'
+    wrong = f"{by_model} (increase({names.METRIC_REQUESTS}{ended}[{EDGE_RANGE}]))"
+    every = f"{by_model} (increase({names.METRIC_REQUESTS}[{EDGE_RANGE}]))"
     return f"{wrong}\n/\n{every}\n> {ratio!r}\nand\n{wrong} >= {MINIMUM_REQUESTS}"
 
 
@@ -77,7 +78,7 @@ def _server_errors_high(settings: Settings) -> AlertRule:
     """Clients get 5xx, as the probe at the engine's edge sees it. LLMRequestsFailing of the model inhibits it."""
     return AlertRule(
         name="LLMServerErrorsHigh",
-        expr=_share_of_outcomes(names.FAILED, settings.alerts.failed_ratio),
+        expr=_share_of_outcomes((names.FAILED, names.FAILED_EARLY), settings.alerts.failed_ratio),
         for_seconds=LASTING_SECONDS,
         severity="critical",
         team=TEAM_SERVING,
@@ -85,7 +86,7 @@ def _server_errors_high(settings: Settings) -> AlertRule:
         summary="{{ $labels.model }}: {{ $value | humanizePercentage }} of requests get a server error",
         description=(
             "{{ $value | humanizePercentage }} of the requests to {{ $labels.model }} were answered with a server "
-            f"error over the last fifteen minutes; accepted are {percent_text(settings.alerts.failed_ratio)}. "
+            f"error over the last ten minutes; accepted are {percent_text(settings.alerts.failed_ratio)}. "
             f"The engines of this model cost {MODEL_SPEND} while it lasts."
         ),
         dashboard=dashboard_url(settings, names.DASHBOARD_FLEET, by_model=True),
@@ -96,7 +97,7 @@ def _requests_aborted(settings: Settings) -> AlertRule:
     """Clients hang up, and what was computed for them is paid for. LLMTimeToFirstTokenHigh of the model inhibits it."""
     return AlertRule(
         name="LLMRequestsAborted",
-        expr=_share_of_outcomes(names.ABORTED, settings.alerts.aborted_ratio),
+        expr=_share_of_outcomes((names.ABORTED, names.ABORTED_EARLY), settings.alerts.aborted_ratio),
         for_seconds=LASTING_SECONDS,
         severity="warning",
         team=TEAM_SERVING,
@@ -104,7 +105,7 @@ def _requests_aborted(settings: Settings) -> AlertRule:
         summary="{{ $labels.model }}: clients hang up on {{ $value | humanizePercentage }} of requests",
         description=(
             "Clients gave up {{ $value | humanizePercentage }} of their requests to {{ $labels.model }} over the last "
-            f"fifteen minutes; usual is less than {percent_text(settings.alerts.aborted_ratio)}. What was computed for "
+            f"ten minutes; usual is less than {percent_text(settings.alerts.aborted_ratio)}. What was computed for "
             f"them is paid for: the engines of this model cost {MODEL_SPEND}."
         ),
         dashboard=dashboard_url(settings, names.DASHBOARD_FLEET, by_model=True),
