@@ -196,4 +196,17 @@ def _per_bucket(family: Sequence[_Reading], target: Target) -> str:
             rate = with_decimals(rate, target)
         rates.append(rate)
     either = f" or on ({names.LABEL_INSTANCE}) ".join(rates)
-    return f"sum by ({', '.join(_PER_BUCKET)}) ({named(either, family[0].catalogue.model.label)})"
+    label = family[0].catalogue.model.label
+    return f"sum by ({', '.join(_PER_BUCKET)}) ({named(_added_first(either, label), label)})"
+
+
+def _added_first(buckets: str, label: str) -> str:
+    """The buckets of all instances added up, so that few series, not engines times buckets, are given a name.
+
+    A target's own model is kept beside the name that it gets: two series may differ by nothing else.
+    """
+    if label == names.LABEL_MODEL:
+        return buckets
+    kept = dict.fromkeys((*_PER_BUCKET, label or names.LABEL_MODEL))
+    added = f"sum by ({', '.join(kept)}) ({buckets})"
+    return f'label_replace({added}, "target_model", "$1", "{names.LABEL_MODEL}", "(.+)")'
