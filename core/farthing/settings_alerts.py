@@ -22,6 +22,8 @@ class AlertSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    evaluation_seconds: Annotated[int, Field(ge=1, le=60)] = 5
+    """How often rules are evaluated that follow the moment. Where hundreds of engines are scraped every 15 s, 15."""
     ttft_p95_seconds: Positive = 0.5
     """Interactive chat: 95 % of first tokens within half a second."""
     itl_p95_seconds: Positive = 0.05

@@ -77,10 +77,10 @@ def test_a_wait_reaches_the_rule(key, name):
     assert with_setting(key, 4321)[name].for_seconds == 4321
 
 
-def test_every_setting_of_the_section_is_used_by_an_alert_or_tells_whom_to_notify():
+def test_every_setting_of_the_section_is_used_by_an_alert_or_tells_when_and_whom():
     """A threshold that nothing reads deceives."""
     unused = set(type(Settings().alerts).model_fields) - {key for key, *_ in THRESHOLDS} - {key for key, _ in WAITS}
-    assert unused == {"ttft_p95_seconds", "webhook_url"}
+    assert unused == {"evaluation_seconds", "ttft_p95_seconds", "webhook_url"}
 
 
 def test_an_inhibition_names_alerts_that_exist():

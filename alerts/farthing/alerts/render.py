@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from farthing.alerts.cache import cache
@@ -15,7 +16,7 @@ from farthing.alerts.gpu import gpu
 from farthing.alerts.latency import latency
 from farthing.alerts.pipeline import pipeline
 from farthing.alerts.probe import probe
-from farthing.alerts.rules import AlertRule, RuleGroup
+from farthing.alerts.rules import EVALUATION_SECONDS, AlertRule, RuleGroup
 from farthing.alerts.saturation import saturation
 from farthing.alerts.signals import vocabulary
 from farthing.alerts.slo import slo, slo_budget
@@ -46,8 +47,8 @@ FAMILIES: Final[tuple[Callable[[Settings], RuleGroup], ...]] = (
 
 
 def rule_groups(settings: Settings) -> tuple[RuleGroup, ...]:
-    """Every rule group, in the order of FAMILIES."""
-    return tuple(family(settings) for family in FAMILIES)
+    """Every rule group, in the order of FAMILIES; those of the default interval follow the settings."""
+    return tuple(_timed(family(settings), settings.alerts.evaluation_seconds) for family in FAMILIES)
 
 
 def alert_rules(settings: Settings) -> tuple[AlertRule, ...]:
@@ -58,3 +59,7 @@ def alert_rules(settings: Settings) -> tuple[AlertRule, ...]:
 def render_rules(settings: Settings) -> dict[str, str]:
     """File name -> YAML text of one Prometheus rule file per group."""
     return {f"{group.name}.yml": to_yaml({"groups": [group.document()]}) for group in rule_groups(settings)}
+
+
+def _timed(group: RuleGroup, seconds: int) -> RuleGroup:
+    return replace(group, interval_seconds=seconds) if group.interval_seconds == EVALUATION_SECONDS else group

@@ -22,7 +22,9 @@ def groups_for(settings: Settings, target: Target) -> tuple[RuleGroup, ...]:
     holds four scrapes of 15 s either way.
     """
     return tuple(
-        record_vocabulary(settings, target) if group.name == GROUP_VOCABULARY else _spelt(group, target)
+        replace(group, rules=record_vocabulary(settings, target).rules)
+        if group.name == GROUP_VOCABULARY
+        else _spelt(group, target)
         for group in rule_groups(settings)
     )
 
