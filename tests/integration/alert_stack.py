@@ -140,11 +140,6 @@ class AlertStack:
                 os.setpriority(os.PRIO_PROCESS, int(task.name), CORE_NICE)
                 below += [int(child) for child in (task / "children").read_text().split()]
 
-    def signal_core(self, what: signal.Signals) -> None:
-        """Stop or continue all that the API server has started, so that it alone answers."""
-        for child in self._core():
-            os.kill(child, what)
-
     def send_recording(self, until_seconds: float, *, usage: bool) -> None:
         """Deliver the recording from where it was to ``until_seconds``, with or without its usage records.
 
