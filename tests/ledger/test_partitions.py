@@ -185,7 +185,7 @@ def test_a_ledger_of_the_version_before_is_moved_row_by_row(postgres, tmp_path):
     url = postgres.database()
     engine = bare_engine(url)
     migrate(engine, "0003")
-    with transaction(engine) as connection:
+    with transaction(engine, write=True) as connection:
         then = sa.MetaData()
         then.reflect(connection)
         for table in then.tables.values():
