@@ -2,29 +2,14 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from farthing.cli.options import Config, Output, OutputOption
+
 __all__ = ["alert_group"]
 
-Config = Annotated[
-    Path | None,
-    typer.Option("--config", "-c", help="Settings; default $FARTHING_CONFIG, else ./farthing.yaml, else defaults."),
-]
-
-
-class Output(StrEnum):
-    """How results are printed."""
-
-    table = "table"
-    json = "json"
-    csv = "csv"
-
-
-OutputOption = Annotated[Output, typer.Option("--output", "-o", help="table, json or csv.")]
 
 alert_group = typer.Typer(
     name="alerts", help="See which alerts there are; try out whom they reach.", no_args_is_help=True

@@ -45,11 +45,8 @@ def print_autoscaling(settings: Settings, kind: Kind, model: str | None, ledger_
         known = ", ".join(scaled.model for scaled in settings.autoscale.models) or "none"
         wanted = "" if model is None else f" for model {model!r}"
         raise ConfigError(f"autoscale.models: no deployment{wanted}; add it (known: {known})")
-    ledger = Ledger.open(ledger_url or settings.ledger)
-    try:
+    with Ledger.open(ledger_url or settings.ledger) as ledger:
         starts = {scaled.model: booked_starts(ledger, scaled.model) for scaled in models}
-    finally:
-        ledger.close()
     typer.echo(render_autoscaling(settings, kind, models, starts), nl=False)
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from farthing.cli.options import Config, LedgerUrl
 
 __all__ = ["autoscale_group"]
 
@@ -37,11 +38,8 @@ def render(
         Kind, typer.Argument(help="KEDA's ScaledObjects, HorizontalPodAutoscalers, or prometheus-adapter's rules.")
     ] = Kind.keda,
     model: Annotated[str | None, typer.Option(help="Only this model.")] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option("--config", "-c", help="Settings; default $FARTHING_CONFIG, else ./farthing.yaml, else defaults."),
-    ] = None,
-    ledger: Annotated[str | None, typer.Option("--ledger", help="Ledger URL instead of the settings'.")] = None,
+    config: Config = None,
+    ledger: LedgerUrl = None,
 ) -> None:
     """Print what Kubernetes scales the deployments of the settings by; starts are costed from the ledger.
 

@@ -8,23 +8,12 @@ from typing import Annotated
 
 import typer
 
+from farthing.cli.options import Config, LedgerUrl, Output, OutputOption
+
 __all__ = ["explain", "periods", "statements"]
 
-Config = Annotated[
-    Path | None,
-    typer.Option("--config", "-c", help="Settings; default $FARTHING_CONFIG, else ./farthing.yaml, else defaults."),
-]
-LedgerUrl = Annotated[str | None, typer.Option("--ledger", help="Ledger URL instead of the settings'.")]
 Month = Annotated[str, typer.Argument(metavar="PERIOD", help="A month in UTC, as YYYY-MM.")]
 Number = Annotated[str, typer.Argument(metavar="NUMBER", help="A statement's number, for example 2026-11-0001.")]
-
-
-class Output(StrEnum):
-    """How results are printed."""
-
-    table = "table"
-    json = "json"
-    csv = "csv"
 
 
 class Form(StrEnum):
@@ -43,8 +32,6 @@ class Mark(StrEnum):
     resolved = "resolved"
     withdrawn = "withdrawn"
 
-
-OutputOption = Annotated[Output, typer.Option("--output", "-o", help="table, json or csv.")]
 
 periods = typer.Typer(name="period", help="Accounting periods: list, draft, close.", no_args_is_help=True)
 statements = typer.Typer(name="statement", help="Statements of closed periods.", no_args_is_help=True)

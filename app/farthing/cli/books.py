@@ -6,8 +6,7 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -47,7 +46,7 @@ PLATFORM = "(platform)"
 
 def print_periods(settings: Settings, ledger_url: str | None, output: str) -> None:
     """Print every period and whether it is closed."""
-    with _opened(settings, ledger_url) as ledger:
+    with Ledger.open(ledger_url or settings.ledger) as ledger:
         states = list_periods(ledger)
     rows: list[tuple[Cell, ...]] = []
     for state in states:
@@ -70,7 +69,7 @@ def print_periods(settings: Settings, ledger_url: str | None, output: str) -> No
 
 def print_draft(settings: Settings, period: str, ledger_url: str | None, output: str) -> None:
     """Print what a period would come to."""
-    with _opened(settings, ledger_url) as ledger:
+    with Ledger.open(ledger_url or settings.ledger) as ledger:
         closed = draft_period(
             ledger, period, settings, price_book(settings), load_policy(settings.books.policy), now_ns=time.time_ns()
         )
@@ -83,7 +82,7 @@ def run_close(  # noqa: PLR0917 - the command's options
     """Close a period and print its statements."""
     policy = load_policy(settings.books.policy)
     policy.require(parse_period(period))
-    with _opened(settings, ledger_url) as ledger:
+    with Ledger.open(ledger_url or settings.ledger) as ledger:
         closed = close_period(
             ledger, period, settings, price_book(settings), policy, signed_by, now_ns=time.time_ns(), note=note
         )
@@ -94,7 +93,7 @@ def print_statements(
     settings: Settings, period: str | None, tenant: str | None, ledger_url: str | None, output: str
 ) -> None:
     """Print what was issued."""
-    with _opened(settings, ledger_url) as ledger:
+    with Ledger.open(ledger_url or settings.ledger) as ledger:
         found = issued_statements(ledger, period, tenant)
     rows: list[tuple[Cell, ...]] = [
         (one.number, one.period, one.tenant or PLATFORM, one.total_nano, one.sha256[:12], one.disputed) for one in found
@@ -113,7 +112,7 @@ def print_statements(
 
 def print_statement(settings: Settings, number: str, ledger_url: str | None, output: str) -> None:
     """Print a statement's lines."""
-    with _opened(settings, ledger_url) as ledger:
+    with Ledger.open(ledger_url or settings.ledger) as ledger:
         statement = issued_statement(ledger, number)
     if output == "json":
         typer.echo(render_statement(statement, "json"))
@@ -132,7 +131,7 @@ def run_export(  # noqa: PLR0917 - the command's options
     """Write statements as files."""
     if (period is None) == (number is None):
         raise PeriodError("give either --period or --number, to say which statements to write")
-    with _opened(settings, ledger_url) as ledger:
+    with Ledger.open(ledger_url or settings.ledger) as ledger:
         numbers = [number] if number else [one.number for one in issued_statements(ledger, period, None)]
         if not numbers:
             raise PeriodError(f"period {period} has no statements; farthing period list shows which are closed")
@@ -150,7 +149,7 @@ def run_export(  # noqa: PLR0917 - the command's options
 
 def print_general_ledger(settings: Settings, period: str, ledger_url: str | None, output: str) -> None:
     """Print a closed period by account of the general ledger."""
-    with _opened(settings, ledger_url) as ledger:
+    with Ledger.open(ledger_url or settings.ledger) as ledger:
         numbers = [one.number for one in issued_statements(ledger, period, None)]
         found = [issued_statement(ledger, one) for one in numbers]
     if not found:
@@ -176,7 +175,7 @@ def run_dispute(  # noqa: PLR0917 - the command's options
 ) -> None:
     """Mark a statement or a line."""
     number, place = _place(line)
-    with _opened(settings, ledger_url) as ledger:
+    with Ledger.open(ledger_url or settings.ledger) as ledger:
         mark_dispute(ledger, number, place, by, mark, note, now_ns=time.time_ns())
     typer.echo(f"{line}: {mark}")
 
@@ -186,7 +185,7 @@ def run_explain(  # noqa: PLR0917 - the command's options
 ) -> None:
     """Explain a line, or write a statement's evidence."""
     number, place = _place(line)
-    with _opened(settings, ledger_url) as ledger:
+    with Ledger.open(ledger_url or settings.ledger) as ledger:
         if export is not None:
             count = export_evidence(ledger, number, export)
             typer.echo(f"{export}: statement {number} with {count} input records")
@@ -215,15 +214,6 @@ def run_verify(source: Path, output: str) -> int:
 
 
 # ---- inside --------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _opened(settings: Settings, ledger_url: str | None) -> Iterator[Ledger]:
-    ledger = Ledger.open(ledger_url or settings.ledger)
-    try:
-        yield ledger
-    finally:
-        ledger.close()
 
 
 def _place(line: str) -> tuple[str, int | None]:

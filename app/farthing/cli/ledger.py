@@ -103,11 +103,8 @@ def _opened(settings: Settings, ledger_url: str | None) -> Iterator[Ledger]:
     url = ledger_url or settings.ledger
     with existing_ledger(url):
         pass
-    ledger = Ledger.open(url)
-    try:
+    with Ledger.open(url) as ledger:
         yield ledger
-    finally:
-        ledger.close()
 
 
 def _check_table(checks: tuple[Check, ...]) -> ReportTable:

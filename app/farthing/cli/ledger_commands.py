@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from farthing.cli.options import Config, LedgerUrl, Output, OutputOption
+
 __all__ = ["ledger_group"]
 
-Config = Annotated[
-    Path | None,
-    typer.Option("--config", "-c", help="Settings; default $FARTHING_CONFIG, else ./farthing.yaml, else defaults."),
-]
-LedgerUrl = Annotated[str | None, typer.Option("--ledger", help="Ledger URL instead of the settings'.")]
 File = Annotated[Path, typer.Argument(metavar="FILE", help="The backup.", dir_okay=False)]
 
-
-class Output(StrEnum):
-    """How results are printed."""
-
-    table = "table"
-    json = "json"
-    csv = "csv"
-
-
-OutputOption = Annotated[Output, typer.Option("--output", "-o", help="table, json or csv.")]
 
 ledger_group = typer.Typer(
     name="ledger", help="Look after the ledger: back up, restore, verify, prune, erase.", no_args_is_help=True

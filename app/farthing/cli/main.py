@@ -14,6 +14,7 @@ from farthing.cli.alert_commands import alert_group
 from farthing.cli.autoscale_commands import autoscale_group
 from farthing.cli.book_commands import explain, periods, statements
 from farthing.cli.ledger_commands import ledger_group
+from farthing.cli.options import Config, Output, OutputOption
 from farthing.domain.errors import FarthingError
 
 __all__ = ["app", "main"]
@@ -26,14 +27,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-class Output(StrEnum):
-    """How results are printed."""
-
-    table = "table"
-    json = "json"
-    csv = "csv"
 
 
 class By(StrEnum):
@@ -58,13 +51,6 @@ class SpendBy(StrEnum):
     project = "project"
     model = "model"
     engine = "engine"
-
-
-Config = Annotated[
-    Path | None,
-    typer.Option("--config", "-c", help="Settings; default $FARTHING_CONFIG, else ./farthing.yaml, else defaults."),
-]
-OutputOption = Annotated[Output, typer.Option("--output", "-o", help="table, json or csv.")]
 
 
 @app.callback(invoke_without_command=True)

@@ -35,9 +35,6 @@ def print_report(  # noqa: PLR0917 - the command's options, in their order
     start, end = parse_moment(since, now), None if until is None else parse_moment(until, now, "--until")
     if end is not None and end <= start:
         raise ConfigError(f"--until {until!r} is not after --since {since!r}; give a later moment")
-    ledger = Ledger.open(ledger_url or settings.ledger)
-    try:
+    with Ledger.open(ledger_url or settings.ledger) as ledger:
         table = report(ledger, start, by, settings.currency, until=end, filters=filters)
-    finally:
-        ledger.close()
     typer.echo(render(table, output, color=sys.stdout.isatty()).rstrip("\n"))

@@ -34,11 +34,8 @@ Output = Literal["table", "json", "csv"]
 
 def print_spend(settings: Settings, by: SpendGroup, show: str | None, output: Output, ledger_url: str | None) -> None:
     """Print spend, its days and months, budgets and anomalies; csv prints one table, ``show`` or the first."""
-    ledger = Ledger.open(ledger_url or settings.ledger)
-    try:
+    with Ledger.open(ledger_url or settings.ledger) as ledger:
         tables, days = _spend_tables(ledger, settings, by)
-    finally:
-        ledger.close()
     if output == "table" and show is None:
         tables["daily"] = days
     _print(tables, show, output)
@@ -65,11 +62,8 @@ def print_kpis(  # noqa: PLR0917 - the command's options, in their order
     if until is None:
         # the hour that runs is in it as far as it is settled
         scope = replace(scope, end_hour=hour_of(now) + 1)
-    ledger = Ledger.open(ledger_url or settings.ledger)
-    try:
+    with Ledger.open(ledger_url or settings.ledger) as ledger:
         tables = _kpi_tables(ledger, settings, scope, _before(scope, against, now), documents)
-    finally:
-        ledger.close()
     _print(tables, show, output)
 
 

@@ -44,10 +44,10 @@ from farthing.domain.clock import utc
 from farthing.domain.errors import PeriodError, PriceError
 from farthing.domain.records import Started
 from farthing.ledger import tables as t
-from farthing.ledger.database import transaction
+from farthing.ledger.database import PERIODS_LOCK, advisory_lock, transaction
 from farthing.ledger.evidence import evidence_hash
 from farthing.ledger.period_books import InputHashes, PeriodBooks
-from farthing.ledger.repository import Ledger, lock_periods
+from farthing.ledger.repository import Ledger
 from farthing.settings import Settings
 
 __all__ = ["Closed", "PeriodState", "close_period", "draft_period", "list_periods"]
@@ -118,7 +118,7 @@ def close_period(  # noqa: PLR0917 - the period, what it is closed by, and who s
         # reading all records takes long: it is done before everybody else has to wait
         _Closing(connection, period, settings, prices, policy, hashes).boots()
     with transaction(ledger.engine, write=True) as connection:
-        lock_periods(connection, shared=False)
+        advisory_lock(connection, PERIODS_LOCK)
         _refuse(PeriodBooks(connection), period, now_ns)
         closed = _Closing(connection, period, settings, prices, policy, hashes).make(signed_by, now_ns)
         books = PeriodBooks(connection)

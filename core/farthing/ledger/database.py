@@ -19,6 +19,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from farthing.domain.errors import LedgerError
 
 __all__ = [
+    "PERIODS_LOCK",
     "advisory_lock",
     "bare_engine",
     "is_postgresql",
@@ -46,6 +47,8 @@ POSTGRESQL_OPTIONS = {
 }
 """libpq's options (PostgreSQL's documentation, "Parameter Key Words"), where the URL does not set them."""
 
+PERIODS_LOCK = "periods"
+"""Name of the lock that postings share, so that no period closes meanwhile, and that a closing has to itself."""
 _WRITES = "farthing_writes"
 """Execution option of a connection whose transactions write."""
 _FULL = ("database or disk is full", "could not extend file", "No space left on device", "disk quota exceeded")
@@ -80,13 +83,15 @@ def is_postgresql(bind: Engine | Connection) -> bool:
     return bind.dialect.name == "postgresql"
 
 
-def advisory_lock(connection: Connection, name: str) -> None:
+def advisory_lock(connection: Connection, name: str, *, shared: bool = False) -> None:
     """Wait until no other transaction holds PostgreSQL's lock of that name, and hold it to the end of this one.
 
-    Nothing in SQLite: there a transaction that writes is alone anyway.
+    ``shared`` waits for and keeps off only those that do not share it. Nothing in SQLite: there a transaction that
+    writes is alone anyway.
     """
     if is_postgresql(connection):
-        connection.exec_driver_sql("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"farthing {name}",))
+        lock = "pg_advisory_xact_lock_shared" if shared else "pg_advisory_xact_lock"
+        connection.exec_driver_sql(f"SELECT {lock}(hashtextextended(%s, 0))", (f"farthing {name}",))
 
 
 def open_engine(url: str) -> Engine:

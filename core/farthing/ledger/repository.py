@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, Self
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
@@ -13,23 +13,13 @@ from farthing.domain.clock import Anchor
 from farthing.domain.model import Adjustment, SettledWindow
 from farthing.domain.records import RawRecord, RecordKey
 from farthing.ledger import tables as t
-from farthing.ledger.database import open_engine, transaction
+from farthing.ledger.database import PERIODS_LOCK, advisory_lock, open_engine, transaction
 from farthing.ledger.ingest import add_records
 from farthing.ledger.partitions import Rooms
 from farthing.ledger.posting import Poster, keep_version
 from farthing.ledger.rows import Boot, Posted, RequestRow
 
-__all__ = ["Boot", "Ledger", "Posted", "RequestRow", "lock_periods"]
-
-_PERIODS_LOCK = 7_305_911
-"""PostgreSQL's advisory lock that postings share and a closing has to itself; any number that is ours."""
-
-
-def lock_periods(connection: Connection, *, shared: bool) -> None:
-    """Keep periods from closing while something is posted; SQLite has one writer at a time anyway."""
-    if connection.dialect.name == "postgresql":
-        lock = "pg_advisory_xact_lock_shared" if shared else "pg_advisory_xact_lock"
-        connection.execute(sa.text(f"SELECT {lock}({_PERIODS_LOCK})"))
+__all__ = ["Boot", "Ledger", "Posted", "RequestRow"]
 
 
 class Ledger:
@@ -52,6 +42,12 @@ class Ledger:
     def close(self) -> None:
         """Release every connection."""
         self.engine.dispose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     # ---- inbox ---------------------------------------------------------------------------------
 
@@ -115,7 +111,7 @@ class Ledger:
         self._rooms.make("journal", map(boot.anchor.to_wall, starts))
         self._rooms.make("requests", (row.ended_wall_ns for row in requests))
         with self._transaction(write=True) as connection:
-            lock_periods(connection, shared=True)
+            advisory_lock(connection, PERIODS_LOCK, shared=True)
             poster = Poster(connection, boot)
             poster.boot()
             if boot.price_content and boot.price_version not in self._kept:
