@@ -132,7 +132,11 @@ async def _send(client: httpx.AsyncClient, url: str, ask: Ask) -> Seen:
 
 
 async def _ask_and_leave(url: str, seen: Seen, hang_up: HangUp) -> None:
-    """Send a request, or half of one, wait for an answer so long, and close the socket: no client library does that."""
+    """Send a request, or half of one, wait for an answer so long, and close the socket: no client library does that.
+
+    An answer that lies there when its client, held up by a crowded machine, wakes after its time was up is left
+    unread, and what the record then says is for ``overtaken`` to judge.
+    """
     host, _, port = url.removeprefix("http://").partition(":")
     body = json.dumps(seen.ask.body).encode()
     head = {"Host": host, "Content-Type": "application/json", "Content-Length": str(len(body)), **seen.ask.headers}
@@ -141,9 +145,12 @@ async def _ask_and_leave(url: str, seen: Seen, hang_up: HangUp) -> None:
     try:
         writer.write("\r\n".join(lines).encode() + (body[: len(body) // 2] if hang_up.asking else body))
         await writer.drain()
-        async with asyncio.timeout(hang_up.seconds or MOMENT_SECONDS):
+        async with asyncio.timeout(hang_up.seconds or MOMENT_SECONDS) as patience:
             answer = await reader.readline()
-        seen.status = int(answer.split()[1])
+        if (up := patience.when()) is not None and asyncio.get_running_loop().time() >= up:
+            _leave(seen)
+        else:
+            seen.status = int(answer.split()[1])
     except TimeoutError:
         _leave(seen)
     finally:
