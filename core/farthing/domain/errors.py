@@ -96,3 +96,9 @@ class PolicyError(FarthingError):
     """The policy file is missing, malformed or contradicts itself; the message names file, line and key."""
 
     exit_code = 13
+
+
+class GpuError(FarthingError):
+    """GPU telemetry cannot be read (driver, permission, no answer); the message names the source and the remedy."""
+
+    exit_code = 14

@@ -1,0 +1,147 @@
+"""What is known of a GPU at a moment, in base units, whoever told it; and what of that the books keep.
+
+A reading that a source does not give, or gives as a sentinel, is None: it is never 0 and never averaged in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from farthing.domain.records import RecordKey
+
+__all__ = [
+    "COUNTER",
+    "CPU",
+    "DEVICE_KINDS",
+    "ENERGY_METHODS",
+    "ENERGY_SHARE",
+    "GPU",
+    "INTEGRATED",
+    "MIG",
+    "NO_ENERGY",
+    "THROTTLE_BOARD",
+    "THROTTLE_IDLE",
+    "THROTTLE_OTHER",
+    "THROTTLE_POWER",
+    "THROTTLE_REASONS",
+    "THROTTLE_SETTINGS",
+    "THROTTLE_THERMAL",
+    "DeviceSamples",
+    "GpuReading",
+]
+
+GPU: Final = "gpu"
+MIG: Final = "mig"
+CPU: Final = "cpu"
+DEVICE_KINDS: Final = (GPU, MIG, CPU)
+"""A whole GPU, a slice of one, and the processor package of an engine without a GPU."""
+
+COUNTER: Final = "counter"
+INTEGRATED: Final = "integrated"
+ENERGY_SHARE: Final = "share"
+NO_ENERGY: Final = "none"
+ENERGY_METHODS: Final = (COUNTER, INTEGRATED, ENERGY_SHARE, NO_ENERGY)
+"""How energy is known: the device's own counter, power times time, a slice's part of its GPU's, or not at all."""
+
+THROTTLE_POWER: Final = "power"
+THROTTLE_THERMAL: Final = "thermal"
+THROTTLE_BOARD: Final = "hardware"
+THROTTLE_SETTINGS: Final = "settings"
+THROTTLE_IDLE: Final = "idle"
+THROTTLE_OTHER: Final = "other"
+THROTTLE_REASONS: Final = (
+    THROTTLE_POWER,
+    THROTTLE_THERMAL,
+    THROTTLE_BOARD,
+    THROTTLE_SETTINGS,
+    THROTTLE_IDLE,
+    THROTTLE_OTHER,
+)
+"""Why clocks are below their highest: the power limit, heat, the board's own protection (power brake, hardware
+slowdown), clocks that somebody set, no work, anything else. Idle is no fault."""
+
+
+@dataclass(frozen=True, slots=True)
+class GpuReading:
+    """One device at a moment. Ratios are 0 to 1, everything else is in base units; None is unknown."""
+
+    uuid: str
+    """As the driver spells it: ``GPU-…``, ``MIG-…``; for others whatever is unique and lasts."""
+    at_ns: int
+    """UTC nanoseconds of the reading."""
+    source: str
+    """``nvml``, ``dcgm``, ``amd``, ``nvidia_smi``, ``xpum``, ``rapl``."""
+    host: str = ""
+    index: int | None = None
+    """The driver's number of the device on its host; it may change with a reboot."""
+    name: str = ""
+    """Device name as its driver gives it, e.g. ``NVIDIA H100 80GB HBM3``."""
+    kind: str = GPU
+    parent: str = ""
+    """UUID of the GPU that a MIG instance is a slice of."""
+    profile: str = ""
+    """Of a MIG instance, e.g. ``1g.10gb``."""
+    pod: str = ""
+    """``namespace/pod`` that the device is allocated to, where the source is told by Kubernetes."""
+    utilization: float | None = None
+    """Part of the sample period in which a kernel ran, whatever it did."""
+    memory_utilization: float | None = None
+    """Part of the sample period in which device memory was read or written."""
+    sm_active: float | None = None
+    tensor_active: float | None = None
+    dram_active: float | None = None
+    """Of profiling counters, where a source has them."""
+    memory_used_bytes: int | None = None
+    memory_total_bytes: int | None = None
+    power_watts: float | None = None
+    power_limit_watts: float | None = None
+    energy_mj: int | None = None
+    """Millijoules by the device's counter, since the driver was loaded."""
+    temperature_celsius: float | None = None
+    memory_temperature_celsius: float | None = None
+    sm_clock_hz: int | None = None
+    memory_clock_hz: int | None = None
+    max_sm_clock_hz: int | None = None
+    throttle: frozenset[str] | None = None
+    """Of THROTTLE_REASONS; empty: none. None: unknown."""
+    ecc_corrected: int | None = None
+    ecc_uncorrected: int | None = None
+    """Errors since the driver was loaded."""
+    remapped_rows_pending: bool | None = None
+    xid: int | None = None
+    """The last XID error; None: none yet, or unknown."""
+    xid_count: int | None = None
+    """XID errors since the source began to listen; None where it only tells the last one."""
+    pcie_tx_bytes_per_second: float | None = None
+    pcie_rx_bytes_per_second: float | None = None
+    nvlink_tx_bytes: int | None = None
+    nvlink_rx_bytes: int | None = None
+    """Since the driver was loaded, over all links."""
+    processes: tuple[tuple[int, int | None], ...] = ()
+    """(process id in the host's namespace, bytes of device memory)."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceSamples:
+    """What the inbox keeps of a device: that it was there, and its energy. Columns have one length.
+
+    ``key.boot`` is DEVICE_BOOT + uuid + "/" + the UTC nanoseconds at which its collector began. Unlike other
+    records' times these are UTC.
+    """
+
+    key: RecordKey
+    uuid: str
+    name: str
+    host: str
+    index: int
+    """-1: unknown."""
+    source: str
+    method: str
+    """Of ENERGY_METHODS."""
+    at_ns: tuple[int, ...]
+    energy_mj: tuple[int, ...]
+    """Cumulative millijoules; all 0 where ``method`` is none. A value below the one before: the counter began anew."""
+    parent: str = ""
+    profile: str = ""
+    pod: str = ""
