@@ -2,35 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias
+from typing import Final
 
 from farthing.domain import conventions as names
+from farthing.domain.metric_entry import Metric, MetricType
+from farthing.domain.metric_reference_gpu import DEVICE_METRICS, ENERGY_METRICS
 
 __all__ = ["METRICS", "Metric", "MetricType", "metric"]
-
-MetricType: TypeAlias = Literal["counter", "gauge", "histogram", "info"]
 
 ENGINE: Final = (names.LABEL_ENGINE,)
 TENANT: Final = (names.LABEL_TENANT, names.LABEL_MODEL, names.LABEL_TIER)
 BUDGET: Final = (names.LABEL_TENANT, names.LABEL_PROJECT, names.LABEL_MODEL)
 LATENCY: Final = (names.LABEL_MODEL, names.LABEL_TIER)
-
-
-@dataclass(frozen=True, slots=True)
-class Metric:
-    """One exported metric; ``name`` is the series' name as Prometheus shows it (a histogram's without its suffix)."""
-
-    name: str
-    type: MetricType
-    unit: str
-    """Base unit of the value; ``1`` for counts and flags."""
-    labels: tuple[str, ...]
-    help: str
-
-    def __post_init__(self) -> None:
-        if (self.type == "counter") != self.name.endswith("_total"):
-            raise ValueError(f"{self.name}: exactly the counters end in _total, and this is a {self.type}")
 
 
 METRICS: Final = (
@@ -297,6 +280,8 @@ METRICS: Final = (
         (names.LABEL_SLO, names.LABEL_MODEL, names.LABEL_RESULT),
         "Requests as they end that count for a tenant's SLO, good or bad; other SLOs are computed from histograms.",
     ),
+    *ENERGY_METRICS,
+    *DEVICE_METRICS,
     Metric(
         names.METRIC_INTAKE,
         "counter",
@@ -342,7 +327,7 @@ METRICS: Final = (
         "usd is counted.",
     ),
 )
-"""In the order of the documentation: by engine, by tenant, spend, latency, Farthing itself."""
+"""In the order of the documentation: by engine, by tenant, spend, latency, energy, devices, Farthing itself."""
 
 
 def metric(name: str) -> Metric:
