@@ -14,16 +14,21 @@ import msgspec
 from msgspec import Meta
 
 from farthing.domain.conventions import WIRE_VERSION
+from farthing.domain.gpu import GPU
 from farthing.domain.records import RecordKey
+from farthing_probe import wire as probe_wire
 
 __all__ = [
+    "KINDS",
     "MAX_LINE_BYTES",
     "MAX_MARKS",
     "MAX_NAMES_BYTES",
     "MAX_STRING",
     "SEEN_BY",
     "AnyWire",
+    "EngineWire",
     "WireCounters",
+    "WireDevice",
     "WireGpu",
     "WireHead",
     "WireKey",
@@ -46,11 +51,15 @@ MAX_SEQUENCES = 1024
 MAX_SIGNALS = 1024
 MAX_GPUS = 1024
 SEEN_BY = ("both", "client", "engine")
+KINDS = (*probe_wire.KINDS, "device")
+"""What a probe sends of its engine, and what a reader of GPUs sends of a device."""
 
 Text = Annotated[str, Meta(max_length=MAX_STRING)]
 Name = Annotated[str, Meta(min_length=1, max_length=MAX_STRING)]
 # Lengths of the ledger's columns: a string that PostgreSQL cannot take would fail its whole batch for ever.
 Text64 = Annotated[str, Meta(max_length=64)]
+Name96 = Annotated[str, Meta(min_length=1, max_length=96)]
+"""A device's UUID: with its prefix and a time it is a boot."""
 Text128 = Annotated[str, Meta(max_length=128)]
 Text256 = Annotated[str, Meta(max_length=256)]
 Name32 = Annotated[str, Meta(min_length=1, max_length=32)]
@@ -174,6 +183,21 @@ class WireCounters(_Wire, frozen=True, tag="counters"):
     gauges: Annotated[dict[Name, float], Meta(max_length=MAX_SIGNALS)] = {}
 
 
+class WireDevice(_Wire, frozen=True, tag="device"):
+    uuid: Name96
+    name: Text256
+    host: Text256
+    index: Annotated[int, Meta(ge=-1, le=2**31 - 1)]
+    source: Name32
+    method: Name
+    at_ns: Annotated[tuple[Time, ...], Meta(min_length=1, max_length=MAX_MARKS)]
+    energy_mj: Totals
+    parent: Text128 = ""
+    profile: Text128 = ""
+    pod: Text = ""
+    device_kind: Name = GPU
+
+
 class WireHead(msgspec.Struct, frozen=True):
     """What is looked at first when a line is refused: its version explains everything else that is wrong."""
 
@@ -193,4 +217,5 @@ class WireKey(msgspec.Struct, frozen=True):
         return RecordKey(self.boot, self.proc, self.seq)
 
 
-AnyWire = WireStarted | WireLifecycle | WireSteps | WireUsage | WireGpu | WireCounters
+EngineWire = WireStarted | WireLifecycle | WireSteps | WireUsage | WireGpu | WireCounters
+AnyWire = EngineWire | WireDevice

@@ -14,11 +14,14 @@ from typing import Any, NoReturn
 import msgspec
 
 from farthing.collectors.schema import (
+    KINDS,
     MAX_LINE_BYTES,
     MAX_NAMES_BYTES,
     SEEN_BY,
     AnyWire,
+    EngineWire,
     WireCounters,
+    WireDevice,
     WireGpu,
     WireHead,
     WireKey,
@@ -29,8 +32,9 @@ from farthing.collectors.schema import (
     WireUsage,
 )
 from farthing.domain.clock import Anchor
-from farthing.domain.conventions import INBOX_REFUSED, OUTCOMES, SCRAPED_BOOT, UNKNOWN, WIRE_VERSION
+from farthing.domain.conventions import DEVICE_BOOT, INBOX_REFUSED, OUTCOMES, SCRAPED_BOOT, UNKNOWN, WIRE_VERSION
 from farthing.domain.errors import RecordError
+from farthing.domain.gpu import DEVICE_KINDS, ENERGY_METHODS, NO_ENERGY, DeviceSamples
 from farthing.domain.records import (
     Counters,
     EngineSequence,
@@ -47,7 +51,7 @@ from farthing.domain.records import (
 )
 from farthing_probe import wire as probe_wire
 
-__all__ = ["decode_line", "decode_raw", "refusal"]
+__all__ = ["decode_device", "decode_line", "decode_raw", "device_line", "device_record", "refusal"]
 
 _DECODER: msgspec.json.Decoder[AnyWire] = msgspec.json.Decoder(AnyWire)
 _HEAD_DECODER = msgspec.json.Decoder(WireHead)
@@ -56,12 +60,57 @@ _ENCODER = msgspec.json.Encoder()
 
 
 def decode_line(line: bytes) -> Record:
-    """The domain record of one line of the wire.
+    """The domain record of one line of the wire that is of an engine.
 
     Mark columns that were left out are zeros; a tenant, tier or model left out is ``unknown``; fields that
     the schema does not name are ignored. Raises RecordError naming the first field that is wrong.
     """
-    return _record(_parse(line))
+    wire = _parse(line)
+    if isinstance(wire, WireDevice):
+        raise RecordError("kind", "is device, which no engine sends")
+    return _record(wire)
+
+
+def decode_device(line: bytes) -> DeviceSamples:
+    """The samples of one line of kind ``device``; RecordError names the first field that is wrong."""
+    wire = _parse(line)
+    if not isinstance(wire, WireDevice):
+        raise RecordError("kind", "must be device")
+    return _device_samples(wire)
+
+
+def device_line(samples: DeviceSamples) -> bytes:
+    """The line of the wire of a device's samples, without its line end; it belongs at ``/v1/windows``.
+
+    Raises RecordError as ``decode_device`` does: what is not sent cannot be refused.
+    """
+    key = samples.key
+    wire = WireDevice(
+        v=WIRE_VERSION,
+        boot=key.boot,
+        proc=key.process,
+        seq=key.sequence,
+        uuid=samples.uuid,
+        name=samples.name,
+        host=samples.host,
+        index=samples.index,
+        source=samples.source,
+        method=samples.method,
+        at_ns=samples.at_ns,
+        energy_mj=samples.energy_mj,
+        parent=samples.parent,
+        profile=samples.profile,
+        pod=samples.pod,
+        device_kind=samples.kind,
+    )
+    line = _ENCODER.encode(wire)
+    decode_device(line)
+    return line
+
+
+def device_record(samples: DeviceSamples) -> RawRecord:
+    """A device's samples as the inbox keeps them; RecordError as ``decode_device``."""
+    return RawRecord(samples.key, "device", samples.at_ns[-1], device_line(samples))
 
 
 def decode_raw(line: bytes) -> RawRecord:
@@ -75,6 +124,8 @@ def decode_raw(line: bytes) -> RawRecord:
         # nearly every record is one: it is checked, and not made into a record that nobody looks at
         _check_usage(wire)
         return RawRecord(wire.record_key(), "usage", wire.ended_ns, _ENCODER.encode(wire))
+    if isinstance(wire, WireDevice):
+        return RawRecord(wire.record_key(), "device", _device_samples(wire).at_ns[-1], _ENCODER.encode(wire))
     kind = str(wire.__struct_config__.tag)
     return RawRecord(wire.record_key(), kind, event_ns(_record(wire)), _ENCODER.encode(wire))
 
@@ -83,7 +134,7 @@ def refusal(line: bytes, error: RecordError) -> RawRecord | None:
     """What the inbox keeps of a refused line, so that its sequence is not waited for; it holds no value of the line.
 
     None where the line does not say whose it is, and for a start: without it nothing can be costed, so a mended one
-    is worth waiting for.
+    is worth waiting for. Nor for a device, whose samples nobody waits for.
     """
     if len(line) > MAX_LINE_BYTES:
         return None
@@ -91,7 +142,7 @@ def refusal(line: bytes, error: RecordError) -> RawRecord | None:
         head = _KEY_DECODER.decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    if head.kind == "started" or head.boot.startswith(SCRAPED_BOOT) or _CONTROL.search(head.boot):
+    if head.kind == "started" or head.boot.startswith((SCRAPED_BOOT, DEVICE_BOOT)) or _CONTROL.search(head.boot):
         return None
     reason = _ENCODER.encode({"kind": INBOX_REFUSED, "field": error.field, "problem": error.problem})
     return RawRecord(mirrored(head.record_key()), INBOX_REFUSED, 0, reason)
@@ -111,6 +162,8 @@ def _parse(line: bytes) -> AnyWire:
     # JSON has no control character but DEL that is not escaped, so most lines hold none for certain
     if b"\\" in line or b"\x7f" in line:
         _refuse_control_characters(wire, "")
+    if wire.boot.startswith(DEVICE_BOOT) and not isinstance(wire, WireDevice):
+        raise RecordError("boot", f"must not begin with {DEVICE_BOOT}, which names a device's samples")
     return wire
 
 
@@ -167,8 +220,8 @@ def _refuse_by_head(line: bytes) -> None:
         raise RecordError("v", newer)
     if head.kind is None:
         raise RecordError("kind", "is missing")
-    if head.kind not in probe_wire.KINDS:
-        raise RecordError("kind", f"must be one of {', '.join(probe_wire.KINDS)}")
+    if head.kind not in KINDS:
+        raise RecordError("kind", f"must be one of {', '.join(KINDS)}")
 
 
 def _lower(message: str) -> str:
@@ -176,7 +229,7 @@ def _lower(message: str) -> str:
     return plain[:1].lower() + plain[1:]
 
 
-def _record(wire: AnyWire) -> Record:
+def _record(wire: EngineWire) -> Record:
     match wire:
         case WireSteps():
             return _step_batch(wire)
@@ -326,6 +379,35 @@ def _gpu_samples(wire: WireGpu) -> GpuSamples:
         power_mw=wire.power_mw,
         utilization_percent=wire.utilization_percent,
         memory_bytes=wire.memory_bytes,
+    )
+
+
+def _device_samples(wire: WireDevice) -> DeviceSamples:
+    _one_of("method", wire.method, ENERGY_METHODS)
+    _one_of("device_kind", wire.device_kind, DEVICE_KINDS)
+    began = wire.boot.removeprefix(f"{DEVICE_BOOT}{wire.uuid}/")
+    if began == wire.boot or not (began.isascii() and began.isdecimal()):
+        raise RecordError("boot", f"must be {DEVICE_BOOT}, the uuid, / and the UTC nanoseconds of the first reading")
+    for entry, (before, now) in enumerate(pairwise(wire.at_ns), start=1):
+        if now < before:
+            raise RecordError("at_ns", f"time goes backwards (entry {entry}, counted from 0)")
+    _same_length("energy_mj", wire.energy_mj, "at_ns", wire.at_ns)
+    if wire.method == NO_ENERGY and any(wire.energy_mj):
+        raise RecordError("energy_mj", f"must be 0 where method is {NO_ENERGY}")
+    return DeviceSamples(
+        key=wire.record_key(),
+        uuid=wire.uuid,
+        name=wire.name,
+        host=wire.host,
+        index=wire.index,
+        source=wire.source,
+        method=wire.method,
+        at_ns=wire.at_ns,
+        energy_mj=wire.energy_mj,
+        parent=wire.parent,
+        profile=wire.profile,
+        pod=wire.pod,
+        kind=wire.device_kind,
     )
 
 

@@ -145,3 +145,5 @@ class DeviceSamples:
     parent: str = ""
     profile: str = ""
     pod: str = ""
+    kind: str = GPU
+    """Of DEVICE_KINDS."""

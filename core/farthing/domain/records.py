@@ -209,8 +209,9 @@ class RawRecord:
 
     key: RecordKey
     kind: str
-    """Wire kind (started, lifecycle, steps, usage, gpu or counters), or one of conventions' INBOX_* kinds."""
+    """Wire kind (started, lifecycle, steps, usage, gpu, counters or device), or one of conventions' INBOX_* kinds."""
     event_ns: int
+    """Monotonic nanoseconds of the boot; of a device's samples, which have no boot's clock, UTC."""
     line: bytes
     """UTF-8 JSON without its line end, holding nothing but the fields that the wire schema names."""
 
