@@ -17,6 +17,7 @@ from farthing.domain.yaml_places import line_of
 from farthing.settings_alerts import AlertSettings
 from farthing.settings_autoscale import AutoscaleSettings
 from farthing.settings_budgets import BudgetSettings
+from farthing.settings_gpu import ExporterSettings, GpuSettings
 from farthing.settings_notify import NotifySettings
 from farthing.settings_prices import CapacitySettings, Currency, ExchangeSettings, OwnedSettings, PriceSettings
 from farthing.settings_slo import SloSettings, effective_slos
@@ -31,6 +32,8 @@ __all__ = [
     "CostingSettings",
     "EngineSettings",
     "ExchangeSettings",
+    "ExporterSettings",
+    "GpuSettings",
     "NotifySettings",
     "OwnedSettings",
     "PriceSettings",
@@ -48,6 +51,7 @@ DEFAULT_CONFIG = "farthing.yaml"
 TOKEN_VARIABLE = "FARTHING_INTAKE_TOKEN"  # noqa: S105 - the name of a variable
 
 Port = Annotated[int, Field(ge=1, le=65535)]
+GpuUuid = Annotated[str, Field(min_length=1, max_length=96, pattern=r"^\S+$")]
 
 
 class _Strict(BaseModel):
@@ -73,6 +77,11 @@ class EngineSettings(_Strict):
     """Name of the capacity that its GPUs belong to, whose cost it bears a part of. Empty: GPUs at a price."""
     probe: bool = False
     """The engine runs farthing-probe: costs come from its records, scraping gives only state and checks."""
+    gpu_uuids: Annotated[tuple[GpuUuid, ...], Field(max_length=1024)] = ()
+    """UUIDs of the devices that it runs on, where neither its probe nor Kubernetes says so."""
+    pod: Annotated[str, Field(max_length=512, pattern=r"^([^/\s]+/[^/\s]+)?$")] = ""
+    """`namespace/pod` that it runs in, where an exporter tells which pod has which device; `*` stands for any
+    characters, as in `llm/llama-8b-*`."""
 
     @model_validator(mode="after")
     def _one_way_to_pay(self) -> EngineSettings:
@@ -183,6 +192,7 @@ class Settings(_Strict):
     retention: RetentionSettings = RetentionSettings()
     serve: ServeSettings = ServeSettings()
     costing: CostingSettings = CostingSettings()
+    gpus: GpuSettings = GpuSettings()
     alerts: AlertSettings = AlertSettings()
     notify: NotifySettings = NotifySettings()
     autoscale: AutoscaleSettings = AutoscaleSettings()
@@ -204,6 +214,20 @@ class Settings(_Strict):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"engine name {twice[0]!r} is used twice; names must differ")
+        return engines
+
+    @field_validator("engines")
+    @classmethod
+    def _devices_have_one_engine(cls, engines: tuple[EngineSettings, ...]) -> tuple[EngineSettings, ...]:
+        owners: dict[str, EngineSettings] = {}
+        for engine in engines:
+            for uuid in engine.gpu_uuids:
+                other = owners.setdefault(uuid, engine)
+                if other is not engine and 1 in {other.gpu_fraction, engine.gpu_fraction}:
+                    raise ValueError(
+                        f"GPU {uuid} is of {other.name!r} and of {engine.name!r}; leave it to one, or give both a "
+                        "gpu_fraction"
+                    )
         return engines
 
     @field_validator("budgets")

@@ -47,6 +47,7 @@ def test_every_key_that_the_schema_has_is_in_the_page():
         "exchange",
         "budgets",
         "slos",
+        "gpus.exporters",
         *(key for key in TABLE if key.startswith(("notify.", "autoscale.")) and TABLE[key][0] in {"list", "section"}),
     }
 

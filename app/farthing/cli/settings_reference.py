@@ -13,7 +13,7 @@ from datetime import datetime
 from decimal import Decimal
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, HttpUrl
 from pydantic.fields import FieldInfo
@@ -255,8 +255,16 @@ def _type(field: FieldInfo) -> str:
         Path: "path",
         HttpUrl: "URL",
         tuple[Decimal, ...]: "list of numbers",
+        tuple[str, ...]: "list of text",
     }
+    if typing.get_origin(annotation) is tuple:
+        annotation = tuple[_bare(typing.get_args(annotation)[0]), ...]
     return ", ".join([names[annotation], *_limits(field)])
+
+
+def _bare(annotation: Any) -> Any:
+    """The type without its limits."""
+    return typing.get_args(annotation)[0] if typing.get_origin(annotation) is Annotated else annotation
 
 
 def _limits(field: FieldInfo) -> Iterator[str]:

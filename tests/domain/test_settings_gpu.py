@@ -1,0 +1,71 @@
+"""How GPUs are read: switches that YAML takes for booleans, and mistakes that name their key."""
+
+from decimal import Decimal
+
+import pytest
+
+from farthing.domain.errors import ConfigError
+from farthing.settings import parse_settings
+
+ENGINES = """engines:
+- {name: a, url: "http://a:8000", gpu_uuids: [GPU-1, GPU-2]%s}
+- {name: b, url: "http://b:8000", gpu_uuids: [GPU-2]%s}
+"""
+
+
+@pytest.mark.parametrize("text", ["on", '"on"', "true"])
+def test_a_switch_is_on_however_yaml_reads_it(text):
+    """YAML 1.1 takes a plain on for true."""
+    assert parse_settings(f"gpus:\n  nvml: {text}\n", "f.yaml").gpus.nvml == "on"
+
+
+def test_a_switch_may_be_off_or_auto():
+    """The processors are off unless somebody asks for them."""
+    gpus = parse_settings("gpus:\n  nvml: off\n  cpu: auto\n", "f.yaml").gpus
+    assert (gpus.nvml, gpus.cpu) == ("off", "auto")
+    defaults = parse_settings("", "f.yaml").gpus
+    assert (defaults.nvml, defaults.cpu) == ("auto", "off")
+
+
+def test_what_electricity_emits_and_costs_is_unknown_until_it_is_entered():
+    """0 grams would be a claim."""
+    defaults = parse_settings("", "f.yaml").gpus
+    assert (defaults.carbon_g_per_kwh, defaults.energy_usd_per_kwh, defaults.pue) == (None, None, 1)
+    entered = parse_settings("gpus:\n  carbon_g_per_kwh: 0\n  pue: 1.25\n  energy_usd_per_kwh: 0.09\n", "f.yaml").gpus
+    assert (entered.carbon_g_per_kwh, entered.pue, entered.energy_usd_per_kwh) == (
+        Decimal(0),
+        Decimal("1.25"),
+        Decimal("0.09"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("gpus:\n  nvml: maybe\n", "f.yaml:2: gpus.nvml: "),
+        ("gpus:\n  pue: 0.9\n", "f.yaml:2: gpus.pue: "),
+        ("gpus:\n  sample_seconds: 5\n  batch_seconds: 2\n", "a record needs a sample"),
+        ("gpus:\n  exporters:\n  - {url: http://x/metrics, kind: dgcm}\n", "f.yaml:3: gpus.exporters.0.kind: "),
+        (
+            "gpus:\n  exporters:\n  - {url: http://x/metrics, kind: dcgm}\n  - {url: http://x/metrics, kind: amd}\n",
+            "http://x/metrics is read twice",
+        ),
+        ("engines:\n- {name: a, url: http://x, pod: llama}\n", "f.yaml:2: engines.0.pod: "),
+        ("engines:\n- {name: a, url: http://x, gpu_uuids: ['']}\n", "engines.0.gpu_uuids.0: "),
+        (ENGINES % ("", ""), "GPU GPU-2 is of 'a' and of 'b'"),
+        (ENGINES % (", gpu_fraction: 0.5", ""), "GPU GPU-2 is of 'a' and of 'b'"),
+        (ENGINES % ("", ", gpu_fraction: 0.5"), "GPU GPU-2 is of 'a' and of 'b'"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_its_key(text, message):
+    """As everywhere in the settings."""
+    with pytest.raises(ConfigError) as caught:
+        parse_settings(text, "f.yaml")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_engines_that_share_a_device_each_have_a_fraction_of_it():
+    """Two halves are one GPU."""
+    both = parse_settings(ENGINES % (", gpu_fraction: 0.5", ", gpu_fraction: 0.5"), "f.yaml").engines
+    assert [engine.gpu_uuids for engine in both] == [("GPU-1", "GPU-2"), ("GPU-2",)]
