@@ -120,6 +120,8 @@ class GpuReading:
     """Since the driver was loaded, over all links."""
     processes: tuple[tuple[int, int | None], ...] = ()
     """(process id in the host's namespace, bytes of device memory)."""
+    faults: frozenset[str] = frozenset()
+    """Of conventions.FAULTS, what the source showed that cannot be believed; the values are left out (None)."""
 
 
 @dataclass(frozen=True, slots=True)
