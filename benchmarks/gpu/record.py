@@ -48,6 +48,8 @@ SAMPLE_SECONDS, SCRAPE_SECONDS = 0.1, 2.0
 SETTLE_SECONDS = 3.0
 """Until the last requests are in the engine's metrics."""
 
+__all__ = ["record", "recording_options"]
+
 Row = dict[str, Any]
 
 
@@ -159,14 +161,19 @@ def record(options: argparse.Namespace, scratch: Path) -> None:
     (out / "phases.txt").write_text("".join(f"phase {name} {at}\n" for name, at in began), encoding="utf-8")
 
 
+def recording_options(parser: argparse.ArgumentParser, phases: str = PHASES) -> None:
+    """What a recording wants to know; ``phases`` are its own when none are given."""
+    server_options(parser)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the recording")
+    parser.add_argument("--phases", default=phases, help=f"NAME:SECONDS,... ({phases})")
+    parser.add_argument("--restart", metavar="PHASES", help="stop the server, start it again, and go on with these")
+    parser.add_argument("--temperature", type=float, help="of requests for one answer (the model's own)")
+
+
 def main() -> None:
     """Make a recording."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    server_options(parser)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the recording")
-    parser.add_argument("--phases", default=PHASES, help=f"NAME:SECONDS,... ({PHASES})")
-    parser.add_argument("--restart", metavar="PHASES", help="stop the server, start it again, and go on with these")
-    parser.add_argument("--temperature", type=float, help="of requests for one answer (the model's own)")
+    recording_options(parser)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as name:
