@@ -48,6 +48,8 @@ class AlertSettings(BaseModel):
     """Requests that one instance throws out of its KV cache, and computes again."""
     spend_jump_ratio: Annotated[float, Field(gt=1)] = 1.5
     """The fleet's hourly cost, by its mean of the last day."""
+    unit_cost_jump_ratio: Annotated[float, Field(gt=1)] = 2.0
+    """What a million tokens of a model cost in an hour, by their mean of the last day."""
     daily_spend_usd: Dollars = Decimal(1000)
     """What all engines together may cost in a day (UTC)."""
     monthly_spend_usd: Dollars = Decimal(30_000)

@@ -30,6 +30,7 @@ THRESHOLDS = [
     ("kv_cache_ratio", 0.87, "LLMKVCacheFull", "> 0.87\n", "87 %"),
     ("preemptions_per_minute", 33, "LLMPreemptionsHigh", "* 60 > 33", "less than 33"),
     ("spend_jump_ratio", 3.5, "FarthingSpendRateJump", "> 3.5 * avg", "3.5 times"),
+    ("unit_cost_jump_ratio", 3.5, "FarthingUnitCostJump", "> 3.5 * (", "3.5 times"),
     ("daily_spend_usd", "12.5", "FarthingDailySpendHigh", "> 12.5", "$12.5 a day"),
     ("monthly_spend_usd", "70000", "FarthingMonthlySpendHigh", "> 70000", "at most $70000"),
     ("monthly_spend_usd", "70000", "FarthingMonthlyForecastHigh", "> 70000", "at most $70000"),

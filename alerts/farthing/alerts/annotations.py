@@ -17,6 +17,7 @@ __all__ = [
     "INSTANCE_SPEND",
     "MODEL_SPEND",
     "amount",
+    "amount_of",
     "by_instance",
     "dashboard_url",
     "money_text",
@@ -51,6 +52,12 @@ def amount(query: str) -> str:
     """Template: the first value of ``query`` as an amount of money, or that it is unknown."""
     quoted = query.replace('"', '\\"')
     return f'{{{{ with query "{quoted}" }}}}{_AMOUNT_OR_UNKNOWN}'
+
+
+def amount_of(query: str, label: str, *, times: int = 1) -> str:
+    """Template: the same for a query that has the alert's ``label`` in the place of ``%q``, so many ``times``."""
+    quoted = query.replace('"', '\\"')
+    return f'{{{{ with printf "{quoted}"{f" $labels.{label}" * times} | query }}}}{_AMOUNT_OR_UNKNOWN}'
 
 
 def by_instance(expr: str) -> str:

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Final
 
-from farthing.alerts.annotations import FLEET_SPEND, amount, dashboard_url, money_text
+from farthing.alerts.annotations import (
+    FLEET_SPEND,
+    MODEL_SPEND,
+    amount,
+    amount_of,
+    dashboard_url,
+    money_text,
+)
 from farthing.alerts.rules import SLOW_SECONDS, TEAM_FINANCE, AlertRule, RuleGroup
 from farthing.domain import conventions as names
 from farthing.settings import Settings
@@ -17,6 +24,11 @@ JUMP_SECONDS: Final = 600
 BASE_RANGE: Final = "1d:5m"
 BASE_SAMPLES: Final = 72
 """Six hours of five minutes each: what is compared with less is compared with nothing."""
+HISTORY: Final = "6h"
+"""A model that is younger has nothing to be compared with."""
+UNIT_COST_SECONDS: Final = 900
+TRAFFIC_SHARE: Final = 0.5
+"""Of the day's mean hour: with less traffic than that, a token is dearer because it has less company."""
 TOLD_SECONDS: Final = 86_400
 """How long it is told that a threshold of a budget was passed."""
 _WHOSE: Final = (names.LABEL_TENANT, names.LABEL_PROJECT, names.LABEL_MODEL)
@@ -40,6 +52,7 @@ def spend(settings: Settings) -> RuleGroup:
             _budget_threshold_passed(settings),
             _budget_spent(settings),
             _cost_anomaly(settings),
+            _unit_cost_jump(settings),
         ),
         SLOW_SECONDS,
     )
@@ -179,4 +192,37 @@ def _cost_anomaly(settings: Settings) -> AlertRule:
             f"The fleet costs {FLEET_SPEND}."
         ),
         dashboard=dashboard_url(settings, names.DASHBOARD_FLEET),
+    )
+
+
+def _unit_cost_jump(settings: Settings) -> AlertRule:
+    """A model's tokens got dearer although as many of them are computed as ever. Nothing inhibits it."""
+    ratio = settings.alerts.unit_cost_jump_ratio
+    by_model = f"sum by ({names.LABEL_MODEL})"
+    tokens = f'{names.METRIC_TENANT_TOKENS}{{{names.LABEL_KIND}!="{names.TOKEN_IMAGE}"}}'
+
+    def unit_cost(over: str, where: str = "") -> str:
+        cost = f"{names.METRIC_TENANT_COST}{where}"
+        counted = tokens.replace("{", where.rstrip("}") + ",") if where else tokens
+        return f"1e6 * {by_model} (increase({cost}[{over}])) / {by_model} (increase({counted}[{over}]))"
+
+    usual = amount_of(unit_cost("1d", f"{{{names.LABEL_MODEL}=%q}}"), names.LABEL_MODEL, times=2)
+    return AlertRule(
+        name="FarthingUnitCostJump",
+        expr=(
+            f"{unit_cost('1h')}\n> {ratio!r} * ({unit_cost('1d')})\n"
+            f"and\n{by_model} (increase({tokens}[1h])) > {TRAFFIC_SHARE} / 24 * {by_model} (increase({tokens}[1d]))\n"
+            f"and\n{by_model} ({tokens} offset {HISTORY})"
+        ),
+        for_seconds=UNIT_COST_SECONDS,
+        severity="warning",
+        team=TEAM_FINANCE,
+        component="cost",
+        summary=f"{{{{ $labels.model }}}}: a million tokens cost {_DOLLARS}, far more than over the last day",
+        description=(
+            f"A million tokens of {{{{ $labels.model }}}}, prompts and answers together, cost {_DOLLARS} in the last "
+            f"hour: more than {ratio:.10g} times {usual}, their mean of the last day, with as much traffic as ever. "
+            f"The engines of this model cost {MODEL_SPEND}."
+        ),
+        dashboard=dashboard_url(settings, names.DASHBOARD_FLEET, by_model=True),
     )
