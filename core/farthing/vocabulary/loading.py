@@ -4,15 +4,28 @@ from __future__ import annotations
 
 from functools import cache
 from importlib.resources import files
-from typing import Final
+from typing import Final, TypeVar
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from farthing.domain.errors import ConfigError
 from farthing.vocabulary.catalogue import Catalogue
+from farthing.vocabulary.gpus import ExporterCatalogue
 
-__all__ = ["ENGINES", "load_catalogue", "load_catalogues", "parse_catalogue", "unknown_to_family"]
+__all__ = [
+    "ENGINES",
+    "EXPORTERS",
+    "load_catalogue",
+    "load_catalogues",
+    "load_exporter",
+    "load_exporters",
+    "parse_catalogue",
+    "parse_exporter",
+    "unknown_to_family",
+]
+
+_Model = TypeVar("_Model", bound=BaseModel)
 
 ENGINES: Final = (
     "vllm",
@@ -25,6 +38,9 @@ ENGINES: Final = (
     "llm-d-epp",
 )
 """Every engine with a catalogue, in the order in which rules ask for their names."""
+
+EXPORTERS: Final = ("farthing", "dcgm", "amd", "nvidia_smi", "xpum")
+"""Every source of GPU metrics with a catalogue; of a device that several have, the first tells."""
 
 
 @cache
@@ -53,8 +69,31 @@ def unknown_to_family(catalogue: Catalogue, samples: set[str]) -> list[str]:
     return sorted(unknown)
 
 
+@cache
+def load_exporter(exporter: str) -> ExporterCatalogue:
+    """The shipped catalogue of a GPU exporter; ConfigError when there is none, or it is malformed."""
+    if exporter not in EXPORTERS:
+        raise ConfigError(f"exporter {exporter!r} has no catalogue; known exporters: {', '.join(EXPORTERS)}")
+    name = f"{exporter}.yaml"
+    return parse_exporter(files("farthing.vocabulary").joinpath("gpus", name).read_text(encoding="utf-8"), name)
+
+
+def load_exporters() -> tuple[ExporterCatalogue, ...]:
+    """Every shipped catalogue of a GPU exporter, in the order of EXPORTERS; ConfigError where one is malformed."""
+    return tuple(load_exporter(exporter) for exporter in EXPORTERS)
+
+
 def parse_catalogue(text: str, name: str) -> Catalogue:
-    """A catalogue from YAML text; ConfigError names ``name``, the key and the problem in one line."""
+    """An engine's catalogue from YAML text; ConfigError names ``name``, the key and the problem in one line."""
+    return _parse(Catalogue, text, name)
+
+
+def parse_exporter(text: str, name: str) -> ExporterCatalogue:
+    """A GPU exporter's catalogue from YAML text; ConfigError as ``parse_catalogue``."""
+    return _parse(ExporterCatalogue, text, name)
+
+
+def _parse(model: type[_Model], text: str, name: str) -> _Model:
     try:
         data = yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
@@ -65,7 +104,7 @@ def parse_catalogue(text: str, name: str) -> Catalogue:
     if not isinstance(data, dict):
         raise ConfigError(f"{name}: the top level must be a mapping, not {type(data).__name__}")
     try:
-        return Catalogue.model_validate(data)
+        return model.model_validate(data)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or "(top level)"
