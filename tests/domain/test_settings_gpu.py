@@ -30,7 +30,7 @@ def test_a_switch_may_be_off_or_auto():
 def test_what_electricity_emits_and_costs_is_unknown_until_it_is_entered():
     """0 grams would be a claim."""
     defaults = parse_settings("", "f.yaml").gpus
-    assert (defaults.carbon_g_per_kwh, defaults.energy_usd_per_kwh, defaults.pue) == (None, None, 1)
+    assert (defaults.carbon_g_per_kwh, defaults.energy_usd_per_kwh, defaults.pue) == (None, None, Decimal(1))
     entered = parse_settings("gpus:\n  carbon_g_per_kwh: 0\n  pue: 1.25\n  energy_usd_per_kwh: 0.09\n", "f.yaml").gpus
     assert (entered.carbon_g_per_kwh, entered.pue, entered.energy_usd_per_kwh) == (
         Decimal(0),

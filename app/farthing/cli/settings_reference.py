@@ -258,7 +258,8 @@ def _type(field: FieldInfo) -> str:
         tuple[str, ...]: "list of text",
     }
     if typing.get_origin(annotation) is tuple:
-        annotation = tuple[_bare(typing.get_args(annotation)[0]), ...]
+        entry: Any = _bare(typing.get_args(annotation)[0])
+        annotation = types.GenericAlias(tuple, (entry, ...))
     return ", ".join([names[annotation], *_limits(field)])
 
 

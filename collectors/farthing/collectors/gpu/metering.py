@@ -1,0 +1,157 @@
+"""A device's energy from its readings: the driver's counter, else power times time, else its part of its GPU's.
+
+1. ``counter``: the difference of two readings of the driver's counter. Where it fell, the driver was loaded anew and
+   the new value is what was used since. Where it fell or rose by more than the device can have used, power times
+   time takes its place.
+2. ``integrated``: the trapezoid of power, (p0 + p1) / 2 x (t1 - t0), over readings at most a minute apart.
+3. ``share``: of a MIG slice, its GPU's energy times the slice's part of the GPU's compute slices, since no hardware
+   measures a slice. What no slice has, and what the GPU draws beside its slices, is the GPU's alone.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from farthing.domain.clock import SECOND
+from farthing.domain.conventions import FAULT_ENERGY_WENT_BACK, FAULT_SENTINEL
+from farthing.domain.gpu import COUNTER, ENERGY_SHARE, INTEGRATED, MIG, NO_ENERGY, GpuReading
+
+__all__ = ["Meter", "slice_fraction"]
+
+RANK: Final = (COUNTER, ENERGY_SHARE, INTEGRATED, NO_ENERGY)
+MISSES: Final = 10
+"""Readings without what a method needs, one after another, before another method takes over."""
+GAP_SECONDS: Final = 60
+"""Power is not known between two readings that are further apart."""
+WATTS: Final = 3_000.0
+"""What a device can draw, where it has no limit."""
+SPIKES: Final = 2.0
+"""Above the limit for moments: no counter rises faster."""
+LAG_SECONDS: Final = 60.0
+"""How much older than its reading a counter's value may be: exporters ask the driver every half a minute or so."""
+HELD_NS: Final = 300 * SECOND
+"""How long a counter that fell or jumped is shown as a fault, so that a slow scraper sees it."""
+COMPUTE_SLICES: Final = 7
+"""Of a GPU in MIG mode: A100, H100, H200, B200 (NVIDIA MIG User Guide, "Supported MIG profiles")."""
+COMPUTE_SLICES_A30: Final = 4
+PROFILE: Final = re.compile(r"(?:(?P<compute>\d+)c\.)?(?P<slices>\d+)g\.")
+"""``1g.10gb``, or ``1c.3g.40gb``: one compute slice of an instance of three."""
+
+
+def slice_fraction(reading: GpuReading, gpu: GpuReading) -> float | None:
+    """Which part of ``gpu`` a MIG slice is, 0 to 1: of its compute slices by the profile, else of its memory.
+
+    None where neither is known.
+    """
+    profile = PROFILE.search(reading.profile)
+    if profile:
+        slices = int(profile["compute"] or profile["slices"])
+        return min(1.0, slices / (COMPUTE_SLICES_A30 if "A30" in gpu.name.split() else COMPUTE_SLICES))
+    if reading.memory_total_bytes and gpu.memory_total_bytes:
+        return min(1.0, reading.memory_total_bytes / gpu.memory_total_bytes)
+    return None
+
+
+class Meter:
+    """The energy of one device; ``add`` takes its readings in the order of their times.
+
+    ``energy_mj`` begins with the counter's own value where there is one, else with 0, and never falls.
+    """
+
+    def __init__(self) -> None:
+        self.method = NO_ENERGY
+        self.used_mj = 0.0
+        """Since the first reading, whatever the method."""
+        self._base_mj = 0.0
+        self._used_before_mj = 0.0
+        self._last: GpuReading | None = None
+        self._last_gpu_mj: float | None = None
+        self._counter: int | None = None
+        self._moved_ns = 0
+        """When the counter's value was first seen."""
+        self._misses = 0
+        self._strange_ns: dict[str, int] = {}
+
+    @property
+    def energy_mj(self) -> int:
+        """Millijoules by the present method, as the books take them; 0 where it is none."""
+        return 0 if self.method == NO_ENERGY else round(self._base_mj + self.used_mj - self._used_before_mj)
+
+    def faults(self, at_ns: int) -> frozenset[str]:
+        """What the counter showed lately that cannot be."""
+        return frozenset(fault for fault, since in self._strange_ns.items() if at_ns - since < HELD_NS)
+
+    def add(self, reading: GpuReading, gpu: GpuReading | None = None, gpu_mj: float | None = None) -> bool:
+        """Count the energy up to a reading; False when the reading lacks what the method needs, as happens once in a
+        while: the next one makes up for it.
+
+        ``gpu`` and ``gpu_mj`` are of the GPU that a slice is part of: its reading, and what it used so far.
+        """
+        method = self._method_of(reading, gpu, gpu_mj)
+        if method != self.method and self._last is not None and RANK.index(method) > RANK.index(self.method):
+            self._misses += 1
+            if self._misses < MISSES:
+                return False
+        self._misses = 0
+        if method != self.method:
+            self._change(method, reading, gpu_mj)
+        else:
+            self.used_mj += self._used(reading, gpu, gpu_mj)
+        self._last, self._last_gpu_mj = reading, gpu_mj
+        if reading.energy_mj is not None and reading.energy_mj != self._counter:
+            self._counter, self._moved_ns = reading.energy_mj, reading.at_ns
+        return True
+
+    @staticmethod
+    def _method_of(reading: GpuReading, gpu: GpuReading | None, gpu_mj: float | None) -> str:
+        if reading.energy_mj is not None:
+            return COUNTER
+        if reading.kind == MIG:
+            known = gpu is not None and gpu_mj is not None and slice_fraction(reading, gpu) is not None
+            return ENERGY_SHARE if known else NO_ENERGY
+        return NO_ENERGY if reading.power_watts is None else INTEGRATED
+
+    def _change(self, method: str, reading: GpuReading, gpu_mj: float | None) -> None:
+        """Begin by another method; what passed since the last reading is counted as far as it is known."""
+        if method == COUNTER and self._last is not None:
+            self.used_mj += self._trapezoid(self._last, reading)
+        self._base_mj = float(reading.energy_mj or 0) if method == COUNTER else 0.0
+        self._used_before_mj = self.used_mj
+        if method == INTEGRATED and self._last is not None:
+            self.used_mj += self._trapezoid(self._last, reading)
+        self.method = method
+
+    def _used(self, reading: GpuReading, gpu: GpuReading | None, gpu_mj: float | None) -> float:
+        if self._last is None:
+            return 0.0
+        if self.method == COUNTER:
+            return self._counted(reading, self._last)
+        if self.method == ENERGY_SHARE:
+            fraction = slice_fraction(reading, gpu) if gpu is not None else None
+            if fraction is None or gpu_mj is None or self._last_gpu_mj is None:
+                return 0.0
+            return max(0.0, gpu_mj - self._last_gpu_mj) * fraction
+        return self._trapezoid(self._last, reading) if self.method == INTEGRATED else 0.0
+
+    def _counted(self, reading: GpuReading, last: GpuReading) -> float:
+        if reading.energy_mj is None or self._counter is None:
+            return 0.0
+        used = reading.energy_mj - self._counter
+        if used < 0:
+            self._strange_ns[FAULT_ENERGY_WENT_BACK] = reading.at_ns
+            used = reading.energy_mj
+        seconds = (reading.at_ns - self._moved_ns) / SECOND + LAG_SECONDS
+        if used <= 1_000 * seconds * SPIKES * (reading.power_limit_watts or WATTS):
+            return float(used)
+        if reading.energy_mj > self._counter:
+            self._strange_ns[FAULT_SENTINEL] = reading.at_ns
+        return self._trapezoid(last, reading)
+
+    @staticmethod
+    def _trapezoid(last: GpuReading, reading: GpuReading) -> float:
+        """Millijoules between two readings; 0 where power is not known."""
+        nanoseconds = reading.at_ns - last.at_ns
+        if last.power_watts is None or reading.power_watts is None or nanoseconds > GAP_SECONDS * SECOND:
+            return 0.0
+        return (last.power_watts + reading.power_watts) / 2 * nanoseconds * 1_000 / SECOND

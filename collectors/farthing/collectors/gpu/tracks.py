@@ -1,0 +1,126 @@
+"""One device as one source reads it: its last reading, its energy, and what of it the inbox has not got yet."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from farthing.collectors.gpu.faults import StuckUtilization, believed
+from farthing.collectors.gpu.metering import Meter
+from farthing.domain.clock import SECOND
+from farthing.domain.conventions import DEVICE_BOOT
+from farthing.domain.devices import DeviceView
+from farthing.domain.gpu import INTEGRATED, NO_ENERGY, DeviceSamples, GpuReading
+from farthing.domain.records import RecordKey
+
+__all__ = ["Track"]
+
+RESUMED_SECONDS: Final = 600
+"""After a longer silence of its source, or a clock that was set, a device is read anew."""
+BACK_SECONDS: Final = 60
+"""A clock that was set back by less is waited for."""
+
+
+class Track:
+    """Takes a device's readings; hands out its samples as records of one boot, until its energy's method changes."""
+
+    def __init__(self, stuck_seconds: float) -> None:
+        self._stuck = StuckUtilization(stuck_seconds)
+        self._meter = Meter()
+        self._boot = ""
+        self._sequence = 0
+        self._at_ns: list[int] = []
+        self._energy_mj: list[int] = []
+        self._told_ns = 0
+        """The last moment that the inbox gets."""
+        self.reading: GpuReading | None = None
+        self.pending: list[DeviceSamples] = []
+        """Records that are complete."""
+
+    @property
+    def used_mj(self) -> float:
+        """Millijoules since its first reading."""
+        return self._meter.used_mj
+
+    def add(self, reading: GpuReading, gpu: Track | None = None) -> None:
+        """Take one reading; ``gpu`` is the track of the GPU that a MIG slice is part of."""
+        reading = self._stuck.look(believed(reading))
+        late = reading.at_ns - self._told_ns
+        if self._boot and (late > RESUMED_SECONDS * SECOND or late < -BACK_SECONDS * SECOND):
+            self.finish()
+            used = self._meter.used_mj
+            self._meter, self._boot = Meter(), ""
+            self._meter.used_mj = used
+        before = self.reading
+        if self._boot and before is not None and _placed(before) != _placed(reading):
+            self.finish()
+        if not self._boot or late > 0:
+            self._meter_it(reading, gpu)
+        self.reading = replace(reading, faults=reading.faults | self._meter.faults(reading.at_ns))
+
+    def _meter_it(self, reading: GpuReading, gpu: Track | None) -> None:
+        method, told_ns = self._meter.method, self._told_ns
+        counted = self._meter.add(
+            reading, gpu.reading if gpu is not None else None, gpu.used_mj if gpu is not None else None
+        )
+        if not counted:
+            return
+        if self._boot and self._meter.method != method:
+            self._close(method)
+            self._boot = ""
+        if not self._boot:
+            follows = method != NO_ENERGY and self._meter.method == INTEGRATED
+            began = told_ns if follows else reading.at_ns
+            self._boot, self._sequence = f"{DEVICE_BOOT}{reading.uuid}/{began}", 0
+            if follows:
+                self._at_ns.append(began)
+                self._energy_mj.append(0)
+        self._at_ns.append(reading.at_ns)
+        self._energy_mj.append(self._meter.energy_mj)
+        self._told_ns = reading.at_ns
+
+    def due(self, batch_seconds: float) -> bool:
+        """Whether a record's worth of samples has come together."""
+        return bool(self._at_ns) and self._at_ns[-1] - self._at_ns[0] >= batch_seconds * SECOND
+
+    def finish(self) -> None:
+        """Make a record of what there is, if there is anything."""
+        self._close(self._meter.method)
+
+    def view(self) -> DeviceView | None:
+        """What is shown of it; None before its first reading."""
+        if self.reading is None:
+            return None
+        known = self._meter.method != NO_ENERGY
+        return DeviceView(self.reading, self._meter.method, round(self._meter.used_mj) if known else None)
+
+    def _close(self, method: str) -> None:
+        """Close the record; its device is described as it was last read."""
+        reading = self.reading
+        if reading is None or not self._at_ns:
+            return
+        self.pending.append(
+            DeviceSamples(
+                key=RecordKey(self._boot, 0, self._sequence),
+                uuid=reading.uuid,
+                name=reading.name,
+                host=reading.host,
+                index=-1 if reading.index is None else reading.index,
+                source=reading.source,
+                method=method,
+                at_ns=tuple(self._at_ns),
+                energy_mj=tuple(self._energy_mj),
+                parent=reading.parent,
+                profile=reading.profile,
+                pod=reading.pod,
+                kind=reading.kind,
+            )
+        )
+        self._sequence += 1
+        self._at_ns.clear()
+        self._energy_mj.clear()
+
+
+def _placed(reading: GpuReading) -> tuple[object, ...]:
+    """What one record says once."""
+    return reading.name, reading.host, reading.index, reading.source, reading.parent, reading.profile, reading.pod

@@ -1,0 +1,40 @@
+"""What is shown of the devices that are there now: the page, ``/metrics`` and ``farthing gpus`` share it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from farthing.domain.gpu import NO_ENERGY, GpuReading
+
+__all__ = ["DeviceView", "DevicesView"]
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceView:
+    """A device's last reading, without what cannot be believed, and its energy."""
+
+    reading: GpuReading
+    method: str = NO_ENERGY
+    """Of ENERGY_METHODS."""
+    energy_mj: int | None = None
+    """Millijoules since its reading began; it never falls. None where ``method`` is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class DevicesView:
+    """All devices of which there is a reading that is not stale, by source and then by number."""
+
+    taken_ns: int
+    """UTC nanoseconds."""
+    devices: tuple[DeviceView, ...] = ()
+    sources: Mapping[str, bool] = field(default_factory=dict)
+    """Source -> whether it answered last time."""
+    engines: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Device UUID -> names of the engines that run on it."""
+    unallocated_nano: Mapping[str, int] = field(default_factory=dict)
+    """UUID of a device that no engine has -> its nano-dollars per hour, where it has a price."""
+    waiting: int | None = None
+    """Records that wait for delivery; None where nothing is delivered."""
+    dropped: int | None = None
+    """Records that could not wait any longer, since the reader began."""
