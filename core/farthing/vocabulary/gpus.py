@@ -107,8 +107,8 @@ THROTTLE: Final = "throttle_"
 
 # 65535 is what an unsigned field of 16 bits holds that AMD's driver does not fill: W, MHz, °C. DCGM's blanks are
 # 2147483632 (32 bits), 9223372036854775792 (64 bits) and 140737488355328 (floating point), and up to 15 more.
-_RATIO: Final = Quantity("ratio", 1.1)
-_SLICE_RATIO: Final = Quantity("ratio", 1.1, of_slices=True)
+_RATIO: Final = Quantity("ratio", 1.01)
+_SLICE_RATIO: Final = Quantity("ratio", 1.01, of_slices=True)
 _BYTES: Final = Quantity("bytes", 1e14, of_slices=True)
 _WATTS: Final = Quantity("watts", 1e4)
 _CELSIUS: Final = Quantity("celsius", 250)

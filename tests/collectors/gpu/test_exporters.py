@@ -1,0 +1,333 @@
+"""Every kind of exporter gives the same reading of the same device, and no reading of what it does not know."""
+
+import re
+from dataclasses import fields, replace
+from pathlib import Path
+from types import MappingProxyType
+
+import httpx
+import pytest
+
+from farthing.collectors.gpu.exporters import ExporterSource, HttpFetch
+from farthing.domain.conventions import FAULT_SENTINEL
+from farthing.domain.errors import ConfigError, GpuError
+from farthing.domain.gpu import MIG, GpuReading
+from farthing.vocabulary.gpus import QUANTITIES, THROTTLE
+from farthing.vocabulary.loading import load_exporter
+
+FIXTURES = Path(__file__).parents[2] / "fixtures" / "gpu"
+URL = "http://gpu-host-1:9400/metrics"
+KINDS = ("dcgm", "amd", "nvidia_smi", "xpum")
+NOW = 1_795_445_251_000_000_000
+UUID = "1f2e3d4c-5b6a-7988-a7b6-c5d4e3f20100"
+
+TRUE = GpuReading(
+    uuid=f"GPU-{UUID}",
+    at_ns=NOW,
+    source="",
+    host="gpu-host-1",
+    index=0,
+    name="NVIDIA H100 80GB HBM3",
+    pod="serving/llama-0",
+    utilization=0.87,
+    memory_utilization=0.41,
+    sm_active=0.75,
+    tensor_active=0.3125,
+    dram_active=0.625,
+    memory_used_bytes=76_800 * 2**20,
+    memory_total_bytes=81_559 * 2**20,
+    power_watts=612.5,
+    power_limit_watts=700.0,
+    energy_mj=139_680_123,
+    temperature_celsius=66.0,
+    memory_temperature_celsius=71.0,
+    sm_clock_hz=1_755_000_000,
+    memory_clock_hz=2_619_000_000,
+    max_sm_clock_hz=1_980_000_000,
+    throttle=frozenset({"power"}),
+    ecc_corrected=2,
+    ecc_uncorrected=1,
+    remapped_rows_pending=False,
+    xid=31,
+    xid_count=2,
+    pcie_tx_bytes_per_second=1.5e9,
+    pcie_rx_bytes_per_second=2.5e8,
+    nvlink_tx_bytes=4_000 * 1024,
+    nvlink_rx_bytes=2_000 * 1024,
+)
+"""What every fixture's first device does."""
+IDENTITY = {
+    "dcgm": {},
+    "amd": {"uuid": UUID, "name": "AMD Instinct MI300X OAM"},
+    # no label of it names a pod
+    "nvidia_smi": {"pod": ""},
+    # devices have no number
+    "xpum": {"uuid": UUID, "name": "Intel(R) Data Center GPU Max 1550", "index": None},
+}
+OF_A_RATE = {"dcgm": {"nvlink_tx", "nvlink_rx"}, "xpum": {"pcie_tx", "pcie_rx"}}
+"""What a catalogue tells as another dimension: a throughput where the reading has bytes, or the other way round."""
+FIELD = MappingProxyType(
+    {
+        "memory_used": "memory_used_bytes",
+        "memory_total": "memory_total_bytes",
+        "power": "power_watts",
+        "power_limit": "power_limit_watts",
+        "energy": "energy_mj",
+        "temperature": "temperature_celsius",
+        "memory_temperature": "memory_temperature_celsius",
+        "sm_clock": "sm_clock_hz",
+        "memory_clock": "memory_clock_hz",
+        "max_sm_clock": "max_sm_clock_hz",
+        "pcie_tx": "pcie_tx_bytes_per_second",
+        "pcie_rx": "pcie_rx_bytes_per_second",
+        "nvlink_tx": "nvlink_tx_bytes",
+        "nvlink_rx": "nvlink_rx_bytes",
+    }
+)
+"""Quantity -> field of the reading, where they are not called the same."""
+
+
+def text(name: str) -> str:
+    return (FIXTURES / f"{name}.txt").read_text()
+
+
+def read(body: str, kind: str = "") -> list[GpuReading]:
+    """The devices that an exporter with this exposition has."""
+    return ExporterSource(URL, kind, lambda _: (body.encode(), "text/plain"), lambda: NOW).read()
+
+
+def expected(kind: str) -> GpuReading:
+    """The true reading, as far as the kind's catalogue says that the exporter tells it."""
+    lacking = set(load_exporter(kind).lacking) | OF_A_RATE.get(kind, set())
+    unknown = {FIELD.get(name, name): None for name in lacking if not name.startswith(THROTTLE)}
+    if all(THROTTLE + reason in lacking for reason in ("power", "thermal", "hardware")):
+        unknown["throttle"] = None
+    return replace(TRUE, source=kind, **unknown, **IDENTITY[kind])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_gives_the_same_reading_in_base_units(kind):
+    """Percent, MiB, MHz, mJ and uJ become ratios, bytes, hertz and millijoules; what a kind lacks is None, never 0."""
+    first, *_ = read(text(kind), kind)
+    assert first == expected(kind)
+
+
+def test_the_kinds_together_know_every_quantity():
+    """A field that no fixture has would be compared with nothing."""
+    told = {name for kind in KINDS for name in load_exporter(kind).quantities}
+    assert told == set(QUANTITIES)
+    named = {field.name for field in fields(GpuReading)}
+    assert {FIELD.get(name, name) for name in QUANTITIES if not name.startswith(THROTTLE)} <= named
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_kind_is_found_out_by_its_names(kind):
+    """So that a wrong setting is noticed, and none is needed."""
+    assert read(text(kind)) == read(text(kind), kind)
+    (wrong, *_) = [other for other in KINDS if other != kind]
+    with pytest.raises(GpuError, match="is a Prometheus exposition but not of"):
+        read(text(kind), wrong)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_sentinel_is_unknown_and_a_fault(kind):
+    """A blank, all bits set, a negative or no number: never a value, and said to be a fault."""
+    first, second = read(text(kind), kind)
+    assert first.faults == frozenset()
+    assert second.faults == {FAULT_SENTINEL}
+    assert second.power_watts is None
+    assert second.memory_used_bytes is None
+    assert second.energy_mj is None
+
+
+@pytest.mark.parametrize(
+    "blank",
+    [
+        *("2147483632", "2147483633", "2147483634", "2147483635", "2147483647"),
+        *("9223372036854775792", "9223372036854775794", "9223372036854775807"),
+        *("140737488355328.000000", "140737488355331.000000"),
+        *("-1", "-9223372036854775808", "NaN", "+Inf"),
+    ],
+)
+def test_every_blank_of_dcgm_is_left_out_of_every_quantity(blank):
+    """As far as a field may have it: fields of 64 bits hold a blank of 32 as a value, 2.1 kJ or 2.1 GB/s."""
+    wide = {"energy_mj", "throttle", "pcie_tx_bytes_per_second", "pcie_rx_bytes_per_second"}
+    may_hold = wide if blank.startswith(("2147483", "140737")) else set()
+    body = re.sub(r"^(DCGM_\w+\{.*\}) .+$", rf"\1 {blank}", text("dcgm"), flags=re.MULTILINE)
+    for reading in read(body, "dcgm"):
+        assert reading.faults == {FAULT_SENTINEL}
+        kept = {"uuid", "at_ns", "source", "host", "index", "name", "kind", "pod", "faults"} | may_hold
+        said = {field.name: getattr(reading, field.name) for field in fields(reading) if field.name not in kept}
+        assert {name for name, value in said.items() if value not in (None, "", ())} == set()
+
+
+def test_a_counter_without_total_in_its_name_is_read():
+    """DCGM's energy is a counter whose name has no suffix, which parsers add."""
+    assert "# TYPE DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION counter" in text("dcgm")
+    assert read(text("dcgm"))[0].energy_mj == 139_680_123
+
+
+def test_energy_beyond_32_bits_is_energy():
+    """Two hours at 600 W are more millijoules than a blank of 32 bits."""
+    (first, _) = read(text("dcgm").replace(" 139680123", " 4320000000"))
+    assert first.energy_mj == 4_320_000_000
+
+
+def test_a_utilization_of_0_at_612_watts_is_passed_on_as_it_is():
+    """That it is stuck is found out over time, by whoever watches it: one reading does not tell."""
+    (first, _) = read(text("dcgm").replace("} 87\n", "} 0\n"))
+    assert (first.utilization, first.power_watts, first.faults) == (0.0, 612.5, frozenset())
+
+
+def test_a_sentinel_of_the_first_source_leaves_the_word_to_the_next():
+    """A utilisation that is not supported, as on MIG, is told by the profiling counter."""
+    (first, _) = read(text("dcgm").replace("} 87\n", "} 9223372036854775794\n"))
+    assert first.utilization == 0.861205
+    assert first.faults == {FAULT_SENTINEL}
+
+
+def test_mig_slices_have_what_is_theirs_and_the_gpu_what_they_share():
+    """DCGM repeats the GPU's power and energy for each slice: adding them up would charge it twice."""
+    gpu, first, second = read(text("dcgm-mig"))
+    assert (gpu.kind, gpu.power_watts, gpu.energy_mj, gpu.pod) == ("gpu", 412.5, 139_680_123, "")
+    assert gpu.throttle == {"thermal", "hardware"}
+    assert (gpu.utilization, gpu.memory_used_bytes) == (None, None)
+    assert [one.uuid for one in (first, second)] == [f"{gpu.uuid}/1", f"{gpu.uuid}/2"]
+    for one, used, busy in ((first, 36_000, 0.5), (second, 1_200, 0.0)):
+        assert (one.kind, one.parent, one.profile) == (MIG, gpu.uuid, "3g.40gb")
+        assert (one.power_watts, one.energy_mj, one.temperature_celsius, one.xid) == (None, None, None, None)
+        assert (one.memory_used_bytes, one.utilization) == (used * 2**20, busy)
+    assert (first.pod, second.pod) == ("serving/small-1", "serving/small-2")
+
+
+def test_a_pod_is_the_workloads_and_not_the_exporters():
+    """A ServiceMonitor that does not honour labels calls the workload's pod exported_pod."""
+    gpu, first, _ = read(text("dcgm-mig"))
+    assert gpu.host == "gpu-host-1"
+    assert "dcgm-exporter" not in first.pod
+
+
+def test_a_device_that_several_pods_share_is_of_none_and_counted_once():
+    """With time slicing the exporter repeats each series for each pod."""
+    body = text("dcgm")
+    doubled = body + "".join(
+        line.replace('pod="llama-0"', 'pod="llama-1"') + "\n" for line in body.splitlines() if 'pod="llama-0"' in line
+    )
+    (first, _) = read(doubled)
+    assert replace(first, pod=TRUE.pod) == expected("dcgm")
+    assert first.pod == ""
+
+
+def test_a_device_without_a_series_of_it_is_not_there():
+    """One that is gone is not in the readings."""
+    body = "".join(line + "\n" for line in text("dcgm").splitlines() if f"{UUID[:-1]}1" not in line)
+    assert [one.index for one in read(body)] == [0]
+
+
+def test_amds_names_may_have_a_prefix():
+    """MetricsFieldPrefix of its configuration."""
+    body = re.sub(r"^(gpu_)", r"amd_\1", text("amd"), flags=re.MULTILINE)
+    body = re.sub(r"^# (HELP|TYPE) ", r"# \1 amd_", body, flags=re.MULTILINE)
+    assert read(body)[0] == expected("amd")
+
+
+def test_the_power_of_other_partitions_than_the_first_is_unknown():
+    """They have no sensor, and say 0."""
+    body = text("amd").replace('gpu_partition_id="0"', 'gpu_partition_id="3"').replace("} 612.5\n", "} 0\n")
+    (first, _) = read(body)
+    assert (first.power_watts, first.energy_mj) == (None, None)
+    assert first.utilization == 0.87
+
+
+def test_a_serial_number_stands_for_a_uuid_that_is_not_exported():
+    """Whatever is unique and lasts."""
+    body = re.sub(r'gpu_uuid="[^"]*",', "", text("amd"))
+    assert [one.uuid for one in read(body)] == ["692324000120", "692324000121"]
+
+
+def test_xids_are_counted_as_none_only_where_they_are_listened_for():
+    """Without the NVML backend an exporter without XIDs knows of none; with it there were none."""
+    quiet = "".join(line + "\n" for line in text("nvidia_smi").splitlines() if "_xid_" not in line)
+    assert [(one.xid, one.xid_count) for one in read(quiet)] == [(None, 0), (None, 0)]
+    deaf = quiet.replace("nvidia_smi_nvml_return_code", "nvidia_smi_command_exit_code")
+    assert [(one.xid, one.xid_count) for one in read(deaf)] == [(None, None), (None, None)]
+
+
+def test_a_host_is_named_by_the_exporter_else_by_its_address():
+    """nvidia_gpu_exporter has no label for it."""
+    assert {one.host for one in read(text("nvidia_smi"))} == {"gpu-host-1"}
+    source = ExporterSource("http://10.0.0.7:9835/metrics", "", lambda _: (text("nvidia_smi").encode(), ""))
+    assert {one.host for one in source.read()} == {"10.0.0.7"}
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("<html>sign in</html>\n", "answered an HTML or XML page"),
+        ("up 1\n", "is a Prometheus exposition but not of NVIDIA DCGM exporter; check gpus.exporters"),
+        ("", "answered an empty body"),
+    ],
+)
+def test_what_is_no_exporter_is_refused_in_one_line(body, message):
+    """With the URL, what came, and what to look at."""
+    with pytest.raises(GpuError, match=message) as caught:
+        read(body, "dcgm")
+    assert URL in str(caught.value)
+    assert "gpus.exporters[].url" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_kind_without_a_catalogue_is_refused():
+    """With the known ones."""
+    with pytest.raises(ConfigError, match="exporter 'dgcm' has no catalogue; known exporters: farthing, dcgm, amd"):
+        ExporterSource(URL, "dgcm")
+
+
+def answering(handler):
+    return HttpFetch(transport=httpx.MockTransport(handler), max_body=1000)
+
+
+def test_an_exporter_is_fetched_over_http():
+    """Text, without redirects."""
+    asked = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        return httpx.Response(200, text="up 1\n", headers={"content-type": "text/plain"})
+
+    fetch = answering(handler)
+    assert fetch(URL) == (b"up 1\n", "text/plain")
+    assert asked[0].headers["accept"].startswith("text/plain")
+    fetch.close()
+    fetch.close()
+
+
+@pytest.mark.parametrize(
+    ("response", "message"),
+    [
+        (httpx.Response(500), "answered HTTP 500"),
+        (httpx.Response(302, headers={"location": "http://elsewhere"}), "answered HTTP 302"),
+        (httpx.Response(200, text="x" * 2000), "answered more than 1000 bytes"),
+        (httpx.ConnectError("connection refused"), r"did not answer \(connection refused\)"),
+    ],
+)
+def test_what_an_exporter_may_not_do_is_an_error(response, message):
+    """In one line."""
+
+    def handler(_: httpx.Request) -> httpx.Response:
+        if isinstance(response, Exception):
+            raise response
+        return response
+
+    with pytest.raises(GpuError, match=message):
+        answering(handler)(URL)
+
+
+def test_a_source_is_named_by_its_url_and_may_be_closed_twice():
+    """Messages say which exporter it is."""
+    source = ExporterSource(URL, "dcgm")
+    assert source.name == URL
+    source.close()
+    source.close()
+    with pytest.raises(GpuError, match="is closed"):
+        source.read()
