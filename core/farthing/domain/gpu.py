@@ -97,7 +97,8 @@ class GpuReading:
     power_watts: float | None = None
     power_limit_watts: float | None = None
     energy_mj: int | None = None
-    """Millijoules by the device's counter, since the driver was loaded."""
+    """Millijoules by the device's counter, since the driver was loaded. A source whose counter is dear to ask leaves it
+    out of some readings, of seven in a row at most."""
     temperature_celsius: float | None = None
     memory_temperature_celsius: float | None = None
     sm_clock_hz: int | None = None

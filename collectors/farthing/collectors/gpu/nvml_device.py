@@ -9,10 +9,12 @@ from typing import Any, Final
 from farthing.collectors.gpu.nvml_queries import (
     BLOCKING,
     DRIVER_GONE,
+    ENERGY,
     EVERY_SECOND,
     LOST,
     NOW_AND_THEN,
     OF_SLICES,
+    ONCE,
     UINT_MAX,
     ULLONG_MAX,
     UNSUPPORTED,
@@ -22,7 +24,6 @@ from farthing.collectors.gpu.nvml_queries import (
     field_value,
     throttle_reasons,
 )
-from farthing.domain.clock import SECOND
 from farthing.domain.conventions import FAULT_SENTINEL
 from farthing.domain.gpu import GPU, MIG, GpuReading
 
@@ -32,6 +33,8 @@ NVML: Final = "nvml"
 _MHZ: Final = 1_000_000
 _POSITIVE: Final = ("power", "energy")
 """A device that is powered draws more than nothing; where these say 0, they do not know."""
+_READINGS_WITHOUT_ENERGY: Final = 8
+"""At most, one after another; so a device that has a counter is not mistaken for one without."""
 _NONE: Final[frozenset[str]] = frozenset()
 _SENTINEL: Final = frozenset({FAULT_SENTINEL})
 
@@ -139,40 +142,33 @@ class Device:
 
     def forget(self) -> None:
         """Find out again what it has, as after a change of its mode."""
-        self._asker = _Asker(self._nvml, self.handle, EVERY_SECOND, NOW_AND_THEN, BLOCKING)
+        self._asker = _Asker(self._nvml, self.handle, EVERY_SECOND, ENERGY, NOW_AND_THEN, ONCE, BLOCKING)
+        self._once: dict[str, Any] | None = None
         self._seldom: dict[str, Any] = {}
         self._seldom_at_ns: int | None = None
+        self._energy_at_ns: int | None = None
+        self._without_energy = 0
 
-    def read(self, at_ns: int) -> GpuReading:
-        """What it says at a moment in UTC nanoseconds.
+    def read(self, at_ns: int, energy_ns: int = 0) -> GpuReading:
+        """What it says at a moment in UTC nanoseconds; its energy once in ``energy_ns``.
 
         Raises the module's NVMLError when the device is lost or the driver is gone.
         """
-        if self._seldom_at_ns is None or not 0 <= at_ns - self._seldom_at_ns < self._seldom_ns:
-            self._ask_seldom(at_ns)
-        answers = {**self._seldom, **self._asker.answers(EVERY_SECOND)}
+        if self._once is None:
+            self._once = self._asker.answers(ONCE)
+        if _due(at_ns, self._seldom_at_ns, self._seldom_ns):
+            self._seldom, self._seldom_at_ns = self._asker.answers(self._seldom_names), at_ns
+        answers = {**self._once, **self._seldom, **self._asker.answers(EVERY_SECOND)}
+        self._without_energy += 1
+        if self._without_energy >= _READINGS_WITHOUT_ENERGY or _due(at_ns, self._energy_at_ns, energy_ns):
+            answers |= self._asker.answers(ENERGY)
+            self._without_energy, self._energy_at_ns = 0, at_ns
         faults = _NONE
         for name, value in answers.items():
             if _unbelievable(name, value):
                 answers[name] = None
                 faults = _SENTINEL
         return self._reading(at_ns, answers, faults)
-
-    def _ask_seldom(self, at_ns: int) -> None:
-        answers = self._asker.answers(self._seldom_names)
-        for way in ("tx", "rx"):
-            rate = answers.pop(f"pcie_{way}_rate", None)
-            rate = rate * 1000.0 if rate is not None else self._pcie_rate(f"pcie_{way}", answers, at_ns)
-            if rate is not None:
-                answers[f"pcie_{way}_per_second"] = rate
-        self._seldom, self._seldom_at_ns = answers, at_ns
-
-    def _pcie_rate(self, name: str, answers: dict[str, Any], at_ns: int) -> float | None:
-        """Bytes per second since the last look; None at the first, and where the counter began anew."""
-        before, now = self._seldom.get(name), answers.get(name)
-        if before is None or now is None or now < before or self._seldom_at_ns is None or at_ns <= self._seldom_at_ns:
-            return None
-        return float((now - before) * SECOND / (at_ns - self._seldom_at_ns))
 
     def _reading(self, at_ns: int, answers: Mapping[str, Any], faults: frozenset[str]) -> GpuReading:
         identity, get = self.identity, answers.get
@@ -196,15 +192,15 @@ class Device:
             energy_mj=get("energy"),
             temperature_celsius=_divided(get("temperature"), 1),
             memory_temperature_celsius=_divided(get("memory_temperature"), 1),
-            sm_clock_hz=_hertz(get("sm_clock")),
-            memory_clock_hz=_hertz(get("memory_clock")),
-            max_sm_clock_hz=_hertz(get("max_sm_clock")),
+            sm_clock_hz=_times(get("sm_clock"), _MHZ),
+            memory_clock_hz=_times(get("memory_clock"), _MHZ),
+            max_sm_clock_hz=_times(get("max_sm_clock"), _MHZ),
             throttle=None if bits is None else throttle_reasons(bits),
             ecc_corrected=get("ecc_corrected"),
             ecc_uncorrected=get("ecc_uncorrected"),
             remapped_rows_pending=None if pending is None else bool(pending),
-            pcie_tx_bytes_per_second=get("pcie_tx_per_second"),
-            pcie_rx_bytes_per_second=get("pcie_rx_per_second"),
+            pcie_tx_bytes_per_second=_times(get("pcie_tx_rate"), 1_000),
+            pcie_rx_bytes_per_second=_times(get("pcie_rx_rate"), 1_000),
             nvlink_tx_bytes=get("nvlink_tx"),
             nvlink_rx_bytes=get("nvlink_rx"),
             processes=() if self.mig else get("processes") or (),
@@ -246,8 +242,13 @@ def _divided(value: int | None, unit: int) -> float | None:
     return None if value is None else value / unit
 
 
-def _hertz(megahertz: int | None) -> int | None:
-    return None if megahertz is None else megahertz * _MHZ
+def _times(value: int | None, unit: int) -> int | None:
+    return None if value is None else value * unit
+
+
+def _due(now_ns: int, before_ns: int | None, period_ns: int) -> bool:
+    """Whether a period has passed, or the clock was set back."""
+    return before_ns is None or not 0 <= now_ns - before_ns < period_ns
 
 
 def _unbelievable(name: str, answer: Any) -> bool:
