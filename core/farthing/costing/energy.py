@@ -1,14 +1,17 @@
-"""Energy by the devices' own counters, as one cumulative integer function, so that windows add up exactly."""
+"""Energy of a boot's devices, as one cumulative integer function, so that windows add up exactly."""
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
+from collections.abc import Hashable
 from dataclasses import dataclass, field
+from fractions import Fraction
 
 from farthing.costing import fit as f
+from farthing.domain.gpu import COUNTER, ENERGY_METHODS, NO_ENERGY
 from farthing.domain.records import GpuSamples
 
-__all__ = ["ENERGY_DEFAULTS", "ENERGY_FEATURES", "ENERGY_RIDGE_JOULES", "IDLE_SECONDS", "EnergyTrack"]
+__all__ = ["ENERGY_DEFAULTS", "ENERGY_FEATURES", "ENERGY_RIDGE_JOULES", "IDLE_SECONDS", "EnergyTrack", "Readings"]
 
 IDLE_SECONDS = "idle_seconds"
 ENERGY_FEATURES = (*f.FEATURES, IDLE_SECONDS)
@@ -28,59 +31,170 @@ ENERGY_DEFAULTS = {
 ENERGY_RIDGE_JOULES = 20.0
 """How much a coefficient that is off by 100 % is held against the fit: 0.05 s at 400 W."""
 
+WHOLE = Fraction(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Readings:
+    """Samples of one device on a boot's clock: columns of equal length, in the order of time."""
+
+    device: str
+    """Its UUID."""
+    run: str
+    """Of the collector: what is integrated begins anew with each."""
+    method: str
+    """One of ENERGY_METHODS that tells energy."""
+    at_ns: tuple[int, ...]
+    """Monotonic nanoseconds of the boot."""
+    energy_mj: tuple[int, ...]
+    """Cumulative millijoules."""
+    share: Fraction = WHOLE
+    """The part of the device that the boot has to itself."""
+
 
 @dataclass(slots=True)
 class _Device:
+    """One device's samples in the order of time, whatever order they came in."""
+
+    share: Fraction = WHOLE
+    method: str = COUNTER
+    since_ns: int = 0
+    """What is expected of it is known up to here while it has no sample."""
     at: list[int] = field(default_factory=list)
+    counter: list[int] = field(default_factory=list)
+    run: list[str] = field(default_factory=list)
     total: list[int] = field(default_factory=list)
-    """Millijoules since the first sample; a counter that fell starts again from where it was."""
-    last: int = 0
-
-
-class EnergyTrack:
-    """Millijoules of all of a boot's GPUs together, interpolated between samples, telescoping."""
-
-    def __init__(self) -> None:
-        self._devices: dict[int, _Device] = {}
-
-    def add(self, samples: GpuSamples) -> None:
-        """Take samples of one GPU; those not later than what is known are ignored."""
-        device = self._devices.setdefault(samples.gpu_index, _Device())
-        for at, counter in zip(samples.at_ns, samples.energy_mj, strict=True):
-            if device.at and at <= device.at[-1]:
-                continue
-            before = device.total[-1] if device.total else 0
-            device.total.append(before + max(0, counter - device.last) if device.at else 0)
-            device.at.append(at)
-            device.last = counter
-
-    @property
-    def known(self) -> bool:
-        """Whether any GPU has been sampled."""
-        return bool(self._devices)
+    """Millijoules since whatever was the first sample; a counter that fell goes on from where it was."""
+    origin: int | None = None
+    """``total`` at the boot's start, once samples before it may be gone."""
 
     @property
     def through_ns(self) -> int:
-        """Until when every sampled GPU is known; 0 without samples."""
-        return min((device.at[-1] for device in self._devices.values() if device.at), default=0)
+        return self.at[-1] if self.at else self.since_ns
+
+    def add(self, at: int, counter: int, run: str) -> None:
+        """Take a reading; one of a moment that is known changes nothing, nor does one of a time that is settled."""
+        place = bisect_left(self.at, at)
+        if (place < len(self.at) and self.at[place] == at) or (place == 0 and self.origin is not None):
+            return
+        if place:
+            total = self.total[place - 1] + self._used(self.counter[place - 1], self.run[place - 1], counter, run)
+        else:
+            total = 0
+        if place < len(self.at):
+            after = self._used(counter, run, self.counter[place], self.run[place])
+            if place:
+                # what a counter that began anew in between did not count
+                lift = total + after - self.total[place]
+                self.total[place:] = [value + lift for value in self.total[place:]]
+            else:
+                total = self.total[0] - after
+        self.at.insert(place, at)
+        self.counter.insert(place, counter)
+        self.run.insert(place, run)
+        self.total.insert(place, total)
+
+    def _used(self, before: int, run_before: str, after: int, run_after: str) -> int:
+        """Millijoules between two readings; a counter that fell began anew, and so does every run's integral."""
+        return 0 if self.method != COUNTER and run_before != run_after else max(0, after - before)
+
+    def value(self, at_ns: int) -> int:
+        """Millijoules of the boot's share up to a moment: flat outside the samples, never decreasing."""
+        if not self.at:
+            return 0
+        return self._interpolated(at_ns) * self.share.numerator // self.share.denominator
+
+    def _interpolated(self, at_ns: int) -> int:
+        i = bisect_right(self.at, at_ns)
+        if i == 0:
+            return self.total[0]
+        if i == len(self.at):
+            return self.total[-1]
+        begin, end = self.at[i - 1], self.at[i]
+        return self.total[i - 1] + (self.total[i] - self.total[i - 1]) * (at_ns - begin) // (end - begin)
+
+
+class EnergyTrack:
+    """Millijoules of all of a boot's devices together, interpolated between samples, telescoping.
+
+    Samples may come in any order and more than once. ``origin_ns`` is the boot's start.
+    """
+
+    def __init__(self, origin_ns: int = 0) -> None:
+        self._origin_ns = origin_ns
+        self._devices: dict[Hashable, _Device] = {}
+
+    def add(self, samples: GpuSamples) -> None:
+        """Take samples of one GPU that came among the boot's own records."""
+        device = self._devices.setdefault(samples.gpu_index, _Device())
+        for at, counter in zip(samples.at_ns, samples.energy_mj, strict=True):
+            device.add(at, counter, "")
+
+    def add_readings(self, readings: Readings) -> None:
+        """Take samples of a device that somebody else sent."""
+        if readings.method == NO_ENERGY or not readings.at_ns:
+            return
+        device = self._devices.setdefault(readings.device, _Device())
+        device.share = readings.share
+        if not device.at or ENERGY_METHODS.index(readings.method) > ENERGY_METHODS.index(device.method):
+            device.method = readings.method
+        for at, counter in zip(readings.at_ns, readings.energy_mj, strict=True):
+            device.add(at, counter, readings.run)
+
+    def expect(self, device: str, since_ns: int) -> None:
+        """Wait for samples of a device that is known to be read."""
+        self._devices.setdefault(device, _Device(since_ns=since_ns))
+
+    @property
+    def known(self) -> bool:
+        """Whether any device has been sampled."""
+        return any(device.at for device in self._devices.values())
+
+    @property
+    def awaited(self) -> bool:
+        """Whether samples come, or are expected, of a device that does not report among the boot's own records."""
+        return any(isinstance(name, str) for name in self._devices)
+
+    @property
+    def through_ns(self) -> int:
+        """Until when every device is known; 0 without any."""
+        return min((device.through_ns for device in self._devices.values()), default=0)
+
+    @property
+    def first_ns(self) -> int | None:
+        """Of the first sample of any device."""
+        return min((device.at[0] for device in self._devices.values() if device.at), default=None)
+
+    @property
+    def last_ns(self) -> int:
+        """Of the last sample of any device."""
+        return max((device.at[-1] for device in self._devices.values() if device.at), default=0)
+
+    @property
+    def method(self) -> str:
+        """How the energy of all devices is known: the weakest of theirs."""
+        found = [device.method for device in self._devices.values() if device.at]
+        return max(found, key=ENERGY_METHODS.index, default=NO_ENERGY)
 
     def cumulative(self, at_ns: int) -> int:
-        """Millijoules from the first sample to a moment; flat outside the samples, never decreasing."""
-        return sum(_interpolate(device, at_ns) for device in self._devices.values())
+        """Millijoules to a moment from an arbitrary one; flat outside the samples, never decreasing."""
+        return sum(device.value(at_ns) for device in self._devices.values())
+
+    def since_origin(self, at_ns: int) -> int:
+        """Millijoules from the boot's start to a moment."""
+        total = 0
+        for device in self._devices.values():
+            origin = device.value(self._origin_ns) if device.origin is None else device.origin
+            total += max(0, device.value(at_ns) - origin)
+        return total
 
     def drop_before(self, at_ns: int) -> None:
         """Forget samples that no later moment needs."""
         for device in self._devices.values():
             keep = max(0, bisect_right(device.at, at_ns) - 1)
-            del device.at[:keep]
-            del device.total[:keep]
-
-
-def _interpolate(device: _Device, at_ns: int) -> int:
-    i = bisect_right(device.at, at_ns)
-    if i == 0:
-        return 0 if not device.total else device.total[0]
-    if i == len(device.at):
-        return device.total[-1]
-    begin, end = device.at[i - 1], device.at[i]
-    return device.total[i - 1] + (device.total[i] - device.total[i - 1]) * (at_ns - begin) // (end - begin)
+            if not keep:
+                continue
+            if device.origin is None:
+                device.origin = device.value(self._origin_ns)
+            for column in (device.at, device.counter, device.run, device.total):
+                del column[:keep]

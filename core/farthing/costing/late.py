@@ -27,6 +27,8 @@ class _Remainder:
     millijoules: int
     method: str
     model: str
+    whole: float = 0.0
+    """Units before any late record took its part."""
 
 
 @dataclass(slots=True)
@@ -52,9 +54,22 @@ class LateBook:
         phases = {}
         for account, phase, _, _, model, _, _, method, nano, millijoules in lost:
             if account == UNATTRIBUTED and phase and work.unclaimed[phase] > 0:
-                phases[phase] = _Remainder(work.unclaimed[phase], nano, millijoules, method, model)
+                units = work.unclaimed[phase]
+                phases[phase] = _Remainder(units, nano, millijoules, method, model, units)
         if phases:
             self._open.append(_Open(window, work.totals["decode_steps"], phases))
+
+    def add_energy(self, window: SettledWindow) -> None:
+        """Remember the energy of what was left unattributed, once it is known: what late records have not taken yet."""
+        for known in self._open:
+            if known.window.start_ns != window.start_ns:
+                continue
+            for posting in window.postings:
+                remainder = known.phases.get(posting.phase)
+                lost = posting.account == UNATTRIBUTED and posting.reason == REASON_LOST
+                # estimated energy has lines of its own, and stays where it is
+                if remainder and lost and posting.method == remainder.method:
+                    remainder.millijoules = int(posting.millijoules * remainder.units / remainder.whole)
 
     def forget(self, watermark_ns: int) -> None:
         """Drop what is older than the late horizon."""

@@ -8,6 +8,7 @@ Energy goes the same way with its own model. Every split is by largest remainder
 from __future__ import annotations
 
 from collections import defaultdict
+from operator import itemgetter
 from typing import NamedTuple, TypeAlias
 
 from farthing.costing.energy import IDLE_SECONDS
@@ -16,6 +17,7 @@ from farthing.domain.clock import SECOND
 from farthing.domain.conventions import (
     ABORTED,
     CHARGED,
+    ESTIMATED,
     FAILED,
     FINISHED,
     METERED,
@@ -31,7 +33,7 @@ from farthing.domain.conventions import (
 from farthing.domain.model import CostedRequest, Fit, Posting, Saver
 from farthing.domain.money import split
 
-__all__ = ["ACCOUNT_OF", "Energy", "Settlement", "WindowTime", "settle"]
+__all__ = ["ACCOUNT_OF", "Energy", "Settlement", "WindowTime", "settle", "with_energy"]
 
 _WEIGHT = 10**12
 """Integer weights are picoseconds of modelled time, or picojoules of modelled energy."""
@@ -52,6 +54,8 @@ class Energy(NamedTuple):
 
     millijoules: int
     fit: Fit
+    counted: bool = True
+    """By counters of whole devices."""
 
 
 class Settlement(NamedTuple):
@@ -103,63 +107,76 @@ class _Weights:
         return self.work.claim_weights(phase, self._coefficients, _WEIGHT)
 
 
-def settle(
-    bill_nano: int, time: WindowTime, work: WindowWork, *, fit: Fit, model: str, energy: Energy | None = None
-) -> Settlement:
-    """Split a window's bill, and its energy if it was sampled.
-
-    ``model`` names what unattributed and idle time belong to.
-    """
+def settle(bill_nano: int, time: WindowTime, work: WindowWork, *, fit: Fit, model: str) -> Settlement:
+    """Split a window's bill; ``model`` names what unattributed and idle time belong to."""
     weights = _Weights(work, fit.coefficients)
     busy, *rest = split(bill_nano, [time.busy_ns, *time.other_ns.values()]) if time.other_ns else [bill_nano]
     money = _spread(busy, weights, model)
     for account, nano in zip(time.other_ns, rest, strict=True):
         money.add(nano, account, model=model)
-    joules = _energy(energy, time, work, model) if energy else None
     busy_ns = split(time.busy_ns, weights.phases) if weights.busy else [0] * len(PHASES)
     saved: defaultdict[Saver, int] = defaultdict(int)
     # what a modelled second cost in this window is the price of the moment
     per_second = busy * _WEIGHT / weights.busy if weights.busy else 0.0
-    requests = _requests(work, money, joules, fit, per_second, saved)
-    postings = _postings(money.lines, joules.lines if joules else {}, fit)
+    requests = _requests(work, money, fit, per_second, saved)
+    method = fit.method
+    # windows have dozens of lines: made from one tuple each, they take half the time
+    postings = tuple(
+        [Posting._make((*line, method if line[1] else METERED, nano, 0)) for line, nano in sorted(money.lines.items())]
+    )
     return Settlement(postings, requests, dict(zip(PHASES, busy_ns, strict=True)), dict(saved))
 
 
-def _postings(money: dict[_Line, int], joules: dict[_Line, int], fit: Fit) -> tuple[Posting, ...]:
-    """The lines in order. Time is metered; what a phase costs is as good as the fit."""
-    method = fit.method
-    lines = sorted({**dict.fromkeys(joules, 0), **money}.items() if joules else money.items())
-    # windows have dozens of lines: made from one tuple each, they take half the time
-    return tuple(
-        [
-            Posting._make((*line, method if line[1] else METERED, nano, joules.get(line, 0) if joules else 0))
-            for line, nano in lines
-        ]
-    )
+def with_energy(
+    settlement: Settlement, time: WindowTime, work: WindowWork, *, energy: Energy, fit: Fit, model: str
+) -> Settlement:
+    """A window's settlement with its energy on the same lines; no amount of money changes.
+
+    Energy that no counter of a whole device tells is ``estimated``: it has lines of its own, which hold no money.
+    ``fit`` and ``model`` are those that the money was split by.
+    """
+    joules = _energy(energy, time, work, model)
+    left = dict(joules.lines)
+    postings = []
+    for posting in settlement.postings:
+        millijoules = left.pop(posting[:7], 0) if energy.counted or posting.method == ESTIMATED else 0
+        postings.append(posting._replace(millijoules=millijoules) if millijoules else posting)
+    for line, millijoules in left.items():
+        method = (fit.method if line[1] else METERED) if energy.counted else ESTIMATED
+        postings.append(Posting._make((*line, method, 0, millijoules)))
+    postings.sort(key=_by_line)
+    known = {request.key: request for request in settlement.requests}
+    requests = []
+    for claim, phases in zip(work.claims, joules.claims, strict=True):
+        request = known.get(claim.usage.key)
+        if request is not None and phases:
+            request = request._replace(energy_mj=sum(phases.values()))
+        elif phases:
+            request = CostedRequest(claim.usage.key, {}, sum(phases.values()))
+        if request is not None:
+            requests.append(request)
+    return settlement._replace(postings=tuple(postings), requests=tuple(requests))
 
 
-def _requests(  # noqa: PLR0917 - what a window comes to, and what it is told by
-    work: WindowWork,
-    money: _Amounts,
-    joules: _Amounts | None,
-    fit: Fit,
-    per_second: float,
-    by_saver: defaultdict[Saver, int],
+_by_line = itemgetter(slice(0, 8))
+
+
+def _requests(
+    work: WindowWork, money: _Amounts, fit: Fit, per_second: float, by_saver: defaultdict[Saver, int]
 ) -> tuple[CostedRequest, ...]:
     """The shares of the requests that have any; ``per_second`` is the price of a modelled second, in nano-dollars.
 
     What caches saved them is added to ``by_saver``.
     """
     found = []
-    energies = [sum(phases.values()) for phases in joules.claims] if joules else [0] * len(work.claims)
-    for claim, nano, millijoules, pool in zip(work.claims, money.claims, energies, money.pool, strict=True):
-        if nano or millijoules:
+    for claim, nano, pool in zip(work.claims, money.claims, money.pool, strict=True):
+        if nano:
             saved = claim.cached_tokens or claim.cached_images
             saved_nano = round(claim.saved_seconds(fit.coefficients) * per_second) if saved else 0
             if saved_nano:
                 usage = claim.usage
                 by_saver[usage.tenant, usage.project, usage.model, usage.tier] += saved_nano
-            found.append(CostedRequest._make((claim.usage.key, nano, millijoules, pool, saved_nano)))
+            found.append(CostedRequest._make((claim.usage.key, nano, 0, pool, saved_nano)))
     return tuple(found)
 
 

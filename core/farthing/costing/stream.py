@@ -9,25 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
-import numpy as np
-
-from farthing.costing.energy import (
-    ENERGY_DEFAULTS,
-    ENERGY_FEATURES,
-    ENERGY_RIDGE_JOULES,
-    EnergyTrack,
-)
-from farthing.costing.fit import ENCODER_TOKENS, FEATURES, FitHistory
+from farthing.costing.energy import EnergyTrack, Readings
+from farthing.costing.fit import FitHistory
+from farthing.costing.joining import Decided, EnergyJoin, Measured, Moment
 from farthing.costing.late import LateBook
 from farthing.costing.marks import MarkTrack
 from farthing.costing.measure import measure
-from farthing.costing.settle import Energy, WindowTime, settle
+from farthing.costing.settle import settle
 from farthing.costing.timing import Span, whole_ns, window_time
-from farthing.costing.work import SLACK, WindowWork, Work, works_of
+from farthing.costing.work import SLACK, Work, works_of
 from farthing.domain.clock import SECOND
 from farthing.domain.conventions import ASLEEP, DOWN, DRAINING, IDLE, STARTING, UNKNOWN
+from farthing.domain.errors import PriceError
 from farthing.domain.model import Adjustment, Fit, SettledWindow
 from farthing.domain.records import Counters, GpuSamples, Lifecycle, Record, Started, StepBatch, Usage
 
@@ -55,21 +49,11 @@ class Options:
     """Windows that are measured after one before it settles: a fit that knows what came next splits better."""
 
 
-class _Measured(NamedTuple):
-    """A window whose requests are all known, or given up: what it waits for is the fit."""
-
-    span: Span
-    time: WindowTime
-    work: WindowWork
-    energy_mj: int | None
-
-
 @dataclass(slots=True)
 class _Index:
     """One engine index (data-parallel rank): its marks, its open windows."""
 
     fits: FitHistory
-    joules: FitHistory
     late: LateBook
     track: MarkTrack = field(default_factory=MarkTrack)
     cut_ns: int = 0
@@ -77,7 +61,7 @@ class _Index:
     cut_position: int = 0
     closed: list[Span] = field(default_factory=list)
     """Windows closed whose requests are not all known."""
-    measured: list[_Measured] = field(default_factory=list)
+    measured: list[Measured] = field(default_factory=list)
     """Windows that are known and not settled."""
     works: list[Work] = field(default_factory=list)
     waiting: list[Usage] = field(default_factory=list)
@@ -115,7 +99,9 @@ class CostStream:
         self._bill = bill
         self._states: list[tuple[int, str]] = [(started.at_ns, STARTING)]
         self._indices = [self._new_index() for _ in range(started.ranks)]
-        self._energy = EnergyTrack()
+        self._energy = EnergyTrack(started.at_ns)
+        lates = (index.late for index in self._indices)
+        self._joining = EnergyJoin(started, self._energy, lates, self.options.horizon, self.options.grace_ns)
         self.strays = 0
         """Records of an engine index that the boot did not announce: nobody can be billed for them."""
         self._until: dict[tuple[int, int], int] = {}
@@ -139,18 +125,13 @@ class CostStream:
         """Every process has sent its stop, which is its last record: nothing more of this boot can come."""
         return self._finished or len(self._stopped) >= self.started.processes
 
-    @property
-    def settled_ns(self) -> int:
-        """Before this moment nothing changes any more."""
-        return min(index.first_open_ns for index in self._indices)
-
     def feed(self, record: Record) -> list[SettledWindow]:
         """Take one record; returns the windows that it settles, in order."""
         if isinstance(record, Usage):
             if record.engine_index < len(self._indices):
                 index = self._indices[record.engine_index]
                 if record.arrived_ns < index.unknown_ns:
-                    self.adjustments += index.late.claim(record, before_ns=index.unknown_ns)
+                    self._adjust(record.engine_index, index.late.claim(record, before_ns=index.unknown_ns))
                     index.tardy.append((record, index.unknown_ns))
                 index.waiting.append(record)
             else:
@@ -184,6 +165,25 @@ class CostStream:
             pass
         return []
 
+    def feed_device(self, readings: Readings) -> list[SettledWindow]:
+        """Take samples of a device that somebody else sent, in any order; no amount of money depends on them."""
+        self._energy.add_readings(readings)
+        return self._join()
+
+    def expect_device(self, device: str, since_ns: int) -> None:
+        """Let windows wait for samples of a device that is known to be read, for the grace period at most."""
+        self._energy.expect(device, since_ns)
+
+    def give_up_energy(self) -> list[SettledWindow]:
+        """Let nothing wait for energy any longer."""
+        self._joining.give_up()
+        return self._join()
+
+    @property
+    def awaits_energy(self) -> bool:
+        """Whether windows are settled but for their energy."""
+        return self._joining.waits
+
     def finish(self) -> list[SettledWindow]:
         """Settle everything up to the stop, else up to the watermark, as if no more records could come."""
         if self.stopped_ns is None:
@@ -195,6 +195,10 @@ class CostStream:
         """Nano-dollars of closed windows that are not settled, by phase or account, at the current fit."""
         total: dict[str, int] = {}
         for number, index in enumerate(self._indices):
+            for decided in self._joining.waiting(number):
+                for posting in decided.settlement.postings:
+                    name = posting.phase or posting.account
+                    total[name] = total.get(name, 0) + posting.nano
             fit = index.fits.current()
             open_windows = [(w.span, w.time, w.work) for w in index.measured]
             for span in index.closed:
@@ -237,20 +241,12 @@ class CostStream:
         """Millijoules by the devices' counters from the first sample to the last, or to the end; None without any."""
         if not self._energy.known:
             return None
-        return self._energy.cumulative(self.watermark_ns if self.ended else self._energy.through_ns)
+        return self._energy.since_origin(self.watermark_ns if self.ended else self._energy.last_ns)
 
     # ---- inside ------------------------------------------------------------------------------------
 
     def _new_index(self) -> _Index:
-        horizon = self.options.horizon
-        joules = FitHistory(
-            horizon,
-            features=ENERGY_FEATURES,
-            defaults=ENERGY_DEFAULTS,
-            ridge=ENERGY_RIDGE_JOULES,
-            name="energy-nnls",
-        )
-        return _Index(FitHistory(horizon), joules, LateBook(self.options.late_ns), cut_ns=self.started.at_ns)
+        return _Index(FitHistory(self.options.horizon), LateBook(self.options.late_ns), cut_ns=self.started.at_ns)
 
     def _share(self, cumulative: Callable[[int], int], number: int, span: Span) -> int:
         """An index's equal share of [start, end): integer, and adding up over indices and windows.
@@ -264,12 +260,20 @@ class CostStream:
         return self._bill(self.started.at_ns, at_ns)
 
     def _advance(self) -> list[SettledWindow]:
+        waiting, adjusted = self._joining.sizes(), len(self.adjustments)
+        try:
+            self._settle()
+        except PriceError:
+            # windows of this turn are not there, and nothing can be moved within them
+            self._joining.forget_after(waiting)
+            del self.adjustments[adjusted:]
+            raise
+        return self._join()
+
+    def _settle(self) -> None:
         final = self.ended
         watermark = self.watermark_ns
         known = watermark if final else min(self._open.values(), default=self.started.at_ns)
-        if self._energy.known and not final:
-            known = min(known, self._energy.through_ns)
-        settled: list[SettledWindow] = []
         for number, index in enumerate(self._indices):
             index.track.advance(watermark)
             self._close(index, watermark, final=final)
@@ -289,20 +293,17 @@ class CostStream:
                     span = span._replace(end=end)
                 index.closed.pop(0)
                 if end > span.start:
-                    index.measured.append(self._measure(number, index, span))
+                    self._measure(number, index, span)
             while index.measured and (final or self._fit_is_ready(index, watermark)):
-                measured = index.measured.pop(0)
-                settled.append(self._settle(number, index, measured))
-                index.late.add(settled[-1], measured.work)
+                decided = self._decide(number, index, index.measured.pop(0))
+                start = decided.measured.span.start
+                index.late.add(self._joining.decided(number, decided), decided.measured.work)
                 for usage, before in index.tardy:
-                    self.adjustments += index.late.claim(usage, since_ns=measured.span.start, before_ns=before)
+                    self._adjust(number, index.late.claim(usage, since_ns=start, before_ns=before))
             if index.tardy:
                 index.tardy = [(usage, before) for usage, before in index.tardy if before > index.first_open_ns]
             index.late.forget(watermark)
             self._forget(index)
-        if self._energy.known:
-            self._energy.drop_before(self.settled_ns)
-        return settled
 
     def _close(self, index: _Index, watermark: int, *, final: bool) -> None:
         """Cut windows at the grid when idle, else at the first step after the grid line: steps stay whole."""
@@ -359,49 +360,26 @@ class CostStream:
             return True
         return watermark - index.measured[0].span.end >= options.warm_up_ns
 
-    def _measure(self, number: int, index: _Index, span: Span) -> _Measured:
-        """What was done in a window, added to the fits."""
+    def _measure(self, number: int, index: _Index, span: Span) -> None:
+        """What was done in a window, added to the fit of its time."""
         time, busy_ns = window_time(index.track, index.works, self._states, span)
         work = measure(index.track, index.works, span.lo, span.hi, start_ns=span.start, busy_ns=busy_ns)
         index.fits.add(work.rows, work.busy)
-        millijoules = None
-        if self._energy.known:
-            millijoules = self._share(self._energy.cumulative, number, span)
-            idle = sum(time.other_ns.values()) / SECOND
-            row = [*(work.features[name] for name in FEATURES), idle]
-            index.joules.add(np.array([row]), np.array([millijoules / 1_000]))
-        return _Measured(span, time, work, millijoules)
+        index.measured.append(Measured(span, time, work))
+        self._joining.measured(number, index.measured[-1])
 
-    def _settle(self, number: int, index: _Index, measured: _Measured) -> SettledWindow:
-        span, work = measured.span, measured.work
+    def _decide(self, number: int, index: _Index, measured: Measured) -> Decided:
+        """A window's money, by all that is known now; energy that comes later changes nothing of it."""
         fit = index.fits.current()
-        energy = None
-        if measured.energy_mj is not None:
-            energy = Energy(measured.energy_mj, index.joules.current())
-        bill = self._share(self._billed, number, span)
+        bill = self._share(self._billed, number, measured.span)
         model = self.started.model or UNKNOWN
-        result = settle(bill, measured.time, work, fit=fit, model=model, energy=energy)
-        tokens = {
-            "prompt_computed": int(work.totals["prompt_computed"]),
-            "prompt_cached": int(work.totals["prompt_cached"]),
-            "engine_output": int(work.totals["generated"]),
-            "encoder": int(work.features[ENCODER_TOKENS]),
-        }
-        return SettledWindow(
-            self.started.key.boot,
-            number,
-            span.start,
-            span.end,
-            bill,
-            measured.time.busy_ns,
-            result.phase_ns,
-            work.features,
-            tokens,
-            result.postings,
-            result.requests,
-            fit.version,
-            fit,
-            measured.energy_mj,
-            energy.fit if energy else None,
-            result.saved,
-        )
+        return Decided(measured, settle(bill, measured.time, measured.work, fit=fit, model=model), bill, fit)
+
+    def _adjust(self, number: int, adjustments: list[Adjustment]) -> None:
+        self.adjustments += self._joining.adjusted(number, adjustments)
+
+    def _join(self) -> list[SettledWindow]:
+        measured_ns = min(index.unknown_ns for index in self._indices)
+        windows, adjustments = self._joining.join(Moment(self.watermark_ns, measured_ns, self.ended))
+        self.adjustments += adjustments
+        return windows
