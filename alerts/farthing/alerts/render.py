@@ -11,6 +11,7 @@ from farthing.alerts.coldstart import cold_start
 from farthing.alerts.cost import cost
 from farthing.alerts.deadman import deadman
 from farthing.alerts.documents import to_yaml
+from farthing.alerts.efficiency import efficiency
 from farthing.alerts.errors import errors
 from farthing.alerts.gpu import gpu
 from farthing.alerts.latency import latency
@@ -28,6 +29,7 @@ __all__ = ["FAMILIES", "alert_rules", "render_rules", "rule_groups"]
 
 FAMILIES: Final[tuple[Callable[[Settings], RuleGroup], ...]] = (
     vocabulary,
+    efficiency,
     slo,
     slo_budget,
     latency,

@@ -54,6 +54,8 @@ RATES: Final = {
     names.REC_MM_QUERY_RATE: "mm_cache_queries_total",
     names.REC_DRAFT_RATE: "spec_draft_tokens_total",
     names.REC_ACCEPTED_RATE: "spec_accepted_tokens_total",
+    names.REC_FLOPS: "flops_per_gpu_total",
+    names.REC_MEMORY_BYTES: "memory_bytes_per_gpu_total",
 }
 """Record -> the counter of which it is the rate per second."""
 BUCKETS: Final = {
@@ -160,14 +162,22 @@ def _select(catalogue: Catalogue, source: Source, suffix: str = "") -> str:
 
 
 def _per_instance(reading: _Reading, series: Callable[[str], str]) -> str:
-    first = _aggregated(reading, reading.aggregate, series(_select(reading.catalogue, reading.source)))
+    select = _told(series, reading.source)
+    first = _aggregated(reading, reading.aggregate, select(_select(reading.catalogue, reading.source)))
     combined = reading.source.combined
     if combined is None:
         return first
     other = selector(combined.metric, _JOBS[reading.catalogue.job], combined.where)
     # what multiplies is a constant, such as the tokens of a block: it does not grow with what is multiplied
     aggregate = "max" if combined.operation == "times" else reading.aggregate
-    return f"{first} {_OPERATORS[combined.operation]} {_aggregated(reading, aggregate, series(other))}"
+    return f"{first} {_OPERATORS[combined.operation]} {_aggregated(reading, aggregate, select(other))}"
+
+
+def _told(series: Callable[[str], str], source: Source) -> Callable[[str], str]:
+    """``series`` of what is told: a counter that stands at 0 because a switch is off is unknown, not 0."""
+    if not source.silent_at_zero:
+        return series
+    return lambda select: f"({series(select)} and {select} > 0)"
 
 
 def _aggregated(reading: _Reading, aggregate: str, series: str) -> str:

@@ -6,6 +6,7 @@ from typing import Final
 
 from farthing.domain import conventions as names
 from farthing.domain.metric_entry import Metric, MetricType
+from farthing.domain.metric_reference_efficiency import EFFICIENCY_METRICS
 from farthing.domain.metric_reference_gpu import DEVICE_METRICS, ENERGY_METRICS
 
 __all__ = ["METRICS", "Metric", "MetricType", "metric"]
@@ -280,6 +281,7 @@ METRICS: Final = (
         (names.LABEL_SLO, names.LABEL_MODEL, names.LABEL_RESULT),
         "Requests as they end that count for a tenant's SLO, good or bad; other SLOs are computed from histograms.",
     ),
+    *EFFICIENCY_METRICS,
     *ENERGY_METRICS,
     *DEVICE_METRICS,
     Metric(

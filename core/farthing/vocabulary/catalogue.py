@@ -72,6 +72,8 @@ class Source(_Strict):
     """What it means instead, where it is not quite the signal."""
     distinct: tuple[str, ...] | None = None
     """Set where ranks repeat one another's numbers: the labels over which to add up; over others the largest counts."""
+    silent_at_zero: bool = False
+    """A counter that is there, at 0, while a switch of the engine is off: until it has risen it tells nothing."""
     milliseconds: bool = False
     """A histogram whose bounds are whole milliseconds; they are recorded as seconds."""
     combined: Operand | None = None
@@ -88,10 +90,10 @@ class Signal(_Strict):
     """One quantity, whatever an engine calls it."""
 
     kind: Literal["counter", "gauge", "histogram"]
-    unit: Literal["requests", "tokens", "items", "steps", "events", "ratio", "seconds"]
+    unit: Literal["requests", "tokens", "items", "steps", "events", "ratio", "seconds", "flop", "bytes"]
     """Seconds of a counter are read as integer nanoseconds."""
-    aggregate: Literal["sum", "max"]
-    """How its series (data-parallel ranks, reasons) become one value."""
+    aggregate: Literal["sum", "max", "avg"]
+    """How its series (data-parallel ranks, reasons) become one value; ``avg`` where each is of one GPU."""
     scraped: bool = False
     """Farthing's own scraping reads it for costing, besides whatever rules record."""
     required: bool = False
@@ -102,7 +104,7 @@ class Signal(_Strict):
 
     @model_validator(mode="after")
     def _is_sound(self) -> Signal:
-        if self.kind != "gauge" and self.aggregate != "sum":
+        if self.kind != "gauge" and self.aggregate not in {"sum", "avg"}:
             raise ValueError("a counter's series add up; aggregate must be sum")
         if self.scraped and self.kind == "histogram":
             raise ValueError("scraping reads counters and gauges; name a histogram's _sum or _count")

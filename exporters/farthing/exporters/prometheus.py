@@ -31,6 +31,7 @@ from farthing.domain.metric_reference import metric
 from farthing.domain.model import EngineView, HistogramView, Snapshot, TenantView
 from farthing.domain.money import NANO
 from farthing.exporters.prometheus_spend import spend_rows
+from farthing.vocabulary.peaks import PeakRates, peaks_of
 
 __all__ = ["SnapshotCollector", "exposition"]
 
@@ -224,6 +225,12 @@ def _price_rows(view: EngineView) -> Rows:
     return [((view.engine.gpu,), together / (NANO * gpus) if together is not None and gpus else None)]
 
 
+def _peak_rows(view: EngineView, rate: Callable[[PeakRates], float]) -> Rows:
+    """A datasheet's rate of one of the engine's GPUs."""
+    peaks = peaks_of(view.engine.gpu)
+    return [((view.engine.gpu,), None if peaks is None else rate(peaks))]
+
+
 def _scaled(value: int | None, divisor: int) -> float | None:
     return None if value is None else value / divisor
 
@@ -258,6 +265,8 @@ ENGINE_ROWS: Mapping[str, Callable[[EngineView], Rows]] = {
     names.METRIC_TOKENS: lambda view: [((view.engine.model, kind), count) for kind, count in view.tokens.items()],
     names.METRIC_ENERGY: lambda view: _one(_scaled(view.energy_millijoules, MILLIJOULES)),
     names.METRIC_PRICE: _price_rows,
+    names.METRIC_PEAK_FLOPS: lambda view: _peak_rows(view, lambda peaks: peaks.bf16),
+    names.METRIC_PEAK_BANDWIDTH: lambda view: _peak_rows(view, lambda peaks: peaks.memory_bytes_per_second),
     names.METRIC_SPEND_RATE: lambda view: _one(_dollars(view.price_nano_per_hour)),
     names.METRIC_UNIT_COST: lambda view: _by_key(view.unit_cost_nano_per_million),
     names.METRIC_FIT_ERROR: lambda view: _one(None if view.fit is None else view.fit.walk_forward_wape),

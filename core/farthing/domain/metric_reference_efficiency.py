@@ -1,0 +1,30 @@
+"""The meaning of the metrics that say how far an engine is from what its GPU could do."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from farthing.domain import conventions as names
+from farthing.domain.metric_entry import Metric
+
+__all__ = ["EFFICIENCY_METRICS"]
+
+ENGINE: Final = (names.LABEL_ENGINE,)
+
+EFFICIENCY_METRICS: Final = (
+    Metric(
+        names.METRIC_PEAK_FLOPS,
+        "gauge",
+        "flop per second",
+        (*ENGINE, names.LABEL_GPU),
+        "What one of the engine's GPUs computes at most in bfloat16 without sparsity, by its vendor's datasheet; "
+        "absent for a GPU whose datasheet Farthing does not know.",
+    ),
+    Metric(
+        names.METRIC_PEAK_BANDWIDTH,
+        "gauge",
+        "bytes per second",
+        (*ENGINE, names.LABEL_GPU),
+        "What the memory of one of the engine's GPUs transfers at most, by its vendor's datasheet; absent likewise.",
+    ),
+)
