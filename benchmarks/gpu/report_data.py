@@ -4,21 +4,37 @@ from __future__ import annotations
 
 import gzip
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Row", "phases_of", "readings_of"]
+__all__ = ["Row", "Sampled", "phases_of", "sampled"]
 
 Row = dict[str, Any]
 
 
-def readings_of(path: Path) -> tuple[list[Row], Row]:
-    """The readings of a sampling process in order, and its cost; ValueError when the file says no cost."""
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """What one sampling process wrote."""
+
+    readings: tuple[Row, ...]
+    """Known fields of GpuReading, in order."""
+    records: tuple[Row, ...]
+    """Records of kind ``device``, as the wire has them."""
+    cost: Row
+    """Fields of ``sampling.Cost``."""
+
+
+def sampled(path: Path) -> Sampled:
+    """The file of a sampling process; ValueError when it says no cost."""
+    found: dict[str, list[Row]] = {"reading": [], "device": [], "cost": []}
     with gzip.open(path, "rt", encoding="utf-8") as lines:
-        rows = [json.loads(line) for line in lines]
-    if not rows or "cost" not in rows[-1]:
-        raise ValueError(f"{path}: its last line is no cost; the process that wrote it did not end by itself")
-    return [row["reading"] for row in rows[:-1]], rows[-1]["cost"]
+        for line in lines:
+            ((kind, row),) = json.loads(line).items()
+            found[kind].append(row)
+    if len(found["cost"]) != 1:
+        raise ValueError(f"{path}: no line with the cost; the process that wrote it did not end by itself")
+    return Sampled(tuple(found["reading"]), tuple(found["device"]), found["cost"][0])
 
 
 def phases_of(path: Path) -> list[tuple[str, int]]:

@@ -1,10 +1,11 @@
-"""Reads GPUs through Farthing's own source, once per period as an agent does, and measures what that costs.
+"""Reads GPUs as Farthing does, with its own source and sampler, and measures what that costs.
 
     python benchmarks/gpu/sampling.py --out FILE.jsonl.gz [--period 1.0] [--source MODULE:NAME]
 
-Runs until it is told to end (SIGTERM, SIGINT), in any environment with nvidia-ml-py; Farthing's rooms ``core`` and
-``collectors`` must be on PYTHONPATH. FILE gets one line ``{"reading": …}`` per device and period, and a last line
-``{"cost": …}`` of the whole process: reading, listening for XID errors in a thread, and writing these lines.
+Runs until it is told to end (SIGTERM, SIGINT), in any environment with nvidia-ml-py and msgspec; Farthing's rooms
+``core``, ``collectors`` and ``collectors/probe`` must be on PYTHONPATH. FILE gets a line ``{"reading": …}`` for each
+device and period, a line ``{"device": …}`` for each record that an inbox would get, and a last line ``{"cost": …}`` of
+the whole process: reading, listening for XID errors in a thread, adding up energy, and writing these lines.
 """
 
 from __future__ import annotations
@@ -26,11 +27,18 @@ if not __package__:
     sys.path.insert(0, str(Path(__file__).parents[2]))
 from benchmarks.gpu.lines import writing
 
-__all__ = ["SOURCE", "Cost", "as_row", "load_source", "sample_until"]
+from farthing.collectors.gpu.sampler import Sampler
+from farthing.collectors.gpu.source import GpuSource
+from farthing.collectors.wire import device_line
+from farthing.domain.gpu import DeviceSamples, GpuReading
+
+__all__ = ["SOURCE", "Cost", "Metered", "as_row", "load_source", "sample"]
 
 SOURCE = "farthing.collectors.gpu.nvml:NvmlSource"
 
 Row = dict[str, Any]
+Write = Callable[[bytes], None]
+"""Takes a line, from any thread."""
 
 
 @dataclass(slots=True)
@@ -44,10 +52,9 @@ class Cost:
     startup_cpu: float = 0.0
     read_cpu: float = 0.0
     """Of the reading thread, within ``read`` alone."""
-    rounds: int = 0
-    missed: int = 0
-    """Periods that passed because the round before took too long."""
+    read_seconds: float = 0.0
     longest_read: float = 0.0
+    rounds: int = 0
     errors: list[str] = field(default_factory=list)
     """One line for every round that could not read."""
 
@@ -62,44 +69,72 @@ class Cost:
         return {**asdict(self), "share_of_a_core": self.share, "max_rss_bytes": largest}
 
 
-def as_row(reading: Any) -> Row:
-    """A GpuReading as JSON takes it, without what is unknown or empty."""
+class Metered:
+    """A source whose reads are written down and timed."""
+
+    def __init__(self, source: GpuSource, write: Write, cost: Cost) -> None:
+        self._source, self._write, self._cost = source, write, cost
+
+    @property
+    def name(self) -> str:
+        """The source's own."""
+        return self._source.name
+
+    def read(self) -> Sequence[GpuReading]:
+        """What the source reads; whatever it raises is written down and raised."""
+        cost, began, spent = self._cost, time.monotonic(), time.thread_time()
+        cost.rounds += 1
+        try:
+            readings = self._source.read()
+        except Exception as error:
+            cost.errors.append(f"{type(error).__name__}: {error}"[:200])
+            raise
+        finally:
+            took = time.monotonic() - began
+            cost.read_cpu += time.thread_time() - spent
+            cost.read_seconds += took
+            cost.longest_read = max(cost.longest_read, took)
+        for reading in readings:
+            self._write(_line("reading", as_row(reading)))
+        return readings
+
+    def close(self) -> None:
+        """Closes the source."""
+        self._source.close()
+
+
+def as_row(reading: GpuReading) -> Row:
+    """A reading as JSON takes it, without what is unknown or empty."""
     known = {key: value for key, value in asdict(reading).items() if value is not None and value not in ("", ())}
     return {key: sorted(value) if isinstance(value, frozenset) else value for key, value in known.items()}
 
 
-def load_source(name: str) -> Any:
-    """An instance of the GpuSource that MODULE:NAME calls, without arguments."""
+def load_source(name: str) -> GpuSource:
+    """An instance of the source that MODULE:NAME calls, without arguments."""
     module, _, attribute = name.partition(":")
-    return getattr(importlib.import_module(module), attribute)()
+    source: GpuSource = getattr(importlib.import_module(module), attribute)()
+    return source
 
 
-def sample_until(
-    ended: threading.Event, source: Any, period: float, write: Callable[[Sequence[Row]], None], startup: float = 0.0
-) -> Cost:
-    """Read at every multiple of ``period`` seconds after now, until told to end; a failed read is counted."""
+def sample(ended: threading.Event, source: GpuSource, period: float, write: Write, startup: float = 0.0) -> Cost:
+    """Read every ``period`` seconds until told to end."""
     cost = Cost(period, startup_cpu=startup)
+
+    def keep(records: Sequence[DeviceSamples]) -> None:
+        for record in records:
+            write(b'{"device":' + device_line(record) + b"}")
+
+    sampler = Sampler([Metered(source, write, cost)], keep, sample_seconds=period)
     cpu, began = time.process_time(), time.monotonic()
-    due = began
-    while not ended.wait(max(0.0, due - time.monotonic())):
-        started, spent = time.monotonic(), time.thread_time()
-        try:
-            readings = source.read()
-        except Exception as error:
-            # whatever a driver does: the run goes on, and its report says so
-            readings = ()
-            cost.errors.append(f"{type(error).__name__}: {error}"[:200])
-        cost.read_cpu += time.thread_time() - spent
-        cost.longest_read = max(cost.longest_read, time.monotonic() - started)
-        cost.rounds += 1
-        write([{"reading": as_row(reading)} for reading in readings])
-        due += period
-        late = int((time.monotonic() - due) / period) if time.monotonic() > due else 0
-        cost.missed += late
-        due += late * period
-    cost.wall = time.monotonic() - began
-    cost.process_cpu = time.process_time() - cpu
+    sampler.start()
+    ended.wait()
+    sampler.stop()
+    cost.wall, cost.process_cpu = time.monotonic() - began, time.process_time() - cpu
     return cost
+
+
+def _line(kind: str, row: Row) -> bytes:
+    return json.dumps({kind: row}).encode()
 
 
 def main() -> None:
@@ -113,16 +148,9 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
     source = load_source(options.source)
-    try:
-        with writing(options.out) as lines:
-
-            def write(rows: Sequence[Row]) -> None:
-                lines.add(*(json.dumps(row).encode() for row in rows))
-
-            cost = sample_until(ended, source, options.period, write, time.process_time())
-            write([{"cost": cost.as_row()}])
-    finally:
-        source.close()
+    with writing(options.out) as lines:
+        cost = sample(ended, source, options.period, lines.add, time.process_time())
+        lines.add(_line("cost", cost.as_row()))
     print(json.dumps(cost.as_row()), flush=True)
 
 

@@ -1,21 +1,23 @@
 """The measured sampling of benchmarks/gpu, against a source without a device."""
 
+import json
 import sys
 import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from benchmarks.gpu.h100 import PERIODS, samplers
-from benchmarks.gpu.report_data import Row, readings_of
-from benchmarks.gpu.sampling import Cost, as_row, load_source, sample_until
+from benchmarks.gpu.report_data import sampled
+from benchmarks.gpu.sampling import Cost, as_row, load_source, sample
 
-from farthing.domain.gpu import THROTTLE_POWER, GpuReading
-
-READING = GpuReading(uuid="GPU-1", at_ns=3, source="nvml", energy_mj=0, throttle=frozenset({THROTTLE_POWER}))
+from farthing.collectors.wire import decode_device
+from farthing.domain.gpu import COUNTER, THROTTLE_POWER, GpuReading
 
 
 class Ticking:
-    """A source that ends its run after so many reads."""
+    """A source that ends its run after so many reads; each read finds 5 J more on the counter."""
 
     name = "ticking"
 
@@ -29,29 +31,41 @@ class Ticking:
             self.ended.set()
         if self.done in self.broken:
             raise OSError("driver is gone")
-        return [READING]
+        return [reading(5_000 * self.done)]
 
     def close(self):
         """Nothing is held."""
 
 
+def reading(energy_mj: int) -> GpuReading:
+    """A device now."""
+    throttle = frozenset({THROTTLE_POWER})
+    return GpuReading(uuid="GPU-1", at_ns=time.time_ns(), source="nvml", energy_mj=energy_mj, throttle=throttle)
+
+
 def test_a_reading_is_written_without_what_is_unknown():
     """None is left out, 0 is not."""
-    known = {"uuid": "GPU-1", "at_ns": 3, "source": "nvml", "energy_mj": 0, "throttle": ["power"]}
-    row = as_row(READING)
-    assert known.items() <= row.items()
+    row = as_row(reading(0))
+    assert row.items() >= {"uuid": "GPU-1", "source": "nvml", "energy_mj": 0}.items()
+    assert row["throttle"] == ["power"]
     assert None not in row.values()
     assert "power_watts" not in row
 
 
 def test_rounds_are_counted_and_a_failed_one_is_told():
-    """The run goes on, and its report says what went wrong."""
+    """The run goes on, its report says what went wrong, and the energy comes out as records."""
     ended = threading.Event()
-    rows: list[Row] = []
-    cost = sample_until(ended, Ticking(ended, reads=3, broken=(2,)), 0.001, rows.extend)
-    assert (cost.rounds, len(rows), cost.errors) == (3, 2, ["OSError: driver is gone"])
+    lines: list[dict[str, Any]] = []
+    cost = sample(ended, Ticking(ended, reads=4, broken=(2,)), 0.01, lambda line: lines.append(json.loads(line)))
+    readings = [line["reading"] for line in lines if "reading" in line]
+    records = [decode_device(json.dumps(line["device"]).encode()) for line in lines if "device" in line]
+    assert cost.rounds >= 4
+    assert len(readings) == cost.rounds - 1
+    assert cost.errors == ["OSError: driver is gone"]
+    assert {record.method for record in records} == {COUNTER}
+    assert records[-1].energy_mj[-1] - records[0].energy_mj[0] == 5_000 * (cost.rounds - 1)
     assert cost.share is not None
-    assert cost.process_cpu >= cost.read_cpu >= 0
+    assert cost.longest_read <= cost.read_seconds
 
 
 def test_before_any_time_has_passed_no_share_is_known():
@@ -65,16 +79,24 @@ def test_a_source_is_named_by_its_module():
 
 
 def test_processes_of_their_own_sample_until_the_block_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Each writes its readings and, last, its cost."""
+    """Each writes its readings, the records that come of them and, last, its cost."""
+    files = {period: tmp_path / f"readings-{period:g}s.jsonl.gz" for period in PERIODS}
     monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parents[2]}:{':'.join(sys.path)}")
     with samplers(tmp_path, "tests.bench.test_gpu_sampling:Ticking", PERIODS):
-        for _ in range(600):
-            if all((tmp_path / f"readings-{period:g}s.jsonl.gz").exists() for period in PERIODS):
+        for _ in range(1200):
+            if all(file.exists() for file in files.values()):
                 break
             threading.Event().wait(0.05)
-        threading.Event().wait(0.3)
-    for period in PERIODS:
-        rows, cost = readings_of(tmp_path / f"readings-{period:g}s.jsonl.gz")
-        assert cost["period"] == period
-        assert cost["rounds"] == len(rows) >= 1
-        assert rows[0] == as_row(READING)
+        threading.Event().wait(1.5)
+    for period, file in files.items():
+        written = sampled(file)
+        assert written.cost["period"] == period
+        assert written.cost["rounds"] == len(written.readings) >= 2
+        assert sum(len(record["at_ns"]) for record in written.records) >= 2
+
+
+def test_a_file_without_its_cost_is_refused(tmp_path: Path):
+    """The process that wrote it was killed, and what it measured is not all there."""
+    (tmp_path / "x.gz").write_bytes(b"")
+    with pytest.raises(ValueError, match="no line with the cost"):
+        sampled(tmp_path / "x.gz")
