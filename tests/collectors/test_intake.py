@@ -40,18 +40,21 @@ class MemoryStore:
         """Of the records, without what is kept of refused ones."""
         return sorted(record.key.sequence for record in self.stored.values() if record.kind != c.INBOX_REFUSED)
 
-    def add(self, records: Sequence[RawRecord]) -> int:
+    def add_each(self, batches: Sequence[Sequence[RawRecord]]) -> list[int]:
         assert self._busy.acquire(blocking=False), "two batches are being stored at once"
         try:
             if self.broken:
                 raise self.broken
             self.threads.add(threading.get_ident())
-            before = len(self.stored)
-            for record in records:
-                self.stored.setdefault(record.key, record)
-            return len(self.stored) - before
+            return [self._add(batch) for batch in batches]
         finally:
             self._busy.release()
+
+    def _add(self, records: Sequence[RawRecord]) -> int:
+        before = len(self.stored)
+        for record in records:
+            self.stored.setdefault(record.key, record)
+        return len(self.stored) - before
 
 
 class Bench:
@@ -142,7 +145,7 @@ def test_twice_is_once(bench: Bench):
         ("counters", "duplicate"): 1,
     }
     assert bench.post_gzip(wire.WINDOWS_PATH, wire.encode([counters])).json()["duplicate"] == 1
-    assert bench.woken == 3
+    assert bench.woken == 2
 
 
 def test_a_bad_line_is_refused_by_field_and_the_rest_is_stored(bench: Bench, caplog):
@@ -174,9 +177,9 @@ def test_what_is_kept_of_a_refused_record_is_its_key_and_why(bench: Bench):
     assert mirrored(kept.key) == RecordKey("boot-1", 0, 2)
     assert kept.kind == "refused"
     assert json.loads(kept.line) == {"kind": "refused", "field": "prompt_tokens", "problem": "expected int >= 0"}
-    assert bench.woken == 2
+    assert bench.woken == 1
     again = bench.post_gzip(wire.USAGE_PATH, wire.encode([bad]))
-    assert (again.json()["accepted"], again.json()["duplicate"], bench.woken) == (0, 0, 2)
+    assert (again.json()["accepted"], again.json()["duplicate"], bench.woken) == (0, 0, 1)
     assert bench.post_gzip(wire.USAGE_PATH, wire.encode([usage(2)])).json()["accepted"] == 1
     assert bench.store.sequences() == [1, 2]
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +40,9 @@ def post(path, body):
     stored: list[RawRecord] = []
 
     class Store:
-        def add(self, records):
-            stored.extend(records)
-            return len(records)
+        def add_each(self, batches):
+            stored.extend(chain.from_iterable(batches))
+            return list(map(len, batches))
 
     routes = intake_routes(Store(), None, IntakeLimits(1 << 20), IntakeCounts(), lambda: None)
 

@@ -12,7 +12,7 @@ from tests.service.books import raw_records
 from farthing.domain.errors import LedgerError
 from farthing.domain.records import RawRecord, RecordKey, mirrored
 from farthing.ledger import tables as t
-from farthing.ledger.ingest import add_records
+from farthing.ledger.ingest import add_batches
 from farthing.ledger.repository import Ledger
 from farthing.replay.recording import load_recording
 
@@ -45,23 +45,26 @@ def test_a_recorded_run_comes_back_as_it_was_sent(ledger):
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(batches=st.lists(st.lists(RECORDS, max_size=8), max_size=6))
-def test_whatever_is_repeated_in_whatever_batches_is_stored_once(ledger, batches):
+@given(transactions=st.lists(st.lists(st.lists(RECORDS, max_size=8), max_size=4), max_size=4))
+def test_whatever_is_repeated_in_whatever_batches_is_stored_once(ledger, transactions):
     """The first of a key stays, each batch says how many of its records were new, and none overtakes another."""
     trial = str(next(_boots))
     known: dict[RecordKey, RawRecord] = {}
     last = ledger.last_id()
-    for batch in batches:
-        mine = [
-            RawRecord(RecordKey(trial + record.key.boot, record.key.process, record.key.sequence), *_rest(record))
-            for record in batch
-        ]
-        new: dict[RecordKey, RawRecord] = {}
-        for record in mine:
-            if record.key not in known:
-                new.setdefault(record.key, record)
-        assert ledger.add(mine) == len(new)
-        known |= new
+    for batches in transactions:
+        mine, new = [], []
+        for batch in batches:
+            mine.append(
+                [
+                    RawRecord(RecordKey(trial + raw.key.boot, raw.key.process, raw.key.sequence), *_rest(raw))
+                    for raw in batch
+                ]
+            )
+            before = len(known)
+            for record in mine[-1]:
+                known.setdefault(record.key, record)
+            new.append(len(known) - before)
+        assert ledger.add_each(mine) == new
     assert [record for _, record in ledger.records_after(last)] == list(known.values())
 
 
@@ -107,6 +110,16 @@ def test_an_error_says_nothing_of_the_records(ledger):
     assert "\n" not in str(caught.value)
 
 
+def test_batches_of_one_transaction_are_stored_together_or_not_at_all(ledger):
+    """A number that no column takes in the last of them leaves nothing of the first."""
+    bad = RawRecord(RecordKey("b", 0, 2**70), "usage", 0, b"{}")
+    with pytest.raises(LedgerError):
+        ledger.add_each([[_record("b", 0)], [_record("b", 1)], [bad]])
+    assert ledger.records_after(0) == []
+    assert ledger.add_each([[], [_record("b", 0)], []]) == [0, 1, 0]
+    assert ledger.add_each([[], []]) == [0, 0]
+
+
 def test_a_reader_misses_nothing_of_several_writers(ledger, ledger_url):
     """Numbers are drawn before they are committed, so a reader that goes by numbers could pass over a slow writer's."""
     writers, batches, size = 4, 40, 5
@@ -138,7 +151,7 @@ def test_records_that_were_never_committed_are_not_there(ledger):
     """Whole or not at all: what a writer had stored when it died goes with its transaction."""
     with ledger.engine.connect() as connection:
         transaction = connection.begin()
-        assert add_records(connection, [_record("b", 0), _record("b", 1)]) == 2
+        assert add_batches(connection, [[_record("b", 0), _record("b", 1)]]) == [2]
         transaction.rollback()
     assert ledger.records_after(0) == []
     assert ledger.add([_record("b", 0)]) == 1

@@ -259,8 +259,11 @@ class KeptRecords:
     def __init__(self) -> None:
         self.sequences: list[int] = []
 
-    def add(self, records: Sequence[RawRecord]) -> int:
+    def add_each(self, batches: Sequence[Sequence[RawRecord]]) -> list[int]:
         time.sleep(0.01)  # so that a shutdown, which takes a tenth of a second, falls into the middle
+        return [self._add(records) for records in batches]
+
+    def _add(self, records: Sequence[RawRecord]) -> int:
         new = [record.key.sequence for record in records if record.key.sequence not in self.sequences]
         self.sequences += new
         return len(new)

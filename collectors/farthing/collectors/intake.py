@@ -14,9 +14,9 @@ import threading
 import time
 import zlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NoReturn
 
 import anyio
 import anyio.to_thread
@@ -24,6 +24,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from farthing.collectors.group_commit import GroupCommit, RecordStore
 from farthing.collectors.rate_limit import RateLimit
 from farthing.collectors.wire import decode_raw, refusal
 from farthing.domain.conventions import INBOX_REFUSED, SCRAPED_BOOT, UNKNOWN
@@ -32,7 +33,7 @@ from farthing.domain.model import IntakeView
 from farthing.domain.records import RawRecord
 from farthing_probe.wire import USAGE_PATH, WINDOWS_PATH
 
-__all__ = ["IntakeCounts", "IntakeLimits", "RecordStore", "UnitPrices", "intake_routes"]
+__all__ = ["IntakeCounts", "IntakeLimits", "UnitPrices", "intake_routes"]
 
 UnitPrices = Callable[[set[str]], Mapping[str, Mapping[str, int]]]
 """Boots -> engine -> phase -> nano-dollars per million tokens; called in the event loop, on every answer."""
@@ -54,14 +55,6 @@ LOG_SECONDS = 60.0
 """A sender that is told to wait, and a store that goes on failing, is logged this often at most."""
 
 _log = logging.getLogger(__name__)
-
-
-class RecordStore(Protocol):
-    """Durable storage of records; called from a worker thread, by one caller at a time."""
-
-    def add(self, records: Sequence[RawRecord]) -> int:
-        """How many of the records were new; all are committed when it returns. A key already stored is no error."""
-        ...
 
 
 class IntakeCounts:
@@ -203,14 +196,13 @@ class _Intake:
     ) -> None:
         self._clock = clock
         self._complaint, self._complained = "", -math.inf
-        self._store = store
+        self._store = GroupCommit(store)
         self._token = None if token is None else token.encode()
         self._gate = gate
         self._counts = counts
         self._on_accepted = on_accepted
         self._unit_prices = unit_prices
         self._places = anyio.Semaphore(BODIES_IN_MEMORY)
-        self._writing = anyio.Lock()
 
     async def post(self, request: Request, path: str) -> Response:
         if not self._may_enter(request):
@@ -247,23 +239,21 @@ class _Intake:
         return hmac.compare_digest(given, self._token) and scheme.lower() == "bearer"
 
     async def _keep(self, batch: _Batch) -> Response:
+        kinds = [kind for kind in (*batch.records.items(), (INBOX_REFUSED, batch.kept_refusals)) if kind[1]]
+        try:
+            added = await self._store.add([records for _, records in kinds]) if kinds else []
+        except Exception as error:  # a store may fail in any way of its driver's; the sender repeats
+            self._complain(error)
+            return _error(503, "the records could not be stored; send them again", {"Retry-After": "1"})
         accepted = duplicate = 0
-        for kind, records in (*batch.records.items(), (INBOX_REFUSED, batch.kept_refusals)):
-            if not records:
-                continue
-            try:
-                async with self._writing:
-                    new = await anyio.to_thread.run_sync(self._store.add, records)
-            except Exception as error:  # a store may fail in any way of its driver's; the sender repeats
-                self._complain(error)
-                return _error(503, "the records could not be stored; send them again", {"Retry-After": "1"})
+        for (kind, records), new in zip(kinds, added, strict=True):
             if kind != INBOX_REFUSED:
                 self._counts.add(kind, ACCEPTED, new)
                 self._counts.add(kind, DUPLICATE, len(records) - new)
                 accepted += new
                 duplicate += len(records) - new
-            if new:
-                self._on_accepted()
+        if any(added):
+            self._on_accepted()
         for refused in batch.refusals:
             self._counts.add(refused.kind, REFUSED)
         if batch.refusals:
@@ -315,6 +305,7 @@ def _read_batch(body: bytes, encoding: str, limit: int, path: str) -> _Batch:
     if body.count(b"\n") > MAX_LINES:
         raise _BodyRefusedError(413, f"the body has more than {MAX_LINES} lines; send fewer records at a time")
     batch = _Batch(len(body))
+    records, boots, usage_path = batch.records, batch.boots, path == USAGE_PATH
     for number, line in enumerate(body.split(b"\n"), start=1):
         text = line.strip()
         if not text:
@@ -322,9 +313,12 @@ def _read_batch(body: bytes, encoding: str, limit: int, path: str) -> _Batch:
         kind = UNKNOWN
         try:
             record = decode_raw(text)
-            kind = record.kind
-            _check_path(kind, path)
-            _check_boot(record.key.boot)
+            kind, boot = record.kind, record.key.boot
+            if (kind == "usage") != usage_path:
+                _refuse_path(kind)
+            if boot not in boots:
+                _check_boot(boot)
+                boots.add(boot)
         except RecordError as error:
             batch.refusals.append(_Refusal(number, kind, error.field, error.problem))
             # a record at the wrong path is a right one: it is waited for
@@ -332,8 +326,10 @@ def _read_batch(body: bytes, encoding: str, limit: int, path: str) -> _Batch:
             if kept is not None:
                 batch.kept_refusals.append(kept)
             continue
-        batch.records.setdefault(kind, []).append(record)
-        batch.boots.add(record.key.boot)
+        alike = records.get(kind)
+        if alike is None:
+            alike = records[kind] = []
+        alike.append(record)
     return batch
 
 
@@ -355,10 +351,9 @@ def _gunzip(body: bytes, limit: int) -> bytes:
     return plain
 
 
-def _check_path(kind: str, path: str) -> None:
+def _refuse_path(kind: str) -> NoReturn:
     rightful = USAGE_PATH if kind == "usage" else WINDOWS_PATH
-    if path != rightful:
-        raise RecordError("kind", f"{kind} records belong at {rightful}")
+    raise RecordError("kind", f"{kind} records belong at {rightful}")
 
 
 def _check_boot(boot: str) -> None:

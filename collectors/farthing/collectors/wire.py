@@ -7,7 +7,7 @@ it may end in a log.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate, pairwise
 from typing import Any, NoReturn
 
@@ -42,6 +42,7 @@ from farthing.domain.records import (
     Lifecycle,
     RawRecord,
     Record,
+    RecordKey,
     Started,
     StepBatch,
     StepMarks,
@@ -53,10 +54,10 @@ from farthing_probe import wire as probe_wire
 
 __all__ = ["decode_device", "decode_line", "decode_raw", "device_line", "device_record", "refusal"]
 
-_DECODER: msgspec.json.Decoder[AnyWire] = msgspec.json.Decoder(AnyWire)
+_decode: Callable[[bytes], AnyWire] = msgspec.json.Decoder(AnyWire).decode
 _HEAD_DECODER = msgspec.json.Decoder(WireHead)
 _KEY_DECODER = msgspec.json.Decoder(WireKey)
-_ENCODER = msgspec.json.Encoder()
+_encode = msgspec.json.Encoder().encode
 
 
 def decode_line(line: bytes) -> Record:
@@ -103,7 +104,7 @@ def device_line(samples: DeviceSamples) -> bytes:
         pod=samples.pod,
         device_kind=samples.kind,
     )
-    line = _ENCODER.encode(wire)
+    line = _encode(wire)
     decode_device(line)
     return line
 
@@ -123,11 +124,11 @@ def decode_raw(line: bytes) -> RawRecord:
     if isinstance(wire, WireUsage):
         # nearly every record is one: it is checked, and not made into a record that nobody looks at
         _check_usage(wire)
-        return RawRecord(wire.record_key(), "usage", wire.ended_ns, _ENCODER.encode(wire))
+        return RawRecord(RecordKey(wire.boot, wire.proc, wire.seq), "usage", wire.ended_ns, _encode(wire))
     if isinstance(wire, WireDevice):
-        return RawRecord(wire.record_key(), "device", _device_samples(wire).at_ns[-1], _ENCODER.encode(wire))
+        return RawRecord(wire.record_key(), "device", _device_samples(wire).at_ns[-1], _encode(wire))
     kind = str(wire.__struct_config__.tag)
-    return RawRecord(wire.record_key(), kind, event_ns(_record(wire)), _ENCODER.encode(wire))
+    return RawRecord(wire.record_key(), kind, event_ns(_record(wire)), _encode(wire))
 
 
 def refusal(line: bytes, error: RecordError) -> RawRecord | None:
@@ -144,7 +145,7 @@ def refusal(line: bytes, error: RecordError) -> RawRecord | None:
         return None
     if head.kind == "started" or head.boot.startswith((SCRAPED_BOOT, DEVICE_BOOT)) or _CONTROL.search(head.boot):
         return None
-    reason = _ENCODER.encode({"kind": INBOX_REFUSED, "field": error.field, "problem": error.problem})
+    reason = _encode({"kind": INBOX_REFUSED, "field": error.field, "problem": error.problem})
     return RawRecord(mirrored(head.record_key()), INBOX_REFUSED, 0, reason)
 
 
@@ -152,7 +153,7 @@ def _parse(line: bytes) -> AnyWire:
     if len(line) > MAX_LINE_BYTES:
         raise RecordError("line", f"is longer than {MAX_LINE_BYTES} bytes")
     try:
-        wire = _DECODER.decode(line)
+        wire = _decode(line)
     except msgspec.ValidationError as error:
         _refuse(line, error)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -301,24 +302,27 @@ def _step_batch(wire: WireSteps) -> StepBatch:
 
 
 def _check_usage(wire: WireUsage) -> None:
+    # for nearly every record that arrives: what is wrong is looked for only where something is
     _one_of("outcome", wire.outcome, OUTCOMES)
     _one_of("seen_by", wire.seen_by, SEEN_BY)
-    _in_order(
-        ("arrived_ns", wire.arrived_ns),
-        ("first_ns", wire.first_ns),
-        ("last_ns", wire.last_ns),
-        ("ended_ns", wire.ended_ns),
-    )
-    _part_of("cached_tokens", wire.cached_tokens, wire.prompt_tokens)
-    _part_of("image_tokens", wire.image_tokens, wire.prompt_tokens)
+    arrived, first, last = wire.arrived_ns, wire.first_ns, wire.last_ns
+    first = arrived if first is None else first
+    last = first if last is None else last
+    if not arrived <= first <= last <= wire.ended_ns:
+        _out_of_order(wire, "arrived_ns", "first_ns", "last_ns", "ended_ns")
+    prompt = wire.prompt_tokens
+    if prompt is not None:
+        if wire.cached_tokens is not None and wire.cached_tokens > prompt:
+            _more_than_prompt("cached_tokens")
+        if wire.image_tokens is not None and wire.image_tokens > prompt:
+            _more_than_prompt("image_tokens")
     _short_enough(wire.tenant + wire.project + wire.model + wire.tier)
     for sequence in wire.sequences:
-        _in_order(
-            ("sequences.scheduled_ns", sequence.scheduled_ns),
-            ("sequences.first_ns", sequence.first_ns),
-            ("sequences.last_ns", sequence.last_ns),
-        )
-        _part_of("sequences.cached_tokens", sequence.cached_tokens, sequence.prompt_tokens)
+        first = sequence.scheduled_ns if sequence.first_ns is None else sequence.first_ns
+        if not sequence.scheduled_ns <= first <= sequence.last_ns:
+            _out_of_order(sequence, "scheduled_ns", "first_ns", "last_ns", prefix="sequences.")
+        if sequence.cached_tokens > sequence.prompt_tokens:
+            _more_than_prompt("sequences.cached_tokens")
 
 
 def _usage(wire: WireUsage) -> Usage:
@@ -421,14 +425,13 @@ def _same_length(field: str, values: Sequence[int], reference: str, times: Seque
         raise RecordError(field, f"has {len(values)} entries where {reference} has {len(times)}")
 
 
-def _in_order(*moments: tuple[str, int | None]) -> None:
-    before, earlier = "", 0
-    for field, at in moments:
-        if at is None:
-            continue
-        if at < earlier:
-            raise RecordError(field, f"lies before {before}")
-        before, earlier = field, at
+def _out_of_order(wire: WireUsage | WireSequence, *fields: str, prefix: str = "") -> NoReturn:
+    """RecordError of the first of these moments that lies before an earlier one; one that is unknown has no order."""
+    known = [(field, at) for field in fields if (at := getattr(wire, field)) is not None]
+    for (earlier, before), (field, at) in pairwise(known):
+        if at < before:
+            raise RecordError(f"{prefix}{field}", f"lies before {prefix}{earlier}")
+    raise AssertionError("in order")
 
 
 def _short_enough(names: str) -> None:
@@ -436,6 +439,5 @@ def _short_enough(names: str) -> None:
         raise RecordError("project", f"makes over {MAX_NAMES_BYTES} bytes with tenant, model and tier; shorten them")
 
 
-def _part_of(field: str, part: int | None, whole: int | None) -> None:
-    if part is not None and whole is not None and part > whole:
-        raise RecordError(field, "is more than prompt_tokens")
+def _more_than_prompt(field: str) -> NoReturn:
+    raise RecordError(field, "is more than prompt_tokens")

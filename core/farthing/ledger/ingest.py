@@ -7,7 +7,8 @@ number, would otherwise pass over a row whose number was drawn earlier and commi
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import accumulate, chain, pairwise
 from typing import Any
 
 from sqlalchemy.engine import Connection
@@ -15,7 +16,7 @@ from sqlalchemy.engine import Connection
 from farthing.domain.records import RawRecord
 from farthing.ledger.database import advisory_lock, is_postgresql
 
-__all__ = ["add_records", "copy_bytes"]
+__all__ = ["add_batches", "copy_bytes"]
 
 _INSERT = (
     "INSERT INTO records (boot, process, sequence, kind, event_ns, line) VALUES (?, ?, ?, ?, ?, ?) "
@@ -28,20 +29,25 @@ _STAGING = (
 )
 _FROM_STAGING = (
     "INSERT INTO records (boot, process, sequence, kind, event_ns, line) "
-    "SELECT boot, process, sequence, kind, event_ns, line FROM arriving ORDER BY arrival ON CONFLICT DO NOTHING"
+    "SELECT boot, process, sequence, kind, event_ns, line FROM arriving "
+    "WHERE arrival > %s AND arrival <= %s ORDER BY arrival ON CONFLICT DO NOTHING"
 )
 _HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 _TRAILER = struct.pack("!h", -1)
 _UNIQUE_VIOLATION = "23505"
 
 
-def add_records(connection: Connection, records: Sequence[RawRecord]) -> int:
-    """Store the records that are not there yet, in the transaction at hand; returns how many were new.
+def add_batches(connection: Connection, batches: Sequence[Sequence[RawRecord]]) -> list[int]:
+    """Store the records that are not there yet, in the transaction at hand; returns how many of each batch were new.
 
     Errors are those of the database's driver, or SQLAlchemy's.
     """
     if is_postgresql(connection):
-        return _copy_new(connection, records)
+        return _copy_new(connection, batches)
+    return [_insert_new(connection, batch) if batch else 0 for batch in batches]
+
+
+def _insert_new(connection: Connection, records: Sequence[RawRecord]) -> int:
     rows = [
         (key.boot, key.process, key.sequence, record.kind, record.event_ns, record.line)
         for record in records
@@ -50,55 +56,52 @@ def add_records(connection: Connection, records: Sequence[RawRecord]) -> int:
     return connection.exec_driver_sql(_INSERT, rows).rowcount
 
 
-def _copy_new(connection: Connection, records: Sequence[RawRecord]) -> int:
+def _copy_new(connection: Connection, batches: Sequence[Sequence[RawRecord]]) -> list[int]:
     """COPY straight into the inbox, which is all that new records need; with known ones among them by a detour."""
+    try:
+        rows = copy_bytes(chain.from_iterable(batches))
+    except struct.error as error:
+        raise OverflowError(f"a record holds a number that its column has no room for ({error})") from error
     advisory_lock(connection, "ingest")
     driver: Any = connection.connection.driver_connection
     try:
-        rows = copy_bytes(records)
-    except struct.error as error:
-        raise OverflowError(f"a record holds a number that its column has no room for ({error})") from error
-    try:
         with connection.begin_nested():
-            return _copy(driver, "records", rows)
+            _copy(driver, "records", rows)
     except connection.dialect.loaded_dbapi.IntegrityError as error:
         if getattr(error, "sqlstate", None) != _UNIQUE_VIOLATION:
             raise
+    else:
+        return list(map(len, batches))
     connection.exec_driver_sql(_STAGING)
     _copy(driver, "arriving", rows)
-    return connection.exec_driver_sql(_FROM_STAGING).rowcount
+    ends = list(accumulate(map(len, batches), initial=0))
+    return [connection.exec_driver_sql(_FROM_STAGING, span).rowcount for span in pairwise(ends)]
 
 
-def _copy(driver: Any, table: str, rows: bytes) -> int:
-    with driver.cursor() as cursor:
-        with cursor.copy(_COPY.format(table)) as copy:
-            copy.write(rows)
-        return int(cursor.rowcount)
+def _copy(driver: Any, table: str, rows: bytes) -> None:
+    with driver.cursor() as cursor, cursor.copy(_COPY.format(table)) as copy:
+        copy.write(rows)
 
 
-def copy_bytes(records: Sequence[RawRecord]) -> bytes:
+def copy_bytes(records: Iterable[RawRecord]) -> bytes:
     """The records in COPY's binary format (PostgreSQL's documentation, COPY, "Binary Format")."""
+    packers: dict[tuple[str, str], Callable[..., bytes]] = {}
     parts = [_HEADER]
     for record in records:
         key, line = record.key, record.line
-        boot, kind = key.boot.encode(), record.kind.encode()
-        parts.append(
-            struct.pack(
-                f"!hi{len(boot)}siiiqi{len(kind)}siqi",
-                6,  # fields, each after its length
-                len(boot),
-                boot,
-                4,
-                key.process,
-                8,
-                key.sequence,
-                len(kind),
-                kind,
-                8,
-                record.event_ns,
-                len(line),
-            )
-        )
-        parts.append(line)
+        alike = (key.boot, record.kind)
+        pack = packers.get(alike)
+        if pack is None:
+            pack = packers[alike] = _packer(*alike)
+        parts += (pack(key.process, key.sequence, record.event_ns, len(line)), line)
     parts.append(_TRAILER)
     return b"".join(parts)
+
+
+def _packer(boot: str, kind: str) -> Callable[[int, int, int, int], bytes]:
+    """Makes a row up to its line, of the records of a boot and kind: of six fields, each after its length."""
+    first, fourth = boot.encode(), kind.encode()
+    head = struct.pack(f"!hi{len(first)}si", 6, len(first), first, 4)
+    middle = struct.pack(f"!i{len(fourth)}si", len(fourth), fourth, 8)
+    pack = struct.Struct(f"!{len(head)}siiq{len(middle)}sqi").pack
+    return lambda process, sequence, event_ns, size: pack(head, process, 8, sequence, middle, event_ns, size)

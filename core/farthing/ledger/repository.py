@@ -14,7 +14,7 @@ from farthing.domain.model import Adjustment, SettledWindow
 from farthing.domain.records import RawRecord, RecordKey
 from farthing.ledger import tables as t
 from farthing.ledger.database import PERIODS_LOCK, advisory_lock, open_engine, transaction
-from farthing.ledger.ingest import add_records
+from farthing.ledger.ingest import add_batches
 from farthing.ledger.partitions import Rooms
 from farthing.ledger.posting import Poster, keep_version
 from farthing.ledger.rows import Boot, Posted, RequestRow
@@ -53,10 +53,14 @@ class Ledger:
 
     def add(self, records: Sequence[RawRecord]) -> int:
         """Store records that are not there yet, durably, before returning; returns how many were new."""
-        if not records:
-            return 0
+        return self.add_each([records])[0]
+
+    def add_each(self, batches: Sequence[Sequence[RawRecord]]) -> list[int]:
+        """As ``add``, of several batches in one transaction; returns how many of each were new."""
+        if not any(batches):
+            return [0] * len(batches)
         with self._transaction(write=True) as connection:
-            return add_records(connection, records)
+            return add_batches(connection, batches)
 
     def records_after(
         self, last_id: int, limit: int = 5_000, *, done_id: int | None = None
