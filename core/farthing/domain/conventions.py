@@ -206,6 +206,8 @@ METRIC_GPU_FAULT: Final = "farthing_gpu_telemetry_fault"
 """1 while a device's telemetry cannot be believed, by fault."""
 METRIC_GPU_SOURCE_UP: Final = "farthing_gpu_source_up"
 METRIC_GPU_UNALLOCATED: Final = "farthing_gpu_unallocated_usd_per_hour"
+METRIC_GPU_WAITING: Final = "farthing_gpu_records_waiting"
+METRIC_GPU_DROPPED: Final = "farthing_gpu_records_dropped_total"
 # ---- energy joined to tokens ---------------------------------------------------------------------
 METRIC_PHASE_ENERGY: Final = "farthing_phase_energy_joules_total"
 METRIC_TENANT_ENERGY: Final = "farthing_tenant_energy_joules_total"

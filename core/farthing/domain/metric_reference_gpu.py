@@ -141,6 +141,21 @@ DEVICE_METRICS: Final = (
         DEVICE,
         "What a GPU that no engine has costs now; absent where it has no price.",
     ),
+    Metric(
+        names.METRIC_GPU_WAITING,
+        "gauge",
+        "records",
+        (),
+        "Records of devices that wait to be stored, or on another host for delivery.",
+    ),
+    Metric(
+        names.METRIC_GPU_DROPPED,
+        "counter",
+        "records",
+        (),
+        "Records of devices that could not wait any longer, since the process began. Energies are cumulative: what "
+        "was used is still known, only not when.",
+    ),
 )
 """What is read of devices, each absent where its source does not tell."""
 

@@ -142,7 +142,7 @@ class Delivery:
             retry=retry_if_exception_type((_AgainError, httpx.TransportError)),
             wait=self._pause,
             stop=stop_when_event_set(self._stop),
-            sleep=self._stop.wait,
+            sleep=self._wait,
             before_sleep=self._note,
             reraise=True,
         )
@@ -213,6 +213,9 @@ class Delivery:
         error = state.outcome.exception() if state.outcome else None
         asked = error.retry_after if isinstance(error, _AgainError) else 0.0
         return max(asked, self._backoff(state))
+
+    def _wait(self, seconds: float) -> None:
+        self._stop.wait(seconds)
 
     def _note(self, state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
