@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import re
 from dataclasses import dataclass, field
+from functools import cache
 
 __all__ = ["Reading", "Use", "annotation_queries", "read", "result_labels"]
 
@@ -56,6 +57,7 @@ class Reading:
     """(label, metrics): at least one of the metrics must have the label."""
 
 
+@cache
 def read(expr: str) -> Reading:
     """Every selector in ``expr``, in order; ValueError where the text is not PromQL at all."""
     tokens = _tokens(expr)

@@ -1,6 +1,7 @@
 """Every series and label that a rule, an annotation or a runbook names exists where we did not make it up."""
 
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,8 @@ def known():
     return known_labels(captures(), farthing_exposition())
 
 
-def queries() -> list[tuple[str, str]]:
+@cache
+def queries() -> tuple[tuple[str, str], ...]:
     """Where -> expression, for everything that Prometheus runs or a person pastes."""
     found = []
     for group in rule_groups(Settings()):
@@ -40,7 +42,7 @@ def queries() -> list[tuple[str, str]]:
     for runbook in sorted(RUNBOOKS.glob("*.md")):
         blocks = re.findall(r"```promql\n(.*?)```", runbook.read_text(), re.DOTALL)
         found += [(f"{runbook.name} block {index}", block) for index, block in enumerate(blocks, 1)]
-    return found
+    return tuple(found)
 
 
 @pytest.mark.parametrize(("where", "expr"), queries(), ids=[where for where, _ in queries()])
@@ -78,14 +80,16 @@ def test_a_metric_renamed_by_the_engine_is_noticed(metric):
 def test_a_label_renamed_by_the_engine_is_noticed():
     """The model's label is the engine's own choice."""
     renamed = [text.replace("model_name=", "served_model=") for text in captures()]
-    found = [problem for _, expr in queries() for problem in problems(expr, known_labels(renamed, ""))]
+    known = known_labels(renamed, "")
+    found = [problem for _, expr in queries() for problem in problems(expr, known)]
     assert "no label model_name on vllm:num_requests_running" in found
 
 
 def test_a_renamed_metric_of_farthing_is_noticed():
     """Annotations tell the cost at stake from Farthing's own series."""
     text = farthing_exposition().replace(conventions.METRIC_SPEND_RATE, "farthing_hourly_usd")
-    found = [problem for _, expr in queries() for problem in problems(expr, known_labels(captures(), text))]
+    known = known_labels(captures(), text)
+    found = [problem for _, expr in queries() for problem in problems(expr, known)]
     assert f"no series {conventions.METRIC_SPEND_RATE}" in found
 
 
