@@ -6,8 +6,9 @@ Records vLLM with the probe as ``record.py`` does, while Farthing's own NVML sou
 of their own, once and ten times a second; from before the server starts until after it is gone, so that the device
 without an engine and the loading of the model are in it. Runs in vLLM's own environment, with nvidia-ml-py.
 
-FOLDER gets what ``record.py`` writes (records, metrics, nvml, phases, clients, logs), readings-1s.jsonl.gz and
-readings-0.1s.jsonl.gz with the cost of reading in their last lines, and run.json. ``h100_report.py`` reads it.
+FOLDER gets what ``record.py`` writes (records, metrics, nvml, phases, clients, logs), readings-1s.jsonl.gz, with our
+own series of the device too, and readings-0.1s.jsonl.gz, with the cost of reading in their last lines, and run.json.
+``h100_report.py`` makes docs/h100.md of it.
 """
 
 from __future__ import annotations
@@ -30,12 +31,15 @@ from typing import Any
 if not __package__:
     sys.path.insert(0, str(Path(__file__).parents[2]))
 from benchmarks.gpu.record import record, recording_options
-from benchmarks.gpu.sampling import SOURCE
 
 ROOT = Path(__file__).parents[2]
+SOURCE = "farthing.collectors.gpu.nvml:NvmlSource"
+"""What reads the devices; this process itself has none of Farthing's rooms on its path."""
 PHASES = "warmup:8,c1:28,c8:28,c32:28,c128:30,prefill:20,idle:20"
 PERIODS = (1.0, 0.1)
 """Seconds between readings: what an agent does by default, and what tells how the cost grows."""
+EXPOSE_SECONDS = 5.0
+"""Between expositions of the first of them; a Prometheus scrapes more seldom."""
 ALONE_SECONDS = 5.0
 """Of the device without a server, before and after."""
 ENDS_WITHIN_SECONDS = 15.0
@@ -52,6 +56,8 @@ def samplers(out: Path, source: str, periods: Sequence[float]) -> Iterator[None]
     for period in periods:
         file = out / f"readings-{period:g}s.jsonl.gz"
         command = [sys.executable, str(SAMPLING), "--out", str(file), "--period", str(period), "--source", source]
+        if period == periods[0]:
+            command += ["--expose", str(EXPOSE_SECONDS)]
         running.append(subprocess.Popen(command, env=environment, start_new_session=True))
     try:
         yield

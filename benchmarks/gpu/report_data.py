@@ -21,20 +21,22 @@ class Sampled:
     """Known fields of GpuReading, in order."""
     records: tuple[Row, ...]
     """Records of kind ``device``, as the wire has them."""
+    scrapes: tuple[Row, ...]
+    """Expositions of ``farthing_gpu_`` series: seconds since the epoch, and the text."""
     cost: Row
     """Fields of ``sampling.Cost``."""
 
 
 def sampled(path: Path) -> Sampled:
     """The file of a sampling process; ValueError when it says no cost."""
-    found: dict[str, list[Row]] = {"reading": [], "device": [], "cost": []}
+    found: dict[str, list[Row]] = {"reading": [], "device": [], "scrape": [], "cost": []}
     with gzip.open(path, "rt", encoding="utf-8") as lines:
         for line in lines:
             ((kind, row),) = json.loads(line).items()
             found[kind].append(row)
     if len(found["cost"]) != 1:
         raise ValueError(f"{path}: no line with the cost; the process that wrote it did not end by itself")
-    return Sampled(tuple(found["reading"]), tuple(found["device"]), found["cost"][0])
+    return Sampled(tuple(found["reading"]), tuple(found["device"]), tuple(found["scrape"]), found["cost"][0])
 
 
 def phases_of(path: Path) -> list[tuple[str, int]]:

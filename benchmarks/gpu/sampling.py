@@ -1,11 +1,12 @@
 """Reads GPUs as Farthing does, with its own source and sampler, and measures what that costs.
 
-    python benchmarks/gpu/sampling.py --out FILE.jsonl.gz [--period 1.0] [--source MODULE:NAME]
+    python benchmarks/gpu/sampling.py --out FILE.jsonl.gz --source MODULE:NAME [--period 1.0] [--expose 15]
 
-Runs until it is told to end (SIGTERM, SIGINT), in any environment with nvidia-ml-py and msgspec; Farthing's rooms
-``core``, ``collectors`` and ``collectors/probe`` must be on PYTHONPATH. FILE gets a line ``{"reading": …}`` for each
-device and period, a line ``{"device": …}`` for each record that an inbox would get, and a last line ``{"cost": …}`` of
-the whole process: reading, listening for XID errors in a thread, adding up energy, and writing these lines.
+Runs until it is told to end (SIGTERM, SIGINT), in any environment with nvidia-ml-py, msgspec and prometheus_client;
+Farthing's rooms ``core``, ``collectors``, ``collectors/probe`` and ``exporters`` must be on PYTHONPATH. FILE gets a
+line ``{"reading": …}`` for each device and period, ``{"device": …}`` for each record that an inbox would get,
+``{"scrape": …}`` for each exposition of ``farthing_gpu_`` series, and last ``{"cost": …}`` of the whole process:
+reading, listening for XID errors in a thread, adding up energy, and writing these lines.
 """
 
 from __future__ import annotations
@@ -30,15 +31,15 @@ from benchmarks.gpu.lines import writing
 from farthing.collectors.gpu.sampler import Sampler
 from farthing.collectors.gpu.source import GpuSource
 from farthing.collectors.wire import device_line
+from farthing.domain.devices import DevicesView
 from farthing.domain.gpu import DeviceSamples, GpuReading
 
-__all__ = ["SOURCE", "Cost", "Metered", "as_row", "load_source", "sample"]
-
-SOURCE = "farthing.collectors.gpu.nvml:NvmlSource"
+__all__ = ["Cost", "Metered", "as_row", "exposition", "load_source", "sample"]
 
 Row = dict[str, Any]
 Write = Callable[[bytes], None]
 """Takes a line, from any thread."""
+Expose = Callable[[Callable[[], DevicesView]], str]
 
 
 @dataclass(slots=True)
@@ -52,6 +53,9 @@ class Cost:
     startup_cpu: float = 0.0
     read_cpu: float = 0.0
     """Of the reading thread, within ``read`` alone."""
+    expose_cpu: float = 0.0
+    """Of expositions."""
+    expositions: int = 0
     read_seconds: float = 0.0
     longest_read: float = 0.0
     rounds: int = 0
@@ -116,21 +120,51 @@ def load_source(name: str) -> GpuSource:
     return source
 
 
-def sample(ended: threading.Event, source: GpuSource, period: float, write: Write, startup: float = 0.0) -> Cost:
-    """Read every ``period`` seconds until told to end."""
-    cost = Cost(period, startup_cpu=startup)
+def sample(
+    ended: threading.Event,
+    source: GpuSource,
+    cost: Cost,
+    write: Write,
+    *,
+    expose: Expose | None = None,
+    every: float = 15.0,
+) -> None:
+    """Read every ``cost.period`` seconds until told to end; ``expose`` is called ``every`` so many seconds."""
 
     def keep(records: Sequence[DeviceSamples]) -> None:
         for record in records:
             write(b'{"device":' + device_line(record) + b"}")
 
-    sampler = Sampler([Metered(source, write, cost)], keep, sample_seconds=period)
+    sampler = Sampler([Metered(source, write, cost)], keep, sample_seconds=cost.period)
     cpu, began = time.process_time(), time.monotonic()
     sampler.start()
-    ended.wait()
+    while not ended.wait(every):
+        if expose is None:
+            continue
+        spent, at = time.thread_time(), time.time()
+        try:
+            body = expose(sampler.view)
+        except Exception as error:
+            # what was measured so far is worth more than the rest of the series
+            cost.errors.append(f"exposition: {type(error).__name__}: {error}"[:200])
+            expose = None
+            continue
+        cost.expose_cpu += time.thread_time() - spent
+        cost.expositions += 1
+        write(_line("scrape", {"t": at, "body": body}))
     sampler.stop()
     cost.wall, cost.process_cpu = time.monotonic() - began, time.process_time() - cpu
-    return cost
+
+
+def exposition(view: Callable[[], DevicesView]) -> str:
+    """What Prometheus would scrape now."""
+    from prometheus_client import CollectorRegistry, generate_latest  # noqa: PLC0415  # only where it is asked for
+
+    from farthing.exporters.prometheus_gpu import DeviceCollector  # noqa: PLC0415
+
+    registry = CollectorRegistry()
+    registry.register(DeviceCollector(view))
+    return generate_latest(registry).decode()
 
 
 def _line(kind: str, row: Row) -> bytes:
@@ -142,14 +176,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="file of the readings, .jsonl.gz")
     parser.add_argument("--period", type=float, default=1.0, help="seconds between readings (1)")
-    parser.add_argument("--source", default=SOURCE, metavar="MODULE:NAME", help=f"what reads ({SOURCE})")
+    parser.add_argument("--source", required=True, metavar="MODULE:NAME", help="what reads: a GpuSource")
+    parser.add_argument("--expose", type=float, metavar="SECONDS", help="how often series are exposed (never)")
     options = parser.parse_args()
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
     source = load_source(options.source)
     with writing(options.out) as lines:
-        cost = sample(ended, source, options.period, lines.add, time.process_time())
+        cost = Cost(options.period, startup_cpu=time.process_time())
+        every = options.expose or 15.0
+        sample(ended, source, cost, lines.add, expose=exposition if options.expose else None, every=every)
         lines.add(_line("cost", cost.as_row()))
     print(json.dumps(cost.as_row()), flush=True)
 

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 from benchmarks.gpu.h100 import PERIODS, samplers
 from benchmarks.gpu.report_data import sampled
-from benchmarks.gpu.sampling import Cost, as_row, load_source, sample
+from benchmarks.gpu.sampling import Cost, as_row, exposition, load_source, sample
 
+from farthing.collectors.engines.exposition import parse_exposition
 from farthing.collectors.wire import decode_device
+from farthing.domain import conventions as names
 from farthing.domain.gpu import COUNTER, THROTTLE_POWER, GpuReading
 
 
@@ -56,7 +58,8 @@ def test_rounds_are_counted_and_a_failed_one_is_told():
     """The run goes on, its report says what went wrong, and the energy comes out as records."""
     ended = threading.Event()
     lines: list[dict[str, Any]] = []
-    cost = sample(ended, Ticking(ended, reads=4, broken=(2,)), 0.01, lambda line: lines.append(json.loads(line)))
+    cost = Cost(0.01)
+    sample(ended, Ticking(ended, reads=4, broken=(2,)), cost, lambda line: lines.append(json.loads(line)))
     readings = [line["reading"] for line in lines if "reading" in line]
     records = [decode_device(json.dumps(line["device"]).encode()) for line in lines if "device" in line]
     assert cost.rounds >= 4
@@ -66,6 +69,37 @@ def test_rounds_are_counted_and_a_failed_one_is_told():
     assert records[-1].energy_mj[-1] - records[0].energy_mj[0] == 5_000 * (cost.rounds - 1)
     assert cost.share is not None
     assert cost.longest_read <= cost.read_seconds
+
+
+def test_series_are_exposed_beside_the_readings():
+    """As a Prometheus would scrape them, and their cost is told apart."""
+    ended = threading.Event()
+    lines: list[dict[str, Any]] = []
+    cost = Cost(0.01)
+
+    def write(line: bytes) -> None:
+        lines.append(json.loads(line))
+        if "scrape" in lines[-1]:
+            ended.set()
+
+    sample(ended, Ticking(reads=10_000), cost, write, expose=exposition, every=0.3)
+    (scrape,) = (line["scrape"] for line in lines if "scrape" in line)
+    samples = parse_exposition(scrape["body"].encode(), "text/plain; version=0.0.4", "sampling")
+    (energy,) = samples.find(names.METRIC_GPU_ENERGY)
+    assert energy.labels[names.LABEL_UUID] == "GPU-1"
+    assert energy.value > 0
+    assert cost.expositions == 1
+    assert 0 <= cost.expose_cpu <= cost.process_cpu
+
+
+def test_an_exposition_that_fails_ends_no_sampling():
+    """It is told, once, and readings go on."""
+    ended = threading.Event()
+    cost = Cost(0.01)
+    source = Ticking(ended, reads=60)
+    sample(ended, source, cost, lambda _: None, expose=lambda _: str(1 / 0), every=0.1)
+    assert cost.errors == ["exposition: ZeroDivisionError: division by zero"]
+    assert cost.rounds >= 60
 
 
 def test_before_any_time_has_passed_no_share_is_known():
