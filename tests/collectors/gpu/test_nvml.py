@@ -1,0 +1,572 @@
+"""NVML's answers become readings in base units; what a device, a driver or a user lacks is None and asked once."""
+
+import json
+import logging
+import subprocess
+import sys
+from dataclasses import replace
+
+import pynvml
+import pytest
+from tests.collectors.gpu.fake_nvml import FakeGpu, FakeNvml, FakeSlice, capture, samples
+
+from farthing.collectors.gpu.nvml import NvmlOptions, NvmlSource
+from farthing.collectors.gpu.nvml_queries import EventReason, throttle_reasons
+from farthing.collectors.gpu.source import GpuSource
+from farthing.domain.clock import SECOND, nanoseconds
+from farthing.domain.conventions import FAULT_SENTINEL
+from farthing.domain.errors import GpuError
+from farthing.domain.gpu import GPU, MIG, THROTTLE_REASONS
+
+RECORDINGS = {"h100-llama8b-vllm0.26": 139_680, "h100-qwen2vl7b-vllm0.26": 93_673}
+ROW = {
+    "t": 0,
+    "e_mj": 27526259,
+    "p_mw": 612_500,
+    "gpu": 87,
+    "memu": 45,
+    "mem": 78910390272,
+    "sm": 1755,
+    "thr": 4,
+    "temp": 66,
+}
+EVERYTHING = NvmlOptions(energy_ns=0, xid_events=False)
+
+
+class Clock:
+    """UTC nanoseconds that stand still until they are moved."""
+
+    def __init__(self):
+        self.now_ns = 1_795_445_124 * SECOND
+
+    def __call__(self):
+        return self.now_ns
+
+    def pass_seconds(self, seconds):
+        self.now_ns += int(seconds * SECOND)
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def proc(tmp_path):
+    """Where the kernel lists the GPUs that its driver has."""
+    (tmp_path / "0000:00:06.0").mkdir()
+    return tmp_path
+
+
+def gpu(number=0, **changes):
+    """A GPU of its own UUID."""
+    return FakeGpu(dict(ROW), uuid=f"GPU-{number:08d}", **changes)
+
+
+def source_of(nvml, clock, proc, options=EVERYTHING):
+    return NvmlSource(nvml, "node-1", clock, options=options, proc=proc)
+
+
+def reading_of(nvml, clock, proc, options=EVERYTHING):
+    """The one reading of a new source."""
+    [reading] = source_of(nvml, clock, proc, options).read()
+    return reading
+
+
+@pytest.mark.parametrize(("recording", "joules"), RECORDINGS.items())
+def test_every_recorded_value_is_read_in_base_units(recording, joules, clock, proc):
+    """Thousands of samples of a real H100: millijoules stay, milliwatts are watts, percents parts, MHz Hz."""
+    device, rows = samples(recording)
+    one = FakeGpu(rows[0], name=device["name"], limit_mw=device["power_limit_mw"])
+    source = source_of(FakeNvml(one), clock, proc)
+    assert len(rows) > 1_000
+    for row in rows:
+        one.row, clock.now_ns = row, nanoseconds(row["t"])
+        [reading] = source.read()
+        assert (reading.at_ns, reading.energy_mj, reading.power_watts) == (
+            clock.now_ns,
+            row["e_mj"],
+            row["p_mw"] / 1000,
+        )
+        assert (reading.utilization, reading.memory_utilization) == (row["gpu"] / 100, row["memu"] / 100)
+        assert reading.memory_used_bytes == max(0, row["mem"] - one.reserved)
+        assert (reading.sm_clock_hz, reading.temperature_celsius) == (row["sm"] * 1_000_000, row["temp"])
+        assert reading.throttle == throttle_reasons(row["thr"])
+        assert (reading.power_limit_watts, reading.faults) == (700.0, frozenset())
+    assert (rows[-1]["e_mj"] - rows[0]["e_mj"]) / 1000 == pytest.approx(joules, rel=1e-5)
+
+
+@pytest.mark.parametrize(("recording", "joules"), RECORDINGS.items())
+def test_a_counter_that_is_asked_seldom_loses_nothing(recording, joules, clock, proc):
+    """But what the last second took; an eighth of the readings has it, however often they are taken."""
+    device, rows = samples(recording)
+    one = FakeGpu(rows[0], name=device["name"])
+    source = source_of(FakeNvml(one), clock, proc, NvmlOptions(xid_events=False))
+    energies = []
+    for row in rows:
+        one.row, clock.now_ns = row, nanoseconds(row["t"])
+        energies.append(source.read()[0].energy_mj)
+    known = [energy for energy in energies if energy is not None]
+    assert (known[-1] - known[0]) / 1000 == pytest.approx(joules, rel=0.01)
+    assert known == sorted(known)
+    assert len(rows) / 8 <= len(known) < len(rows) / 7
+    assert all(any(energies[at : at + 8]) for at in range(len(energies) - 8))
+
+
+def test_a_reading_says_what_the_device_is_and_all_that_it_tells(clock, proc):
+    """The rest of a real H100's answers, as they were captured."""
+    nvml = FakeNvml(gpu(processes=((4_711, 78_400_000_000), (4_712, None))))
+    reading = reading_of(nvml, clock, proc)
+    assert (reading.uuid, reading.host, reading.index, reading.kind) == ("GPU-00000000", "node-1", 0, GPU)
+    assert (reading.name, reading.source) == ("NVIDIA H100 80GB HBM3", "nvml")
+    assert reading.memory_total_bytes == 85_520_809_984
+    assert (reading.memory_clock_hz, reading.max_sm_clock_hz) == (2_619_000_000, 1_980_000_000)
+    assert reading.memory_temperature_celsius == 65
+    assert (reading.ecc_corrected, reading.ecc_uncorrected, reading.remapped_rows_pending) == (0, 0, False)
+    assert reading.processes == ((4_711, 78_400_000_000), (4_712, None))
+    assert (reading.nvlink_tx_bytes, reading.pcie_tx_bytes_per_second, reading.xid_count) == (None, None, None)
+
+
+def test_nvlink_counters_are_bytes_over_all_links(clock, proc):
+    """Before NVLink 5 in KiB, by fields that a lone H100 refuses and an H200 with a peer has."""
+    linked = gpu(captured=capture("h200x2-driver580"), answers={"NVLINK_THROUGHPUT_DATA_TX": 10_485_764})
+    reading = reading_of(FakeNvml(linked), clock, proc)
+    assert (reading.nvlink_tx_bytes, reading.nvlink_rx_bytes) == (10_485_764 * 1024, 0)
+
+
+def test_nvlink_counters_of_newer_gpus_are_bytes_already(clock, proc):
+    """Fields 202 and 204 come first."""
+    answers = {"NVLINK_COUNT_XMIT_BYTES": 5_000, "NVLINK_COUNT_RCV_BYTES": 6_000}
+    blackwell = gpu(answers=answers, errors=dict.fromkeys(answers, 0))
+    for name in answers:
+        blackwell.captured["fields"][name]["type"] = pynvml.NVML_VALUE_TYPE_UNSIGNED_LONG_LONG
+    reading = reading_of(FakeNvml(blackwell), clock, proc)
+    assert (reading.nvlink_tx_bytes, reading.nvlink_rx_bytes) == (5_000, 6_000)
+
+
+def test_pcie_is_measured_only_where_somebody_wants_to_wait(clock, proc):
+    """Kilobytes a second become bytes a second; by default the call that waits is never made."""
+    nvml = FakeNvml(gpu())
+    reading = reading_of(nvml, clock, proc, replace(EVERYTHING, blocking_pcie=True))
+    assert (reading.pcie_tx_bytes_per_second, reading.pcie_rx_bytes_per_second) == (563_000, 967_000)
+    nvml = FakeNvml(gpu())
+    reading_of(nvml, clock, proc)
+    assert not nvml.calls["nvmlDeviceGetPcieThroughput"]
+
+
+@pytest.mark.parametrize(
+    ("reasons", "expected"),
+    [
+        (0, set()),
+        (EventReason.GpuIdle, {"idle"}),
+        (EventReason.SwPowerCap, {"power"}),
+        (EventReason.HwThermalSlowdown, {"thermal"}),
+        (EventReason.SwThermalSlowdown, {"thermal"}),
+        (EventReason.HwSlowdown, {"hardware"}),
+        (EventReason.HwPowerBrakeSlowdown, {"hardware"}),
+        (EventReason.ApplicationsClocksSetting, {"settings"}),
+        (EventReason.DisplayClockSetting, {"settings"}),
+        (EventReason.SyncBoost, {"other"}),
+        (0x8000, {"other"}),
+        (36, {"power", "thermal"}),
+        (0x1FF, set(THROTTLE_REASONS)),
+    ],
+)
+def test_throttle_reasons_are_the_common_ones(reasons, expected, clock, proc):
+    """36 is what the captured H100 said after its load."""
+    one = gpu()
+    one.row["thr"] = int(reasons)
+    assert reading_of(FakeNvml(one), clock, proc).throttle == expected
+
+
+# ---- what is not there ----------------------------------------------------------------------------
+CALLS = {
+    "nvmlDeviceGetUtilizationRates": ("utilization", "memory_utilization"),
+    "nvmlDeviceGetClockInfo": ("sm_clock_hz", "memory_clock_hz"),
+    "nvmlDeviceGetMaxClockInfo": ("max_sm_clock_hz",),
+    "nvmlDeviceGetEnforcedPowerLimit": ("power_limit_watts",),
+}
+FIELDS = {"MEMORY_TEMP": ("memory_temperature_celsius",)}
+REFUSALS = ("NOT_SUPPORTED", "NO_PERMISSION", "FUNCTION_NOT_FOUND", "DEPRECATED")
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+@pytest.mark.parametrize(("asked", "names"), [*CALLS.items(), *FIELDS.items()])
+def test_what_is_not_supported_is_none_and_not_asked_again(asked, names, refusal, clock, proc):
+    """Nothing else is missing for it; after NVML is initialised again it is asked again."""
+    nvml = FakeNvml(gpu(errors={asked: getattr(pynvml, f"NVML_ERROR_{refusal}")}))
+    whole = reading_of(FakeNvml(gpu()), clock, proc)
+    source = source_of(nvml, clock, proc)
+    for _ in range(40):
+        assert source.read() == [replace(whole, at_ns=clock.now_ns, **dict.fromkeys(names))]
+        clock.pass_seconds(1)
+    assert nvml.calls[asked] + nvml.fields[asked] == len(names) - ("utilization" in names)
+    source.close()
+    source.read()
+    assert nvml.calls[asked] + nvml.fields[asked] == 2 * (len(names) - ("utilization" in names))
+
+
+def test_trouble_that_passes_is_unknown_for_that_moment(clock, proc):
+    """An error that says nothing for good is no reason to stop asking."""
+    one = gpu(
+        errors={"nvmlDeviceGetTemperature": pynvml.NVML_ERROR_UNKNOWN, "POWER_INSTANT": pynvml.NVML_ERROR_TIMEOUT}
+    )
+    source = source_of(FakeNvml(one), clock, proc)
+    [reading] = source.read()
+    assert (reading.temperature_celsius, reading.power_watts, reading.utilization) == (None, None, 0.87)
+    one.errors.clear()
+    [reading] = source.read()
+    assert (reading.temperature_celsius, reading.power_watts) == (66, 612.5)
+
+
+@pytest.mark.parametrize(
+    ("lacking", "instead"),
+    [
+        ({"POWER_INSTANT"}, "nvmlDeviceGetPowerUsage"),
+        ({"TOTAL_ENERGY_CONSUMPTION"}, "nvmlDeviceGetTotalEnergyConsumption"),
+        ({"ECC_SBE_VOL_TOTAL"}, "nvmlDeviceGetTotalEccErrors"),
+        ({"ECC_DBE_VOL_TOTAL"}, "nvmlDeviceGetTotalEccErrors"),
+        ({"REMAPPED_PENDING"}, "nvmlDeviceGetRemappedRows"),
+        ({"nvmlDeviceGetFieldValues"}, "nvmlDeviceGetPowerUsage"),
+        ({"nvmlDeviceGetCurrentClocksEventReasons"}, "nvmlDeviceGetCurrentClocksThrottleReasons"),
+        ({"nvmlDeviceGetTemperature"}, "nvmlDeviceGetTemperatureV"),
+        ({"nvmlDeviceGetMemoryInfo_v2"}, "nvmlDeviceGetMemoryInfo"),
+        ({"nvmlDeviceGetComputeRunningProcesses_v3"}, "nvmlDeviceGetComputeRunningProcesses_v2"),
+    ],
+)
+def test_older_drivers_are_asked_in_the_older_way(lacking, instead, clock, proc):
+    """The same reading by another call, within the same read; the newer way is tried once."""
+    fields = {name for name in lacking if not name.startswith("nvml")}
+    processes = ((4_711, 78_400_000_000),)
+    errors = dict.fromkeys(fields, pynvml.NVML_ERROR_NOT_SUPPORTED)
+    nvml = FakeNvml(gpu(errors=errors, processes=processes), missing=lacking - fields)
+    whole = reading_of(FakeNvml(gpu(processes=processes)), clock, proc)
+    if "nvmlDeviceGetMemoryInfo_v2" in lacking:
+        whole = replace(whole, memory_used_bytes=ROW["mem"])
+    if "nvmlDeviceGetFieldValues" in lacking:
+        whole = replace(whole, memory_temperature_celsius=None)
+    source = source_of(nvml, clock, proc)
+    assert source.read() == [whole]
+    clock.pass_seconds(1)
+    assert source.read() == [replace(whole, at_ns=clock.now_ns)]
+    assert nvml.calls[instead] >= 1
+    (name,) = lacking
+    assert nvml.calls[name] + nvml.fields[name] <= 3  # the field call itself: once for each of its groups
+
+
+class OldBindings(FakeNvml):
+    """An nvidia-ml-py from before the rename."""
+
+    nvmlDeviceGetCurrentClocksEventReasons = property()  # noqa: N815  # reading it raises AttributeError
+
+
+def test_older_bindings_are_asked_in_the_older_way(clock, proc):
+    """A name that the installed nvidia-ml-py does not have is a call that the driver does not have."""
+    assert reading_of(OldBindings(gpu()), clock, proc).throttle == {"power"}
+
+
+@pytest.mark.parametrize(
+    ("asked", "stand_in", "name"),
+    [
+        ("TOTAL_ENERGY_CONSUMPTION", (1 << 64) - 1, "energy_mj"),
+        ("TOTAL_ENERGY_CONSUMPTION", 0, "energy_mj"),
+        ("POWER_INSTANT", (1 << 32) - 1, "power_watts"),
+        ("POWER_INSTANT", 0, "power_watts"),
+        ("MEMORY_TEMP", (1 << 32) - 1, "memory_temperature_celsius"),
+        ("ECC_DBE_VOL_TOTAL", (1 << 64) - 1, "ecc_uncorrected"),
+        ("nvmlDeviceGetUtilizationRates", (101, 0), "utilization"),
+        ("nvmlDeviceGetMemoryInfo", (1 << 64) - 1, "memory_used_bytes"),
+    ],
+)
+def test_a_stand_in_for_no_value_is_none_and_told(asked, stand_in, name, clock, proc):
+    """All bits set, more than all; and 0 W or 0 mJ of a device that is powered."""
+    reading = reading_of(FakeNvml(gpu(answers={asked: stand_in})), clock, proc)
+    assert getattr(reading, name) is None
+    assert reading.faults == {FAULT_SENTINEL}
+
+
+def test_an_idle_gpu_shows_no_fault(clock, proc):
+    """0 % and 0 errors are values."""
+    one = gpu()
+    one.row |= {"gpu": 0, "memu": 0, "thr": 1, "mem": 0}
+    reading = reading_of(FakeNvml(one), clock, proc)
+    assert (reading.utilization, reading.memory_used_bytes, reading.throttle) == (0, 0, {"idle"})
+    assert not reading.faults
+
+
+# ---- how often ------------------------------------------------------------------------------------
+def test_what_is_dear_or_changes_seldom_is_asked_seldom(clock, proc):
+    """A minute at one reading a second: limits every 10 s, the highest clock once, energy every other second."""
+    nvml = FakeNvml(gpu())
+    source = source_of(nvml, clock, proc, NvmlOptions(xid_events=False))
+    for _ in range(60):
+        [reading] = source.read()
+        assert (reading.power_limit_watts, reading.max_sm_clock_hz) == (700, 1_980_000_000)
+        clock.pass_seconds(1)
+    assert nvml.calls["nvmlDeviceGetUtilizationRates"] == nvml.fields["POWER_INSTANT"] == 60
+    assert nvml.fields["TOTAL_ENERGY_CONSUMPTION"] == 30
+    assert nvml.calls["nvmlDeviceGetEnforcedPowerLimit"] == 6
+    assert nvml.calls["nvmlDeviceGetMaxClockInfo"] == 1
+    assert nvml.calls["nvmlInit"] == nvml.calls["nvmlDeviceGetHandleByIndex"] == 1
+    # power; what changes seldom; energy
+    assert nvml.calls["nvmlDeviceGetFieldValues"] <= 60 + 2 * 6 + 30
+
+
+def test_energy_counters_of_many_gpus_are_asked_in_proportion_less_often(clock, proc):
+    """Eight: once in eight seconds each."""
+    nvml = FakeNvml(*(gpu(number) for number in range(8)))
+    source = source_of(nvml, clock, proc, NvmlOptions(xid_events=False))
+    for _ in range(64):
+        source.read()
+        clock.pass_seconds(1)
+    assert nvml.fields["TOTAL_ENERGY_CONSUMPTION"] == 8 * 8
+
+
+def test_a_clock_that_is_set_back_stops_nothing(clock, proc):
+    """An hour back: all is asked at once, not in an hour."""
+    nvml = FakeNvml(gpu())
+    source = source_of(nvml, clock, proc, NvmlOptions(xid_events=False))
+    source.read()
+    clock.pass_seconds(-3_600)
+    [reading] = source.read()
+    assert reading.energy_mj == ROW["e_mj"]
+    assert nvml.calls["nvmlDeviceGetEnforcedPowerLimit"] == 2
+
+
+# ---- devices come and go --------------------------------------------------------------------------
+@pytest.mark.parametrize("how", ["*", "nvmlDeviceGetUtilizationRates", "POWER_INSTANT"])
+def test_a_gpu_that_is_lost_ends_its_readings_and_no_others(how, clock, proc, caplog):
+    """Whichever call says so; it is said once, and looked for again every 10 s."""
+    caplog.set_level(logging.WARNING)
+    lost, kept = gpu(0), gpu(1)
+    source = source_of(FakeNvml(lost, kept), clock, proc)
+    assert [reading.uuid for reading in source.read()] == [lost.uuid, kept.uuid]
+    lost.errors[how] = pynvml.NVML_ERROR_GPU_IS_LOST
+    for _ in range(40):
+        clock.pass_seconds(1)
+        assert [reading.uuid for reading in source.read()] == [kept.uuid]
+    assert [record.getMessage() for record in caplog.records] == ["nvml: GPU-00000000 (index 0) is lost: GPU is lost"]
+    lost.errors.clear()
+    clock.pass_seconds(10)
+    assert [reading.uuid for reading in source.read()] == [lost.uuid, kept.uuid]
+
+
+def test_a_gpu_that_appears_is_seen_within_10_s(clock, proc):
+    """NVML enumerates when it is initialised; the kernel's list says when that has to be done again."""
+    nvml = FakeNvml(gpu(0))
+    source = source_of(nvml, clock, proc)
+    source.read()
+    nvml.gpus.append(gpu(1))
+    (proc / "0000:00:07.0").mkdir()
+    seen = []
+    for _ in range(10):
+        clock.pass_seconds(1)
+        seen.append(len(source.read()))
+    assert seen == [1] * 9 + [2]
+    assert nvml.calls["nvmlInit"] == 2
+
+
+def test_a_gpu_that_is_taken_away_is_gone_within_10_s(clock, proc):
+    """And the others are read on."""
+    nvml = FakeNvml(gpu(0), gpu(1))
+    (proc / "0000:00:07.0").mkdir()
+    source = source_of(nvml, clock, proc)
+    source.read()
+    nvml.gpus.pop()
+    (proc / "0000:00:07.0").rmdir()
+    clock.pass_seconds(10)
+    assert [reading.uuid for reading in source.read()] == ["GPU-00000000"]
+
+
+def test_a_driver_that_is_loaded_anew_is_initialised_again_at_once(clock, proc, caplog):
+    """No reading is missed, and what the old driver lacked is asked of the new one."""
+    caplog.set_level(logging.WARNING)
+    one = gpu(errors={"nvmlDeviceGetTemperature": pynvml.NVML_ERROR_NOT_SUPPORTED})
+    nvml = FakeNvml(one, missing={"nvmlDeviceGetTemperatureV"})
+    source = source_of(nvml, clock, proc)
+    assert source.read()[0].temperature_celsius is None
+    one.errors.clear()
+    nvml.unload()
+    assert source.read()[0].temperature_celsius == 66
+    assert len(caplog.records) == 1
+
+
+def test_a_driver_that_stays_away_is_an_error_until_it_is_back(clock, proc):
+    """Each read tries again."""
+    nvml = FakeNvml(gpu())
+    source = source_of(nvml, clock, proc)
+    source.read()
+    nvml.unload()
+    nvml.init_error = pynvml.NVML_ERROR_DRIVER_NOT_LOADED
+    for _ in range(2):
+        with pytest.raises(GpuError, match="the NVIDIA driver is not loaded"):
+            source.read()
+    nvml.init_error = None
+    assert len(source.read()) == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "remedy"),
+    [
+        ("LIBRARY_NOT_FOUND", "install the driver"),
+        ("DRIVER_NOT_LOADED", "modprobe nvidia"),
+        ("NO_PERMISSION", "/dev/nvidiactl"),
+        ("LIB_RM_VERSION_MISMATCH", "reboot or reload"),
+        ("UNKNOWN", "nvidia-smi"),
+    ],
+)
+def test_a_driver_that_cannot_be_used_is_one_line_with_a_remedy(code, remedy, clock, proc):
+    """The message names the source."""
+    nvml = FakeNvml(gpu(), init_error=getattr(pynvml, f"NVML_ERROR_{code}"))
+    with pytest.raises(GpuError) as raised:
+        source_of(nvml, clock, proc).read()
+    message = str(raised.value)
+    assert message.startswith("nvml: ")
+    assert remedy in message
+    assert "\n" not in message
+
+
+def test_devices_that_this_user_may_not_open_are_one_error(clock, proc):
+    """As in a container that was given the library and no device."""
+    refused = {"nvmlDeviceGetHandleByIndex": pynvml.NVML_ERROR_NO_PERMISSION}
+    with pytest.raises(GpuError, match="/dev/nvidia0"):
+        source_of(FakeNvml(gpu(0, errors=refused), gpu(1, errors=refused)), clock, proc).read()
+    [reading] = source_of(FakeNvml(gpu(0, errors=refused), gpu(1)), clock, proc).read()
+    assert reading.index == 1
+
+
+def test_a_host_without_gpus_has_no_readings(clock, tmp_path):
+    """A driver is there, and the kernel lists nothing, or has no list."""
+    assert not source_of(FakeNvml(), clock, tmp_path).read()
+    assert not source_of(FakeNvml(), clock, tmp_path / "none").read()
+
+
+def test_the_real_bindings_without_a_driver_say_so():
+    """NVIDIA's own package on this machine; on one with a driver there is nothing to refuse."""
+    source = NvmlSource()
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        with pytest.raises(GpuError, match=r"^nvml: .*driver"):
+            source.read()
+    else:
+        assert all(reading.source == "nvml" for reading in source.read())
+    source.close()
+
+
+def test_bindings_that_are_not_installed_say_what_to_install(monkeypatch):
+    """A bare host."""
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    with pytest.raises(GpuError, match="pip install nvidia-ml-py"):
+        NvmlSource()
+
+
+def test_closing_twice_is_once(clock, proc):
+    """And a source that never read has nothing to give back."""
+    nvml = FakeNvml(gpu())
+    source = source_of(nvml, clock, proc)
+    source.close()
+    source.read()
+    source.close()
+    source.close()
+    assert nvml.calls["nvmlShutdown"] == 1
+
+
+# ---- MIG ------------------------------------------------------------------------------------------
+def mig_gpu(*slices):
+    return gpu(mig=True, slices=list(slices), processes=((1, 2),))
+
+
+def test_mig_instances_are_devices_of_their_own(clock, proc):
+    """Memory and processes are theirs; power and energy their GPU's, whose utilisation nobody knows."""
+    parts = (
+        FakeSlice("MIG-1", "3g.40gb", used=30 << 30, memory_mib=40_448, processes=((4_711, 30 << 30),)),
+        FakeSlice("MIG-2", "1g.10gb"),
+    )
+    nvml = FakeNvml(mig_gpu(*parts), gpu(1))
+    whole, large, small, other = source_of(nvml, clock, proc).read()
+    assert (whole.kind, whole.utilization, whole.power_watts, whole.energy_mj) == (GPU, None, 612.5, ROW["e_mj"])
+    assert whole.processes == ()
+    assert (large.kind, large.uuid, large.parent, large.profile) == (MIG, "MIG-1", "GPU-00000000", "3g.40gb")
+    assert (large.name, large.index, large.host) == (whole.name, 0, "node-1")
+    assert (large.memory_used_bytes, large.memory_total_bytes) == (30 << 30, 40_448 << 20)
+    assert large.processes == ((4_711, 30 << 30),)
+    assert {large.utilization, large.power_watts, large.energy_mj, large.temperature_celsius} == {None}
+    assert (small.uuid, small.profile, other.uuid) == ("MIG-2", "1g.10gb", "GPU-00000001")
+
+
+@pytest.mark.parametrize(
+    ("profile", "sizes"),
+    [
+        ("1g.10gb", (1, 1, 9_856)),
+        ("1g.20gb", (1, 1, 19_968)),
+        ("2g.20gb", (2, 2, 19_968)),
+        ("3g.40gb", (3, 3, 40_448)),
+        ("7g.80gb", (7, 7, 80_896)),
+        ("1c.3g.40gb", (3, 1, 40_448)),
+    ],
+)
+def test_a_profile_that_is_not_in_the_name_is_known_by_its_sizes(profile, sizes, clock, proc):
+    """An H100's, of the MIG User Guide; gigabytes are whole eighths of the GPU's."""
+    slices, computes, mebibytes = sizes
+    part = FakeSlice("MIG-1", named=False, slices=slices, computes=computes, memory_mib=mebibytes)
+    _, reading = source_of(FakeNvml(mig_gpu(part)), clock, proc).read()
+    assert reading.profile == profile
+
+
+def test_an_instance_that_is_gone_ends_and_is_looked_for_at_the_next_read(clock, proc):
+    """Its GPU and the others are read on."""
+    one = mig_gpu(FakeSlice("MIG-1"), FakeSlice("MIG-2"))
+    source = source_of(FakeNvml(one), clock, proc)
+    source.read()
+    one.slices[0].errors["*"] = pynvml.NVML_ERROR_GPU_IS_LOST
+    assert [reading.uuid for reading in source.read()] == [one.uuid, "MIG-2"]
+    one.slices[0] = FakeSlice("MIG-3")
+    assert [reading.uuid for reading in source.read()] == [one.uuid, "MIG-3", "MIG-2"]
+
+
+def test_instances_are_made_and_removed_while_they_are_read(clock, proc):
+    """MIG mode is switched on and off without a new driver, too."""
+    one = gpu()
+    source = source_of(FakeNvml(one), clock, proc)
+    assert [reading.kind for reading in source.read()] == [GPU]
+    one.mig, one.slices = True, [FakeSlice("MIG-1")]
+    clock.pass_seconds(10)
+    assert [(reading.uuid, reading.utilization) for reading in source.read()] == [(one.uuid, None), ("MIG-1", None)]
+    one.slices.append(FakeSlice("MIG-2"))
+    clock.pass_seconds(10)
+    assert [reading.uuid for reading in source.read()] == [one.uuid, "MIG-1", "MIG-2"]
+    one.mig, one.slices = False, []
+    clock.pass_seconds(10)
+    assert [(reading.uuid, reading.utilization) for reading in source.read()] == [(one.uuid, 0.87)]
+
+
+# ---- what it needs --------------------------------------------------------------------------------
+def test_it_runs_on_a_host_that_has_only_the_bindings_beside_the_domain():
+    """Nothing of Farthing's other dependencies is imported, and nothing of NVIDIA before a source is made."""
+    code = (
+        "import sys, farthing.collectors.gpu.nvml as n; assert 'pynvml' not in sys.modules; n.NvmlSource(); "
+        "import json; print(json.dumps(sorted({m.partition('.')[0] for m in sys.modules})))"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    foreign = {
+        "numpy",
+        "scipy",
+        "pydantic",
+        "httpx",
+        "sqlalchemy",
+        "yaml",
+        "prometheus_client",
+        "psutil",
+        "anyio",
+        "rich",
+    }
+    imported = set(json.loads(told.stdout))
+    assert "pynvml" in imported
+    assert not imported & foreign
+
+
+def test_it_is_a_source(clock, proc):
+    """Of the protocol."""
+    source: GpuSource = source_of(FakeNvml(), clock, proc)
+    assert source.name == "nvml"
