@@ -97,9 +97,9 @@ def captured(index):
             outcome = timed(lambda way=way: way.ask(noting, handle))
             name, args = noting.last
             calls[f"{name}({', '.join(map(str, args))})"] = outcome
-    for name, args in OTHERS:
-        calls[f"{name}({', '.join(map(str, args))})"] = timed(
-            lambda name=name, args=args: getattr(pynvml, name)(handle, *args)
+    for name, given in OTHERS:
+        calls[f"{name}({', '.join(map(str, given))})"] = timed(
+            lambda name=name, given=given: getattr(pynvml, name)(handle, *given)
         )
     fields = {}
     for field in FieldId:
