@@ -13,10 +13,11 @@ from tests.exporters.snapshots import histogram_view, snapshot
 
 from farthing.alerts.render import rule_groups
 from farthing.domain import conventions as names
+from farthing.domain.metric_reference_gpu import DEVICE_METRICS
 from farthing.exporters.prometheus import SnapshotCollector, exposition
 from farthing.settings import Settings
 from farthing.vocabulary.catalogue import Evidence
-from farthing.vocabulary.loading import load_catalogues
+from farthing.vocabulary.loading import load_catalogues, load_exporters
 
 __all__ = [
     "CAPTURES",
@@ -86,7 +87,7 @@ def never_seen_labels() -> dict[str, set[str]]:
     """
     marked = _catalogued("source-only")
     seen = _catalogued("captured")
-    return {name: labels for name, labels in marked.items() if name not in seen}
+    return {name: labels for name, labels in marked.items() if name not in seen} | _of_gpu_exporters()
 
 
 def captured_metrics() -> set[str]:
@@ -109,10 +110,30 @@ def _catalogued(evidence: Evidence) -> dict[str, set[str]]:
     return labels
 
 
+def _of_gpu_exporters() -> dict[str, set[str]]:
+    """Series of GPU exporters, none of which ran here; tests/alerts/test_gpu_signals.py holds rules to fixtures."""
+    labels: dict[str, set[str]] = {}
+    for catalogue in load_exporters():
+        if catalogue.exporter == "farthing":  # its exposition is here
+            continue
+        info = catalogue.device.info
+        # what the info series has is brought to the others by a join
+        of_all = {*catalogue.device.labels, *(info.labels.values() if info else ())}
+        for prefix in catalogue.prefixes:
+            for telling in (one for tellings in catalogue.quantities.values() for one in tellings):
+                for metric in telling.metrics:
+                    labels.setdefault(prefix + metric, set()).update(of_all, telling.labels)
+            if info:
+                labels.setdefault(prefix + info.metric, set()).update(of_all)
+    return labels
+
+
 def known_labels(engine_texts: Iterable[str], farthing_text: str) -> dict[str, set[str]]:
     """Every series that a query may name -> its labels: scraped ones, recorded ones, and ``up``."""
     scraped = labels_in([*engine_texts, SGLANG.read_text(), probe_exposition(), farthing_text])
-    known = {name: labels | OF_THE_SCRAPE for name, labels in (never_seen_labels() | scraped).items()}
+    # what a device told in no exposition here; tests/alerts/test_names_exist.py holds the reference to the exporter
+    documented = {entry.name: set(entry.labels) for entry in DEVICE_METRICS}
+    known = {name: labels | OF_THE_SCRAPE for name, labels in (never_seen_labels() | documented | scraped).items()}
     known["up"] = set(OF_THE_SCRAPE)
     for group in rule_groups(Settings()):
         for rule in group.recordings:

@@ -12,11 +12,13 @@ from tests.alerts.known_metrics import CAPTURES, PROBED, SGLANG, captures, farth
 from tests.alerts.promql import result_labels
 from tests.alerts.real_parts import program
 
+from farthing.alerts.gpu_signals import GPU_BOTH_WAYS, GPU_DEVICE, GPU_SCALARS
 from farthing.alerts.render import render_rules, rule_groups
 from farthing.alerts.rules import EVALUATION_SECONDS
 from farthing.alerts.signals import BUCKETS, RATES, SCALARS
 from farthing.alerts.targets import groups_for
 from farthing.domain import conventions as names
+from farthing.domain.gpu import THROTTLE_REASONS
 from farthing.settings import Settings
 from farthing.vocabulary.loading import load_catalogue
 
@@ -35,8 +37,10 @@ PER_SLO = 19
 KEPT = {
     *(names.LABEL_INSTANCE, names.LABEL_MODEL, names.LABEL_LE, names.LABEL_TIER),
     *(names.LABEL_SLO, names.LABEL_PROMISE, names.LABEL_WINDOW),
+    *(*GPU_DEVICE, names.LABEL_REASON),
 }
-"""Labels of recorded series; the last three have the values that settings give them."""
+"""Labels of recorded series. Those of service levels have the values that settings give them; a device has one host,
+number and model, and reasons are six."""
 CUMULATIVE = ("_total", "_bucket", "_count", "_sum")
 RECORDED = '__name__=~"[a-z]+:[a-z0-9_]+:[a-z0-9_]+"'
 MINUTES = 20
@@ -189,6 +193,8 @@ def test_the_page_on_scale_says_what_is_bounded_here():
     assert f"{per_model(PROBED, 'vllm')} for vLLM" in SCALE
     assert f"{per_model(SGLANG, 'sglang')} for SGLang" in SCALE
     assert f"{PER_SLO} for each service level" in SCALE
+    of_a_gpu = (len(GPU_SCALARS), len(GPU_BOTH_WAYS), len(THROTTLE_REASONS))
+    assert "at most {} ({} quantities, {} throughputs, {} reasons".format(sum(of_a_gpu), *of_a_gpu) in SCALE
     constants = [rule.labels for group in rule_groups(Settings()) for rule in group.recordings if rule.labels]
     levels = {labels[names.LABEL_SLO] for labels in constants if names.LABEL_SLO in labels}
     assert f"With the {len(levels)} service levels of the defaults" in SCALE

@@ -14,6 +14,7 @@ from farthing.alerts.documents import to_yaml
 from farthing.alerts.efficiency import efficiency
 from farthing.alerts.errors import errors
 from farthing.alerts.gpu import gpu
+from farthing.alerts.gpu_signals import gpu_vocabulary
 from farthing.alerts.latency import latency
 from farthing.alerts.pipeline import pipeline
 from farthing.alerts.probe import probe
@@ -29,6 +30,7 @@ __all__ = ["FAMILIES", "alert_rules", "render_rules", "rule_groups"]
 
 FAMILIES: Final[tuple[Callable[[Settings], RuleGroup], ...]] = (
     vocabulary,
+    gpu_vocabulary,
     efficiency,
     slo,
     slo_budget,

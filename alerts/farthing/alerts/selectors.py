@@ -25,11 +25,11 @@ def selector(
     matching: Mapping[str, str] | None = None,
     excluding: Mapping[str, str] | None = None,
 ) -> str:
-    """The series of one job whose labels are, match and do not match the given values."""
-    matchers = [f'{names.LABEL_JOB}="{job}"']
+    """The series of one job, or without one of any, whose labels are, match and do not match the given values."""
+    matchers = [f'{names.LABEL_JOB}="{job}"'] if job else []
     for sign, labels in (("=", where), ("=~", matching), ("!~", excluding)):
         matchers += [f'{label}{sign}"{value}"' for label, value in (labels or {}).items()]
-    return f"{metric}{{{', '.join(matchers)}}}"
+    return f"{metric}{{{', '.join(matchers)}}}" if matchers else metric
 
 
 def named(expr: str, label: str) -> str:

@@ -109,7 +109,7 @@ THROTTLE: Final = "throttle_"
 # 2147483632 (32 bits), 9223372036854775792 (64 bits) and 140737488355328 (floating point), and up to 15 more.
 _RATIO: Final = Quantity("ratio", 1.01)
 _SLICE_RATIO: Final = Quantity("ratio", 1.01, of_slices=True)
-_BYTES: Final = Quantity("bytes", 1e14, of_slices=True)
+_BYTES: Final = Quantity("bytes", 2.0**46, of_slices=True)
 _WATTS: Final = Quantity("watts", 1e4)
 _CELSIUS: Final = Quantity("celsius", 250)
 _HERTZ: Final = Quantity("hertz", 2e10)

@@ -4,6 +4,7 @@ import re
 from dataclasses import fields, replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import httpx
 import pytest
@@ -56,7 +57,7 @@ TRUE = GpuReading(
     nvlink_rx_bytes=2_000 * 1024,
 )
 """What every fixture's first device does."""
-IDENTITY = {
+IDENTITY: dict[str, dict[str, Any]] = {
     "dcgm": {},
     "amd": {"uuid": UUID, "name": "AMD Instinct MI300X OAM"},
     # no label of it names a pod
@@ -99,7 +100,7 @@ def read(body: str, kind: str = "") -> list[GpuReading]:
 def expected(kind: str) -> GpuReading:
     """The true reading, as far as the kind's catalogue says that the exporter tells it."""
     lacking = set(load_exporter(kind).lacking) | OF_A_RATE.get(kind, set())
-    unknown = {FIELD.get(name, name): None for name in lacking if not name.startswith(THROTTLE)}
+    unknown: dict[str, Any] = {FIELD.get(name, name): None for name in lacking if not name.startswith(THROTTLE)}
     if all(THROTTLE + reason in lacking for reason in ("power", "thermal", "hardware")):
         unknown["throttle"] = None
     return replace(TRUE, source=kind, **unknown, **IDENTITY[kind])
@@ -190,7 +191,7 @@ def test_mig_slices_have_what_is_theirs_and_the_gpu_what_they_share():
     """DCGM repeats the GPU's power and energy for each slice: adding them up would charge it twice."""
     gpu, first, second = read(text("dcgm-mig"))
     assert (gpu.kind, gpu.power_watts, gpu.energy_mj, gpu.pod) == ("gpu", 412.5, 139_680_123, "")
-    assert gpu.throttle == {"thermal", "hardware"}
+    assert gpu.throttle == frozenset({"thermal", "hardware"})
     assert (gpu.utilization, gpu.memory_used_bytes) == (None, None)
     assert [one.uuid for one in (first, second)] == [f"{gpu.uuid}/1", f"{gpu.uuid}/2"]
     for one, used, busy in ((first, 36_000, 0.5), (second, 1_200, 0.0)):
@@ -314,7 +315,7 @@ def test_an_exporter_is_fetched_over_http():
 def test_what_an_exporter_may_not_do_is_an_error(response, message):
     """In one line."""
 
-    def handler(_: httpx.Request) -> httpx.Response:
+    def handler(_):
         if isinstance(response, Exception):
             raise response
         return response
