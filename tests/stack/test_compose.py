@@ -138,6 +138,17 @@ def test_an_engine_on_this_machine_is_reached_through_the_hosts_name():
     assert engines[0].gpu == "H100-SXM"
 
 
+def test_an_exporter_on_this_machine_is_reached_through_the_hosts_name():
+    """By Farthing and by Prometheus alike."""
+    settings = Settings.model_validate(
+        {"gpus": {"exporters": [{"url": "http://localhost:9400/metrics", "kind": "dcgm"}]}}
+    )
+    written = compose_configuration(settings)
+    inside = parse_settings(written[Path("farthing/farthing.yaml")], "farthing.yaml").gpus.exporters
+    assert [str(one.url) for one in inside] == ["http://host.docker.internal:9400/metrics"]
+    assert "host.docker.internal:9400" in written[Path("prometheus/prometheus.yml")]
+
+
 def test_the_containers_can_read_what_is_written_for_them(tmp_path):
     """They run as users of their own; the state folder above stays closed."""
     layout = StateLayout.at(tmp_path / "state")

@@ -11,6 +11,7 @@ import yaml
 from supervisor.options import ServerOptions
 from tests.stack.scenery import require
 
+from farthing.domain import conventions as names
 from farthing.domain.errors import ConfigError
 from farthing.settings import EngineSettings, Settings, load_settings
 from farthing.stack.configuration import write_configuration, write_targets
@@ -104,6 +105,23 @@ def test_every_engine_is_a_target_under_its_own_name():
             },
         },
     ]
+
+
+def test_exporters_of_gpu_metrics_are_scraped_under_a_job_of_their_own(layout):
+    """Their address stays the instance: it names the host where an exporter's labels do not. Without any, no job."""
+    exporters = [{"url": "http://10.0.0.5:9400/metrics", "kind": "dcgm"}, {"url": "https://gpu-2/m?x=1", "kind": "amd"}]
+    written(layout, gpus={"exporters": exporters})
+    config = yaml.safe_load((layout.prometheus / "prometheus.yml").read_text())
+    (job,) = [one for one in config["scrape_configs"] if one["job_name"] == names.JOB_GPUS]
+    first, second = job["static_configs"]
+    assert first == {
+        "targets": ["10.0.0.5:9400"],
+        "labels": {"__scheme__": "http", "__metrics_path__": "/metrics"},
+    }
+    assert second["targets"] == ["gpu-2"]
+    assert second["labels"] == {"__scheme__": "https", "__metrics_path__": "/m", "__param_x": "1"}
+    written(layout)
+    assert names.JOB_GPUS not in (layout.prometheus / "prometheus.yml").read_text()
 
 
 def test_engines_can_be_added_to_what_a_running_prometheus_watches(layout):

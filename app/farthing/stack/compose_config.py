@@ -13,6 +13,7 @@ from farthing.alerts.render import render_rules
 from farthing.dashboards.render import render_dashboards
 from farthing.domain.conventions import DEFAULT_PORT
 from farthing.settings import EngineSettings, ServeSettings, Settings, StackSettings
+from farthing.settings_gpu import GpuSettings
 from farthing.stack.effective import replay_engine
 from farthing.stack.grafana import PROVISIONING, GrafanaSources, render_provider, render_sources
 from farthing.stack.jaeger import JaegerPorts, render_jaeger
@@ -68,6 +69,7 @@ def _configuration(settings: Settings) -> dict[Path, str]:
             farthing_address=f"farthing:{DEFAULT_PORT}",
             alertmanager_address="alertmanager:9093",
             interval_seconds=SCRAPE_SECONDS,
+            exporters=_gpus_as_containers_see(settings.gpus).exporters,
         ),
         prometheus / ENGINE_TARGETS: render_targets(engines),
         **{Path("alertmanager") / name: text for name, text in alertmanager_files(settings, _secret).items()},
@@ -94,6 +96,7 @@ def _farthing_yaml(settings: Settings, engines: tuple[EngineSettings, ...]) -> s
             "ledger": CONTAINER_LEDGER if settings.ledger.startswith("sqlite") else settings.ledger,
             "serve": ServeSettings(host=ALL_ADDRESSES, max_body_bytes=settings.serve.max_body_bytes),
             "stack": StackSettings(),
+            "gpus": _gpus_as_containers_see(settings.gpus),
         }
     )
     data = inside.model_dump(mode="json", by_alias=True, exclude_defaults=True)
@@ -106,12 +109,20 @@ def _secret(path: Path) -> str:
 
 
 def _as_containers_see(engines: Iterable[EngineSettings]) -> Iterable[EngineSettings]:
-    """Engines with loopback replaced by the host's name, for loopback is the container itself there."""
+    """Engines with loopback replaced by the host's name."""
     for engine in engines:
-        url = engine.url
-        if url.host in LOOPBACK_NAMES:
-            port = f":{url.port}" if url.port else ""
-            moved = HttpUrl(f"{url.scheme}://{HOST_GATEWAY}{port}{url.path or ''}")
-            yield engine.model_copy(update={"url": moved})
-        else:
-            yield engine
+        yield engine.model_copy(update={"url": _from_inside(engine.url)})
+
+
+def _gpus_as_containers_see(gpus: GpuSettings) -> GpuSettings:
+    """Exporters of GPU metrics with loopback replaced by the host's name."""
+    exporters = tuple(one.model_copy(update={"url": _from_inside(one.url)}) for one in gpus.exporters)
+    return gpus.model_copy(update={"exporters": exporters})
+
+
+def _from_inside(url: HttpUrl) -> HttpUrl:
+    """The address with loopback replaced by the host's name, for loopback is the container itself there."""
+    if url.host not in LOOPBACK_NAMES:
+        return url
+    port = f":{url.port}" if url.port else ""
+    return HttpUrl(f"{url.scheme}://{HOST_GATEWAY}{port}{url.path or ''}")

@@ -36,6 +36,7 @@ def write_configuration(settings: Settings, layout: StateLayout, programs: Progr
             farthing_address=serve_url(settings).removeprefix("http://"),
             alertmanager_address=f"{LOOPBACK}:{stack.alertmanager_port}",
             interval_seconds=SCRAPE_SECONDS,
+            exporters=settings.gpus.exporters,
         ),
     )
     layout.write_tree(layout.alertmanager, {Path(name): text for name, text in alertmanager_files(settings).items()})

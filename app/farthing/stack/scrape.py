@@ -10,8 +10,9 @@ from urllib.parse import parse_qsl, urlsplit
 
 import yaml
 
-from farthing.domain.conventions import JOB_ENGINES, JOB_FARTHING
+from farthing.domain.conventions import JOB_ENGINES, JOB_FARTHING, JOB_GPUS
 from farthing.settings import EngineSettings
+from farthing.settings_gpu import ExporterSettings
 
 __all__ = ["ENGINE_TARGETS", "PROMETHEUS_CONFIG", "prometheus_files", "render_prometheus", "render_targets"]
 
@@ -27,6 +28,7 @@ def prometheus_files(
     farthing_address: str,
     alertmanager_address: str,
     interval_seconds: int,
+    exporters: Iterable[ExporterSettings] = (),
 ) -> dict[Path, str]:
     """Everything Prometheus reads, by path relative to its configuration file."""
     return {
@@ -35,6 +37,7 @@ def prometheus_files(
             farthing_address=farthing_address,
             alertmanager_address=alertmanager_address,
             interval_seconds=interval_seconds,
+            exporters=exporters,
         ),
         ENGINE_TARGETS: render_targets(engines),
         **{RULES / name: text for name, text in rules.items()},
@@ -42,11 +45,17 @@ def prometheus_files(
 
 
 def render_prometheus(
-    *, rule_files: Sequence[str], farthing_address: str, alertmanager_address: str, interval_seconds: int
+    *,
+    rule_files: Sequence[str],
+    farthing_address: str,
+    alertmanager_address: str,
+    interval_seconds: int,
+    exporters: Iterable[ExporterSettings] = (),
 ) -> str:
     """prometheus.yml; relative paths in it, those of ``rule_files`` too, are relative to the file itself.
 
-    Engines come from a file that Prometheus watches: adding one needs no restart. Exemplar storage is on by flag.
+    Engines come from a file that Prometheus watches: adding one needs no restart. Exporters of GPU metrics keep their
+    address as ``instance``, which names the host of those that do not. Exemplar storage is on by flag.
     """
     interval = f"{interval_seconds}s"
     config: dict[str, Any] = {
@@ -64,6 +73,8 @@ def render_prometheus(
             },
         ],
     }
+    if gpus := [_exporter(exporter) for exporter in exporters]:
+        config["scrape_configs"].append({"job_name": JOB_GPUS, "static_configs": gpus})
     return yaml.safe_dump(config, sort_keys=False)
 
 
@@ -73,7 +84,15 @@ def render_targets(engines: Iterable[EngineSettings]) -> str:
 
 
 def _target(engine: EngineSettings) -> dict[str, Any]:
-    url = urlsplit(engine.metrics_url)
-    labels = {"instance": engine.name, "__scheme__": url.scheme, "__metrics_path__": url.path}
-    labels |= {f"__param_{key}": value for key, value in parse_qsl(url.query)}
-    return {"targets": [url.netloc.rpartition("@")[2]], "labels": labels}
+    return _static(engine.metrics_url, {"instance": engine.name})
+
+
+def _exporter(exporter: ExporterSettings) -> dict[str, Any]:
+    return _static(str(exporter.url), {})
+
+
+def _static(address: str, labels: Mapping[str, str]) -> dict[str, Any]:
+    url = urlsplit(address)
+    meta = {"__scheme__": url.scheme, "__metrics_path__": url.path}
+    parameters = {f"__param_{key}": value for key, value in parse_qsl(url.query)}
+    return {"targets": [url.netloc.rpartition("@")[2]], "labels": {**labels, **meta, **parameters}}
