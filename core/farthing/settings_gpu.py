@@ -31,9 +31,9 @@ class ExporterSettings(_Strict):
 
     url: HttpUrl
     """Where its metrics are, path included: `http://gpu-host:9400/metrics`."""
-    kind: ExporterKind
+    kind: ExporterKind | None = None
     """Whose names and units it has: NVIDIA's DCGM exporter, AMD's device-metrics exporter, nvidia_gpu_exporter
-    (nvidia-smi) or Intel's XPU manager."""
+    (nvidia-smi) or Intel's XPU manager. None: found out by its metrics."""
 
 
 class GpuSettings(_Strict):

@@ -27,10 +27,13 @@ from farthing.domain.errors import LedgerError, PortBusyError
 from farthing.domain.model import Snapshot
 from farthing.domain.spend import SpendView
 from farthing.exporters.prometheus import SnapshotCollector, exposition
+from farthing.exporters.prometheus_gpu import DeviceCollector
+from farthing.exporters.web.gpus import gpu_routes
 from farthing.exporters.web.history import History
 from farthing.exporters.web.routes import web_routes
 from farthing.ledger.repository import Ledger
 from farthing.service.accountant import Accountant
+from farthing.service.gpu_sampling import GpuSampling
 from farthing.service.pricing import price_book
 from farthing.service.scraping import Scraping
 from farthing.service.spend_watch import SpendWatch
@@ -64,6 +67,7 @@ class Service:
             gauges=self._scraping.gauges,
             intake=self._counts.view,
         )
+        self._gpus = GpuSampling(settings, ledger, self._wake.set)
         self._watch = SpendWatch(ledger, settings, time.time_ns)
         self._spend: SpendView | None = None
         self._history = History(HISTORY_POINTS)
@@ -71,6 +75,7 @@ class Service:
         self._ready = False
         registry = CollectorRegistry()
         registry.register(SnapshotCollector(self.snapshot))
+        registry.register(DeviceCollector(self._gpus.view, settings.currency))
         self._registry = registry
         token = read_secret(TOKEN_VARIABLE, settings.serve.token_file)
         serve = settings.serve
@@ -83,6 +88,7 @@ class Service:
                 Route("/readyz", self._readyz, name="readyz"),
                 *intake_routes(ledger, token, limits, self._counts, self._wake.set, unit_prices=self._unit_prices),
                 *web_routes(self.snapshot, self._history),
+                *gpu_routes(self._gpus.view, self.snapshot),
             ],
         )
 
@@ -112,7 +118,7 @@ class Service:
     @asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
         tasks = [asyncio.create_task(self._cost()), asyncio.create_task(self._scraping.run())]
-        tasks.append(asyncio.create_task(self._watch_spend()))
+        tasks += [asyncio.create_task(self._watch_spend()), asyncio.create_task(self._gpus.run())]
         try:
             yield
         finally:
