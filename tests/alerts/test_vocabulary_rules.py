@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from tests.alerts.one_case import only
 from tests.alerts.real_parts import program
 
 from farthing.alerts.selectors import TARGETS, for_target, in_seconds, named, selector, with_decimals
@@ -32,13 +33,6 @@ def passes(folder: Path, rules: dict[str, str], cases: str) -> bool:
 def as_current_keeps_them(cases: str) -> str:
     """The cases' series with bounds as Prometheus 3.x spells them when it scrapes."""
     return re.sub(r'\ble="([0-9]+)"', r'le="\1.0"', cases)
-
-
-def only(words: str, cases: str) -> str:
-    """The one case that has the words in its name, since a dozen of cases take promtool seconds."""
-    head, *each = cases.split("\n  - name: ")
-    (found,) = (case for case in each if words in case.partition("\n")[0])
-    return f"{head}\n  - name: {found}"
 
 
 @pytest.mark.real
