@@ -13,6 +13,8 @@ from benchmarks.gpu.report_data import Sampled, sampled
 
 from farthing.domain import conventions as c
 from farthing.domain.clock import SECOND
+from farthing.domain.errors import RecordingError
+from farthing.domain.gpu import COUNTER
 from farthing.replay.recording import load_recording
 
 RECORDED = Path(__file__).parents[1] / "fixtures/recordings/h100-llama8b-probe"
@@ -56,7 +58,11 @@ def reading() -> Sampled:
         "proc": 0,
         "seq": 0,
         "uuid": UUID,
-        "method": "counter",
+        "method": COUNTER,
+        "name": "NVIDIA H100 80GB HBM3",
+        "host": "h",
+        "index": 0,
+        "source": "nvml",
         "at_ns": [row["at_ns"] for row in counted],
         "energy_mj": [row["energy_mj"] for row in counted],
     }
@@ -143,10 +149,20 @@ def test_the_command_writes_report_and_recording(tmp_path, reading):
     assert page.read_text().startswith("# One H100, measured\n")
     assert page.read_text().endswith("driver.\n")
     assert load_recording(target).boots == load_recording(RECORDED).boots
-    with gzip.open(target / "devices.jsonl.gz", "rt") as lines:
-        assert [json.loads(line)["uuid"] for line in lines] == [UUID]
-    with gzip.open(target / "gpu_metrics.jsonl.gz", "rt") as lines:
-        assert [json.loads(line)["body"] for line in lines] == ["x 1\n"]
+    (device,) = load_recording(target).devices
+    assert (device.uuid, device.method) == (UUID, COUNTER)
+    assert device.energy_mj[-1] - device.energy_mj[0] == pytest.approx(134_902_000, rel=0.01)
+    assert [scrape.body for scrape in load_recording(target).gpu_scrapes] == ["x 1\n"]
+
+
+def test_a_device_record_that_is_none_is_refused_with_its_line(tmp_path, reading):
+    """As every other line of a recording."""
+    target = tmp_path / "recording"
+    recording_of(written(tmp_path / "run", reading), reading, target)
+    with gzip.open(target / "devices.jsonl.gz", "at") as file:
+        file.write(json.dumps({**reading.records[0], "seq": 1, "method": "guess"}) + "\n")
+    with pytest.raises(RecordingError, match=r"devices.jsonl.gz:2: method: must be one of"):
+        load_recording(target)
 
 
 def test_equal_runs_make_equal_recordings(tmp_path, reading):

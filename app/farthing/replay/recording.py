@@ -15,9 +15,11 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from farthing.collectors.wire import decode_line
+from farthing.collectors.wire import decode_device, decode_line
 from farthing.domain.clock import Anchor, nanoseconds
 from farthing.domain.errors import RecordError, RecordingError
+from farthing.domain.gpu import DeviceSamples
+from farthing.domain.records import RecordKey
 from farthing.replay import fields
 from farthing.replay.fields import wrong_field
 
@@ -27,6 +29,9 @@ PACKAGED = Path(__file__).parent / "recordings"
 RECORDS = "records.jsonl.gz"
 """Where it is there, the recording was made by a probe, and needs neither steps nor requests."""
 SAMPLES = "nvml.jsonl.gz"
+DEVICES = "devices.jsonl.gz"
+GPU_METRICS = "gpu_metrics.jsonl.gz"
+"""What Farthing's own reading of the devices gave beside the run: its records, and the series that it exposed."""
 _FORMAT = "see docs/replay.md for the format"
 
 Decoder: TypeAlias = "msgspec.json.Decoder[Any]"
@@ -59,6 +64,10 @@ class Recording:
     """Of the first boot."""
     boots: tuple[tuple[dict[str, Any], ...], ...] = ()
     """Records of the wire as a probe sent them, by boot; ``steps`` and ``requests`` are empty then."""
+    devices: tuple[DeviceSamples, ...] = ()
+    """What an inbox got of the devices, read once a second; empty where they were not read."""
+    gpu_scrapes: tuple[Scrape, ...] = ()
+    """The ``farthing_gpu_`` series that were exposed meanwhile."""
 
     def last_exposition(self) -> str:
         """The last scrape that succeeded."""
@@ -127,7 +136,7 @@ def load_recording(source: str | Path) -> Recording:
         nvml = _rows(folder / SAMPLES, fields.GPU_SAMPLE, first_line=fields.DEVICE)
     if not any(row["body"] for row in metrics):
         raise RecordingError(f"{folder / 'metrics.jsonl.gz'}: holds no scrape that succeeded; {_FORMAT}")
-    scrapes = tuple(Scrape(nanoseconds(row["t"]), row["body"]) for row in metrics)
+    scrapes = _scrapes(metrics)
     moments = [nanoseconds(rows[i]["t"]) for rows in (steps, metrics, nvml[1:]) if rows for i in (0, -1)]
     moments += [nanoseconds(row[key]) for row in requests for key in ("t0", "end")]
     moments += [boot[0]["wall_ns"] for boot in boots]
@@ -142,7 +151,25 @@ def load_recording(source: str | Path) -> Recording:
         end_ns=max(moments),
         anchor=anchor,
         boots=boots,
+        devices=_devices(folder / DEVICES) if (folder / DEVICES).exists() else (),
+        gpu_scrapes=_scrapes(_rows(folder / GPU_METRICS, fields.SCRAPE)) if (folder / GPU_METRICS).exists() else (),
     )
+
+
+def _scrapes(rows: list[dict[str, Any]]) -> tuple[Scrape, ...]:
+    return tuple(Scrape(nanoseconds(row["t"]), row["body"]) for row in rows)
+
+
+def _devices(path: Path) -> tuple[DeviceSamples, ...]:
+    """The records of devices, in the order of their keys; every record once."""
+    records: dict[RecordKey, DeviceSamples] = {}
+    for number, row in enumerate(_rows(path, fields.RECORD), start=1):
+        try:
+            record = decode_device(msgspec.json.encode(row))
+        except RecordError as error:
+            raise RecordingError(f"{path}:{number}: {error}; {_FORMAT}") from error
+        records[record.key] = record
+    return tuple(records[key] for key in sorted(records))
 
 
 def _boots(path: Path) -> tuple[tuple[dict[str, Any], ...], ...]:
