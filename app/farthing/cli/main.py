@@ -13,6 +13,7 @@ import typer
 from farthing.cli.alert_commands import alert_group
 from farthing.cli.autoscale_commands import autoscale_group
 from farthing.cli.book_commands import explain, periods, statements
+from farthing.cli.gpu_commands import gpus
 from farthing.cli.ledger_commands import ledger_group
 from farthing.cli.options import Config, Output, OutputOption
 from farthing.domain.errors import FarthingError
@@ -280,6 +281,7 @@ def down(config: Config = None) -> None:
     raise typer.Exit(stop(load_settings(config), console=Console(stderr=True)))
 
 
+app.command()(gpus)
 app.add_typer(periods)
 app.add_typer(statements)
 app.command()(explain)

@@ -1,0 +1,138 @@
+"""``farthing gpus``: GPUs and their engines, from the running service or else from this host's driver alone."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import httpx
+import typer
+from rich.console import Console
+from rich.live import Live
+
+from farthing.cli.gpu_table import gpu_rows, gpu_table
+from farthing.collectors.gpu.sampler import Sampler
+from farthing.collectors.gpu.source import GpuSource
+from farthing.domain.errors import EngineUnreachableError
+from farthing.exporters.report import UNBOUNDED_WIDTH, render
+from farthing.exporters.web.gpus import GPUS_PATH, gpus_payload
+from farthing.service.gpu_sampling import engines_on, open_sources, sampler_of
+from farthing.settings import GpuSettings, Settings
+
+__all__ = ["GpuWatch", "show_gpus"]
+
+TIMEOUT_SECONDS = 2.0
+FIRST_READING_SECONDS = 2.0
+"""How long the first picture waits for the sources of this host."""
+
+Payload = dict[str, Any]
+Opened = Callable[[GpuSettings, Callable[[str], None]], Sequence[GpuSource]]
+
+
+def show_gpus(
+    settings: Settings,
+    url: str | None,
+    output: str,
+    *,
+    interval_seconds: float,
+    once: bool,
+    console: Console | None = None,
+    opened: Opened = open_sources,
+) -> None:
+    """Print one picture, or show it live until Ctrl-C. Raises EngineUnreachableError when a given ``url`` does not
+    answer; without one the GPUs of this host are read then.
+    """
+    screen = console or Console(highlight=False, markup=False, emoji=False)
+    with GpuWatch(settings, url, opened=opened) as watch:
+        if output != "table":
+            payload = watch.payload()
+            shown = json.dumps({"from": watch.told_by, **payload}, indent=2) + "\n"
+            typer.echo(shown if output == "json" else render(gpu_rows(payload), "csv"), nl=False)
+        elif once or not screen.is_terminal:
+            if not screen.is_terminal:
+                screen.width = UNBOUNDED_WIDTH
+            screen.print(gpu_table(watch.payload(), watch.note))
+        else:
+            _live(watch, screen, interval_seconds)
+
+
+def _live(watch: GpuWatch, screen: Console, interval_seconds: float) -> None:
+    picture = gpu_table(watch.payload(), watch.note)
+    try:
+        with Live(picture, console=screen, auto_refresh=False) as live:
+            while True:
+                time.sleep(interval_seconds)
+                live.update(gpu_table(watch.payload(), watch.note), refresh=True)
+    except KeyboardInterrupt:
+        return
+
+
+class GpuWatch:
+    """Where the picture comes from: a service that answers, else the devices of this host, opened when they are first
+    needed. Use it as a context; ``said`` gets what is told once.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        url: str | None = None,
+        *,
+        opened: Opened = open_sources,
+        said: Callable[[str], None] | None = None,
+        client: httpx.Client | None = None,
+    ) -> None:
+        self._settings = settings
+        self._demanded = url
+        self._url = (url or f"http://{settings.serve.host}:{settings.serve.port}").rstrip("/") + GPUS_PATH
+        self._opened = opened
+        self._said = said or (lambda text: print(f"farthing: {text}", file=sys.stderr))  # noqa: T201
+        self._client = client or httpx.Client(timeout=TIMEOUT_SECONDS, trust_env=False)
+        self._sampler: Sampler | None = None
+        self.told_by = ""
+        """URL that answered last, or empty: this host's devices."""
+
+    def __enter__(self) -> GpuWatch:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
+        if self._sampler is not None:
+            self._sampler.stop()
+
+    @property
+    def note(self) -> str:
+        """Where the last picture came from."""
+        if self.told_by:
+            return f"Live from {self.told_by}"
+        return f"Of this host alone: no farthing serve answers at {self._url.removesuffix(GPUS_PATH)}"
+
+    def payload(self) -> Payload:
+        """What ``/api/v1/gpus`` says now, or would say of this host."""
+        try:
+            answer = self._client.get(self._url)
+            answer.raise_for_status()
+            payload: Payload = answer.json()
+        except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+            if self._demanded is not None:
+                reason = " ".join(str(error).split()) or type(error).__name__
+                raise EngineUnreachableError(f"{self._url} did not answer ({reason}); check --url") from error
+            self.told_by = ""
+            return self._own()
+        self.told_by = self._url
+        return payload
+
+    def _own(self) -> Payload:
+        if self._sampler is None:
+            sources = self._opened(self._settings.gpus, self._said)
+            self._sampler = sampler_of(self._settings.gpus, sources, lambda _: None)
+            self._sampler.start()
+            deadline = time.monotonic() + FIRST_READING_SECONDS
+            while len(self._sampler.view().sources) < len(sources) and time.monotonic() < deadline:
+                time.sleep(0.02)
+        view = self._sampler.view()
+        engines = engines_on((one.reading for one in view.devices), self._settings.engines, {})
+        return gpus_payload(replace(view, engines=engines), None)
