@@ -135,6 +135,12 @@ def test_the_tenth_processor_comes_after_the_ninth(host):
     assert [reading.utilization for reading in source.read()] == [0, 1]
 
 
+def test_a_virtual_machine_that_knows_no_package_has_number_0(host):
+    """The kernel says -1 there."""
+    host.processor(0, -1)
+    assert [reading.uuid for reading in host.source().read()] == ["CPU-edge-1-0"]
+
+
 def test_a_host_without_topology_or_counters_is_one_package(host, caplog):
     """As in a sandbox; what is missing is said once."""
     caplog.set_level(logging.INFO)

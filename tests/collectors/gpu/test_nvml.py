@@ -129,9 +129,10 @@ def test_a_reading_says_what_the_device_is_and_all_that_it_tells(clock, proc):
 
 def test_nvlink_counters_are_bytes_over_all_links(clock, proc):
     """Before NVLink 5 in KiB, by fields that a lone H100 refuses and an H200 with a peer has."""
-    linked = gpu(captured=capture("h200x2-driver580"), answers={"NVLINK_THROUGHPUT_DATA_TX": 10_485_764})
+    answers = {"NVLINK_THROUGHPUT_DATA_TX": 10_485_764, "NVLINK_THROUGHPUT_DATA_RX": 5}
+    linked = gpu(captured=capture("h200x2-driver580"), answers=answers)
     reading = reading_of(FakeNvml(linked), clock, proc)
-    assert (reading.nvlink_tx_bytes, reading.nvlink_rx_bytes) == (10_485_764 * 1024, 0)
+    assert (reading.nvlink_tx_bytes, reading.nvlink_rx_bytes) == (10_485_764 * 1024, 5 * 1024)
 
 
 def test_nvlink_counters_of_newer_gpus_are_bytes_already(clock, proc):
@@ -336,7 +337,7 @@ def test_a_clock_that_is_set_back_stops_nothing(clock, proc):
 # ---- devices come and go --------------------------------------------------------------------------
 @pytest.mark.parametrize("how", ["*", "nvmlDeviceGetUtilizationRates", "POWER_INSTANT"])
 def test_a_gpu_that_is_lost_ends_its_readings_and_no_others(how, clock, proc, caplog):
-    """Whichever call says so; it is said once, and looked for again every 10 s."""
+    """Whichever call says so; it is said once each time, and looked for again every 10 s."""
     caplog.set_level(logging.WARNING)
     lost, kept = gpu(0), gpu(1)
     source = source_of(FakeNvml(lost, kept), clock, proc)
@@ -349,6 +350,9 @@ def test_a_gpu_that_is_lost_ends_its_readings_and_no_others(how, clock, proc, ca
     lost.errors.clear()
     clock.pass_seconds(10)
     assert [reading.uuid for reading in source.read()] == [lost.uuid, kept.uuid]
+    lost.errors[how] = pynvml.NVML_ERROR_GPU_IS_LOST
+    source.read()
+    assert len(caplog.records) == 2
 
 
 def test_a_gpu_that_appears_is_seen_within_10_s(clock, proc):
