@@ -28,6 +28,7 @@ from farthing.ledger.engine_notes import note_probed, probed_since
 from farthing.ledger.repository import Boot, Ledger
 from farthing.service.boot_account import BootAccount, Entry, costing_options, kept_options, options_text
 from farthing.service.checks import checks_of
+from farthing.service.devices import Devices
 from farthing.service.latency import Latencies
 from farthing.service.naming import booked_name
 from farthing.service.ordering import BootOrder
@@ -74,7 +75,7 @@ class Accountant:
         self._hostname = socket.gethostname() if hostname is None else hostname
         self._options = costing_options(settings)
         self._silence = Silence(settings.costing, monotonic_ns)
-        self.unit_prices = UnitPrices()
+        self.unit_prices = UnitPrices(settings.costing.saturated_requests)
         self._lock = threading.RLock()
         self._last_id = 0
         self._done_id = ledger.last_id()
@@ -90,6 +91,7 @@ class Accountant:
         self._latencies = Latencies(settings.objectives)
         self._totals = Totals.load(ledger)
         self._boots: dict[str, Boot] = {boot.boot: boot for boot in ledger.boots()}
+        self._devices = Devices(ledger, settings)
         self._checks: dict[str, tuple[Check, ...]] = {}
         self._probed_since = probed_since(ledger)
         self._broken: defaultdict[str, list[str]] = defaultdict(list)
@@ -106,9 +108,10 @@ class Accountant:
 
         Raises LedgerError when the ledger fails; what was costed by then is posted by the next call.
         """
-        read = 0
         with self._lock:
-            if self._behind:
+            # devices first: a boot that is read next may run on one that only its pod tells of
+            read = self._devices.advance()
+            if read or self._behind:
                 self._post_all()
             while rows := self.ledger.records_after(self._last_id, done_id=self._done_id):
                 self._behind = True
@@ -225,13 +228,18 @@ class Accountant:
         else:
             self._ran_out[account.engine] = account.tariff, str(error)
         self._post(account)
+        self._leave(account)
+
+    def _leave(self, account: Account) -> None:
+        """Nothing of an account is costed any further."""
+        if isinstance(account, BootAccount):
+            self._devices.forget(account)
         for boot in self._boots_of(account):
             del self._accounts[boot]
 
     def _give_up(self, account: Account) -> None:
-        for boot in self._boots_of(account):
-            del self._accounts[boot]
-            self._broken[account.engine].append(boot)
+        self._broken[account.engine] += self._boots_of(account)
+        self._leave(account)
 
     def _open(self, started: Started) -> None:
         boot, engine = started.key.boot, self._engine_of(started)
@@ -258,10 +266,10 @@ class Accountant:
         for earlier in self._open_accounts(engine):
             self._end(earlier)
         billed: list[int] = []
-        for account in self._accounts.values():
-            if isinstance(account, ScrapedAccount) and account.engine == engine:
-                account.closed = True
-                billed.append(account.watermark_ns)
+        for other in self._accounts.values():
+            if isinstance(other, ScrapedAccount) and other.engine == engine:
+                other.closed = True
+                billed.append(other.watermark_ns)
         if engine not in self._probed_since:
             self._probed_since[engine] = self._last_id
             note_probed(self.ledger, engine, self._last_id)
@@ -269,7 +277,9 @@ class Accountant:
             billed_ns = self._boots[boot].billed_from_ns
         else:
             billed_ns = max([*billed, *self._held_by_others(started, engine)], default=None)
-        self._accounts[boot] = BootAccount(started, tariff, engine, self._options_of(boot), billed_ns=billed_ns)
+        account = BootAccount(started, tariff, engine, self._options_of(boot), billed_ns=billed_ns)
+        self._accounts[boot] = account
+        self._devices.open(account, self._boots[boot].gpu_uuids if boot in self._boots else ())
 
     def _held_by_others(self, started: Started, engine: str) -> Iterator[int]:
         """Until when (UTC) earlier boots are billed for the GPUs of a capacity that a new one has as well.
@@ -344,7 +354,7 @@ class Accountant:
     def _open_accounts(self, engine: str) -> list[BootAccount]:
         """Open accounts of an engine whose probe reports: one at most."""
         accounts = (a for a in self._accounts.values() if isinstance(a, BootAccount))
-        return [account for account in accounts if account.engine == engine and not account.closed]
+        return [account for account in accounts if account.engine == engine and not account.ended]
 
     def _post_all(self) -> None:
         for account in list(dict.fromkeys(self._accounts.values())):
@@ -421,6 +431,7 @@ class Accountant:
         if not accounts and any(boot.closed_ns is None for boot in boots):
             # a restarted service has not read its records again yet: what is billed and not settled has no phase
             wip[c.UNKNOWN] = sum(boot.bill_nano for boot in boots) - self._totals.windows[engine]["bill_nano"]
+        recent, saturated = self.unit_prices.compared(engine)
         return EngineBooks(
             name=engine,
             configured=next((e for e in self._settings.engines if e.name == engine), None),
@@ -429,6 +440,8 @@ class Accountant:
             tariff=self._tariff(accounts, boots),
             wip_nano=dict(wip),
             checks=self._all_checks(engine, boots, wip),
+            recent_nano=recent,
+            saturated_nano=saturated,
         )
 
     def _tariff(self, accounts: list[Account], boots: tuple[Boot, ...]) -> Tariff | None:

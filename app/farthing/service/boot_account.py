@@ -10,6 +10,7 @@ from functools import partial
 
 from farthing.books.prices import Tariff
 from farthing.costing.checks import Evidence
+from farthing.costing.energy import Readings
 from farthing.costing.stream import CostStream, Options
 from farthing.domain import conventions as c
 from farthing.domain.clock import SECOND
@@ -66,7 +67,6 @@ class BootAccount:
         self.records: Counter[str] = Counter()
         """Of usage records, for the checks."""
         self.marks: Counter[str] = Counter()
-        self._energy: dict[int, tuple[int, int]] = {}
         self._late = 0
         self._until: dict[tuple[int, int], int] = {}
         """By process and engine index: complete up to here."""
@@ -82,6 +82,8 @@ class BootAccount:
         """Of the last record in the inbox that was read for this boot."""
         self.silent = False
         """Nothing has come for a while, and nobody knows why."""
+        self.gpu_uuids: set[str] = set()
+        """Of its devices, as far as anybody told."""
 
     def feed(self, record: Record) -> None:
         """Take the next record in canonical order; one that comes after the end changes nothing and is counted."""
@@ -90,7 +92,7 @@ class BootAccount:
             return
         if self.unpriced:
             return
-        if self.closed:
+        if self.ended:
             self._late += 1
             return
         self.silent = False
@@ -106,21 +108,29 @@ class BootAccount:
                 self.running, self.waiting = marks.running[-1], marks.waiting[-1]
         elif isinstance(record, Lifecycle):
             self.state = record.event
-        elif isinstance(record, GpuSamples) and record.energy_mj:
-            first, _ = self._energy.get(record.gpu_index, (record.energy_mj[0], 0))
-            self._energy[record.gpu_index] = (first, record.energy_mj[-1])
-        elif isinstance(record, Counters | Started):
+        elif isinstance(record, GpuSamples | Counters | Started):
             pass
         self._take(partial(self.stream.feed, record))
 
+    def feed_device(self, readings: Readings) -> None:
+        """Take samples of one of its devices, on its clock and in any order; no amount of money depends on them."""
+        if not self.closed:
+            self._gather(self.stream.feed_device(readings))
+
+    def expect_device(self, uuid: str, since_ns: int) -> None:
+        """Let windows wait, for the grace period at most, for samples of a device that is known to be read."""
+        self.stream.expect_device(uuid, since_ns)
+
     def _take(self, settle: Callable[[], list[SettledWindow]]) -> None:
-        known = len(self.stream.adjustments)
         try:
             windows = settle()
         except PriceError:
-            # windows of this turn are not there, and nothing can be moved within them
-            del self.stream.adjustments[known:]
+            # it is not costed any further: what was settled before is posted with the energy that is known
+            self._gather(self.stream.give_up_energy())
             raise
+        self._gather(windows)
+
+    def _gather(self, windows: list[SettledWindow]) -> None:
         self._windows += windows
         self._settled_nano += sum(window.bill_nano for window in windows)
         for window in windows:
@@ -128,17 +138,19 @@ class BootAccount:
 
     def end(self) -> None:
         """Settle all that is known: nothing more can come (another boot took this engine's place)."""
-        if not self.closed:
+        if not self.ended:
             self._take(self.stream.finish)
             self.state, self.silent = "stop", False
 
     def _fall_silent(self, record: Lifecycle) -> None:
         """Settle what is known. No request is waited for any longer; one that is told of after all is a late one."""
-        if self.closed:
+        if self.ended:
+            self._gather(self.stream.give_up_energy())
             return
         self.running = self.waiting = None
         if record.event == c.INBOX_ABANDONED:
             self.end()
+            self._gather(self.stream.give_up_energy())
             return
         self.silent = True
         for (process, index), until_ns in self._until.items():
@@ -147,9 +159,14 @@ class BootAccount:
             self._take(partial(self.stream.feed, batch))
 
     @property
-    def closed(self) -> bool:
-        """Nothing of this boot can change any more."""
+    def ended(self) -> bool:
+        """Nothing more of this boot can come, and no amount of money can change."""
         return self.stream.ended
+
+    @property
+    def closed(self) -> bool:
+        """Nothing of this boot can change any more: what was settled has its energy, or does without."""
+        return self.stream.ended and not self.stream.awaits_energy
 
     @property
     def bill_nano(self) -> int:
@@ -161,11 +178,8 @@ class BootAccount:
 
     @property
     def energy_mj(self) -> int | None:
-        """Millijoules by the devices' counters, of all GPUs, up to the boot's end; None without samples."""
-        if self.closed:
-            # samples may go on after the last that is known of it, and a counter may have begun again
-            return self.stream.energy_mj
-        return sum(last - first for first, last in self._energy.values()) if self._energy else None
+        """Millijoules of all its devices, from its start to the last sample or its end; None without samples."""
+        return self.stream.energy_mj
 
     def drain(self) -> list[Entry]:
         """What is to be posted since the last call."""
@@ -180,7 +194,6 @@ class BootAccount:
         """The boot as the ledger keeps it."""
         ended = self.stream.stopped_ns if self.closed else None
         energy = self.energy_mj
-        first_mj = None if energy is None else sum(first for first, _ in self._energy.values())
         return Boot(
             boot=self.started.key.boot,
             engine=self.engine,
@@ -194,8 +207,8 @@ class BootAccount:
             closed_ns=self._wall(ended) if ended is not None else None,
             bill_nano=self.bill_nano,
             lost=self._lost,
-            energy_first_mj=first_mj,
-            energy_last_mj=None if energy is None or first_mj is None else first_mj + energy,
+            energy_first_mj=None if energy is None else 0,
+            energy_last_mj=energy,
             refused=self.refused,
             ranks=self.started.ranks,
             billed_from_ns=self._billed_ns,
@@ -203,6 +216,7 @@ class BootAccount:
             read_id=self.read_id,
             price_content=self.tariff.content,
             costing=options_text(self.stream.options),
+            gpu_uuids=tuple(sorted(self.gpu_uuids)),
         )
 
     def wip(self) -> dict[str, int]:

@@ -29,6 +29,7 @@ class Silence:
 
     def __init__(self, costing: CostingSettings, clock_ns: Callable[[], int]) -> None:
         self._silent_ns = costing.silent_seconds * SECOND
+        self._energy_ns = costing.grace_seconds * SECOND
         self._abandoned_ns = costing.abandoned_seconds * SECOND
         self._clock_ns = clock_ns
         self._heard: dict[str, int] = {}
@@ -48,9 +49,14 @@ class Silence:
         since = self._clock_ns() - self._heard.setdefault(boot, self._clock_ns())
         if since >= self._abandoned_ns:
             kind = c.INBOX_ABANDONED
+        elif account.ended:
+            # only its energy is waited for; whoever reads the devices may have died
+            kind = c.INBOX_SILENT if since >= self._energy_ns else ""
         elif since >= self._silent_ns and not account.silent:
             kind = c.INBOX_SILENT
         else:
+            kind = ""
+        if not kind:
             return None
         line = json.dumps({"kind": kind}).encode()
         key = RecordKey(boot, SILENT_PROCESS, sequence_of(boot, SILENT_PROCESS))

@@ -108,6 +108,7 @@ class Poster:
             "covered_ns": boot.covered_ns,
             "price_version": boot.price_version,
             "read_id": boot.read_id,
+            "gpu_uuids": json.dumps(boot.gpu_uuids),
             "costing": sa.case((b.costing == "", boot.costing), else_=b.costing),
         }
         newer = sa.update(t.boots).where(b.boot == boot.boot, b.read_id <= boot.read_id)

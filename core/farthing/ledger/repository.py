@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Self
@@ -67,13 +68,15 @@ class Ledger:
     ) -> list[tuple[int, RawRecord]]:
         """Up to ``limit`` records in order of arrival, after ``last_id``.
 
-        Those of boots that are closed are left out; with ``done_id`` only the ones that arrived up to it.
+        Those of boots that are closed are left out; with ``done_id`` only the ones that arrived up to it. Samples of
+        devices are read by ``devices``.
         """
         r = t.records.c
         closed = sa.select(t.boots.c.boot).where(t.boots.c.closed_ns.is_not(None))
         wanted: sa.ColumnElement[bool] = r.boot.not_in(closed)
         if done_id is not None:
             wanted = wanted | (r.id > done_id)
+        wanted &= r.kind != "device"
         query = sa.select(t.records).where(r.id > last_id, wanted).order_by(r.id).limit(limit)
         with self._transaction() as connection:
             return [
@@ -153,6 +156,7 @@ class Ledger:
                 covered_ns=row.covered_ns,
                 read_id=row.read_id,
                 costing=row.costing,
+                gpu_uuids=tuple(json.loads(row.gpu_uuids)),
             )
             for row in rows
         ]

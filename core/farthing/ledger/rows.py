@@ -47,6 +47,8 @@ class Boot:
     """What ``price_version`` stands for; kept once for each version."""
     costing: str = field(default="", compare=False)
     """JSON of the settings of costing that its windows are made with; as the books first had them, they stay."""
+    gpu_uuids: tuple[str, ...] = ()
+    """Of its GPUs, in order, as far as anybody told."""
 
     @property
     def energy_mj(self) -> int | None:

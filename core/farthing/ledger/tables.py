@@ -24,6 +24,7 @@ __all__ = [
     "dispute_marks",
     "erasures",
     "fits",
+    "gpu_presence",
     "journal",
     "metadata",
     "probed_engines",
@@ -96,6 +97,13 @@ boots = Table(
     Column("covered_ns", BigInteger, nullable=False, server_default="0", comment="UTC; windows reach up to here"),
     Column("read_id", BigInteger, nullable=False, server_default="0", comment="the books hold its records up to here"),
     Column("costing", Text, nullable=False, server_default="", comment="JSON: settings that its windows are made with"),
+    Column(
+        "gpu_uuids",
+        Text,
+        nullable=False,
+        server_default="[]",
+        comment="JSON: UUIDs of its GPUs, as far as anybody told",
+    ),
     Index(None, "engine"),
 )
 
@@ -377,6 +385,20 @@ unpriced_engines = Table(
     Column("gpu_count", Integer, nullable=False),
     Column("since_ns", BigInteger, nullable=False, comment="UTC; its work since then is in no amount"),
     Column("reason", Text, nullable=False),
+)
+
+gpu_presence = Table(
+    "gpu_presence",
+    metadata,
+    Column("uuid", String(96), primary_key=True),
+    Column("first_ns", BigInteger, primary_key=True, comment="UTC of the first sample"),
+    Column("last_ns", BigInteger, nullable=False, comment="UTC of the last sample"),
+    Column("host", String(256), nullable=False),
+    Column("name", String(256), nullable=False, comment="as the driver spells it"),
+    Column("kind", String(16), nullable=False, comment="gpu, mig or cpu"),
+    Column("parent", String(128), nullable=False, comment="GPU that a MIG instance is a slice of"),
+    Column("pod", String(512), nullable=False, comment="namespace/pod that had it last"),
+    Column("read_id", BigInteger, nullable=False, comment="the last record of samples that is in here"),
 )
 
 seals = Table(

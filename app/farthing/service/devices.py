@@ -1,0 +1,173 @@
+"""Devices and the boots that run on them: samples become energy of boots, and presence that is billed.
+
+A device belongs to a boot by the UUIDs that its probe tells, else by those of farthing.yaml, else by the pod that
+Kubernetes gave the device to. Samples are read beside the boots' own records, and their order is their time: nothing
+of money depends on when they come.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
+
+from farthing.collectors.wire import decode_device
+from farthing.costing.energy import Readings
+from farthing.domain.clock import SECOND
+from farthing.domain.gpu import GPU, DeviceSamples
+from farthing.ledger.database import transaction
+from farthing.ledger.devices import (
+    PRESENCE_GAP_NS,
+    Presence,
+    device_history,
+    device_records,
+    extend,
+    last_read,
+    presences,
+)
+from farthing.ledger.repository import Ledger
+from farthing.service.boot_account import BootAccount
+from farthing.settings import Settings
+
+__all__ = ["Devices"]
+
+BEFORE_NS = 120 * SECOND
+"""How far before a boot's start its devices' samples are looked at: the last before it says where its energy begins."""
+
+
+class Devices:
+    """Reads samples as they arrive, keeps when devices are there, and hands energy to the boots that have them."""
+
+    def __init__(self, ledger: Ledger, settings: Settings) -> None:
+        self._ledger = ledger
+        self._uuids = {engine.name: engine.gpu_uuids for engine in settings.engines if engine.gpu_uuids}
+        self._pods = {engine.name: engine.pod for engine in settings.engines if engine.pod}
+        with transaction(ledger.engine) as connection:
+            self._last_id = last_read(connection)
+            known = presences(connection)
+        self.stays: dict[str, list[Presence]] = {}
+        """Every stay of every device, by UUID."""
+        for stay in known:
+            self.stays.setdefault(stay.uuid, []).append(stay)
+        self._accounts: dict[str, list[BootAccount]] = {}
+        """By UUID: boots whose energy is not complete."""
+        self._by_pod: list[BootAccount] = []
+
+    # ---- boots ---------------------------------------------------------------------------------
+
+    def open(self, account: BootAccount, known: Sequence[str] = ()) -> None:
+        """Give a boot the energy that its devices have told already, and more as it comes.
+
+        ``known`` are the devices that the books have it on.
+        """
+        told = account.started.gpu_uuids or self._uuids.get(account.engine, ())
+        uuids = {*told, *known}
+        if not told and account.engine in self._pods:
+            self._by_pod.append(account)
+            uuids |= {one.uuid for stays in self.stays.values() for one in stays if self._in_pod(account, one)}
+        for uuid in sorted(uuids):
+            self._assign(account, uuid)
+
+    def forget(self, account: BootAccount) -> None:
+        """Nothing of the boot is costed any further."""
+        for accounts in self._accounts.values():
+            if account in accounts:
+                accounts.remove(account)
+        if account in self._by_pod:
+            self._by_pod.remove(account)
+
+    def _assign(self, account: BootAccount, uuid: str) -> None:
+        account.gpu_uuids.add(uuid)
+        self._accounts.setdefault(uuid, []).append(account)
+        start_ns = account.started.anchor.to_wall(account.started.at_ns)
+        stays = self.stays.get(uuid, ())
+        if any(
+            one.first_ns <= start_ns + PRESENCE_GAP_NS and start_ns <= one.last_ns + PRESENCE_GAP_NS for one in stays
+        ):
+            account.expect_device(uuid, account.started.at_ns)
+        for raw in device_history(self._ledger, uuid, start_ns - BEFORE_NS):
+            _feed(account, decode_device(raw.line))
+
+    def _in_pod(self, account: BootAccount, stay: Presence) -> bool:
+        start_ns = account.started.anchor.to_wall(account.started.at_ns)
+        pattern = self._pods[account.engine]
+        return bool(stay.pod) and stay.last_ns >= start_ns and fnmatch.fnmatchcase(stay.pod, pattern)
+
+    # ---- samples -------------------------------------------------------------------------------
+
+    def advance(self) -> int:
+        """Read every record of samples that has arrived; returns how many. Raises LedgerError when the ledger fails."""
+        read = 0
+        while rows := device_records(self._ledger, self._last_id):
+            samples = [(row_id, decode_device(raw.line)) for row_id, raw in rows]
+            seen = [stay for row_id, one in samples for stay in _stays(one, row_id)]
+            self.stays |= extend(self._ledger, seen)
+            self._by_pod = [account for account in self._by_pod if not account.ended]
+            for _, one in samples:
+                self._take(one)
+            self._last_id = rows[-1][0]
+            read += len(rows)
+        return read
+
+    def _take(self, samples: DeviceSamples) -> None:
+        for account in self._by_pod:
+            if samples.uuid not in account.gpu_uuids:
+                for stay in _stays(samples, 0):
+                    if self._in_pod(account, stay):
+                        self._assign(account, samples.uuid)
+                        break
+        accounts = self._accounts.get(samples.uuid, [])
+        for account in accounts:
+            _feed(account, samples)
+        if any(account.closed for account in accounts):
+            self._accounts[samples.uuid] = [account for account in accounts if not account.closed]
+
+    # ---- what is there now ---------------------------------------------------------------------
+
+    def there(self, now_ns: int) -> Iterable[Presence]:
+        """The devices that were read within the last minute before a UTC moment."""
+        for stays in self.stays.values():
+            if stays[-1].last_ns >= now_ns - PRESENCE_GAP_NS:
+                yield stays[-1]
+
+
+def _feed(account: BootAccount, samples: DeviceSamples) -> None:
+    start_ns = account.started.anchor.to_wall(account.started.at_ns)
+    if account.closed or samples.at_ns[-1] < start_ns - BEFORE_NS:
+        return
+    to_mono = account.started.anchor.to_mono
+    share = Fraction(account.tariff.fraction) if samples.kind == GPU else Fraction(1)
+    account.feed_device(
+        Readings(
+            device=samples.uuid,
+            run=samples.key.boot,
+            method=samples.method,
+            at_ns=tuple(map(to_mono, samples.at_ns)),
+            energy_mj=samples.energy_mj,
+            share=share,
+        )
+    )
+
+
+def _stays(samples: DeviceSamples, row_id: int) -> list[Presence]:
+    """When a record says that its device was there; more than once where it was gone for a while in between."""
+    runs: list[list[int]] = []
+    for at in samples.at_ns:
+        if runs and at - runs[-1][-1] <= PRESENCE_GAP_NS:
+            runs[-1].append(at)
+        else:
+            runs.append([at])
+    return [
+        Presence(
+            uuid=samples.uuid,
+            first_ns=run[0],
+            last_ns=run[-1],
+            host=samples.host,
+            name=samples.name,
+            kind=samples.kind,
+            parent=samples.parent,
+            pod=samples.pod,
+            read_id=row_id,
+        )
+        for run in runs
+    ]

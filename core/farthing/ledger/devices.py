@@ -1,0 +1,150 @@
+"""Devices in the ledger: their samples in the inbox, and when each of them was there.
+
+Presence is kept apart from samples, which are pruned, and knows how far it was read: taking a record twice, or in
+another order, changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from farthing.domain.clock import SECOND
+from farthing.domain.conventions import DEVICE_BOOT
+from farthing.domain.records import RawRecord, RecordKey
+from farthing.ledger import tables as t
+from farthing.ledger.database import advisory_lock, transaction
+from farthing.ledger.repository import Ledger
+
+__all__ = [
+    "DEVICE_KIND",
+    "PRESENCE_GAP_NS",
+    "Presence",
+    "device_history",
+    "device_records",
+    "extend",
+    "last_read",
+    "presences",
+]
+
+DEVICE_KIND = "device"
+"""Kind of the inbox's records of samples."""
+PRESENCE_GAP_NS = 60 * SECOND
+"""A device that nothing was read of for longer was not there."""
+_LAST_RUN = "9" * 20
+"""No collector begins later than that many nanoseconds after the epoch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Presence:
+    """One stay of a device: UTC nanoseconds of its first and last sample."""
+
+    uuid: str
+    first_ns: int
+    last_ns: int
+    host: str
+    name: str
+    """As the driver spells it."""
+    kind: str
+    parent: str = ""
+    pod: str = ""
+    read_id: int = 0
+    """The last record that is in it."""
+
+    def follows(self, earlier: Presence) -> bool:
+        """Whether it goes on with an earlier stay."""
+        mine = (self.uuid, self.host, self.name, self.kind, self.parent, self.pod)
+        theirs = (earlier.uuid, earlier.host, earlier.name, earlier.kind, earlier.parent, earlier.pod)
+        return mine == theirs and self.first_ns <= earlier.last_ns + PRESENCE_GAP_NS
+
+
+def presences(connection: Connection) -> list[Presence]:
+    """Every stay of every device, by device and time."""
+    p = t.gpu_presence.c
+    return [
+        Presence(**row._mapping) for row in connection.execute(sa.select(t.gpu_presence).order_by(p.uuid, p.first_ns))
+    ]
+
+
+def extend(ledger: Ledger, seen: Sequence[Presence]) -> dict[str, list[Presence]]:
+    """Add what was seen of devices to what is known of them, in one transaction; returns all stays of these devices."""
+    by_uuid: defaultdict[str, list[Presence]] = defaultdict(list)
+    for one in seen:
+        by_uuid[one.uuid].append(one)
+    p = t.gpu_presence.c
+    with transaction(ledger.engine, write=True) as connection:
+        advisory_lock(connection, "presence")
+        known: defaultdict[str, list[Presence]] = defaultdict(list)
+        for row in connection.execute(sa.select(t.gpu_presence).where(p.uuid.in_(by_uuid))):
+            known[row.uuid].append(Presence(**row._mapping))
+        found = {uuid: merged([*known[uuid], *new]) for uuid, new in by_uuid.items()}
+        before = {(one.uuid, one.first_ns): one for stays in known.values() for one in stays}
+        after = {(one.uuid, one.first_ns): one for stays in found.values() for one in stays}
+        for uuid, first_ns in before.keys() - after.keys():
+            connection.execute(sa.delete(t.gpu_presence).where(p.uuid == uuid, p.first_ns == first_ns))
+        if new_rows := [asdict(one) for key, one in after.items() if key not in before]:
+            connection.execute(sa.insert(t.gpu_presence), new_rows)
+        changed = [one for key, one in after.items() if before.get(key, one) != one]
+        if changed:
+            update = sa.update(t.gpu_presence).where(p.uuid == sa.bindparam("of"), p.first_ns == sa.bindparam("since"))
+            values: dict[str, Any] = {name: sa.bindparam(name) for name in _VALUES}
+            rows = [
+                {"of": one.uuid, "since": one.first_ns, **{name: getattr(one, name) for name in _VALUES}}
+                for one in changed
+            ]
+            connection.execute(update.values(values), rows)
+    return found
+
+
+_VALUES = ("last_ns", "host", "name", "kind", "parent", "pod", "read_id")
+
+
+def merged(stays: Iterable[Presence]) -> list[Presence]:
+    """One device's stays in the order of time, those that go on with one another made one."""
+    found: list[Presence] = []
+    for stay in sorted(stays, key=lambda one: (one.first_ns, one.last_ns, one.pod)):
+        if found and stay.follows(found[-1]):
+            last = found[-1]
+            read_id = max(last.read_id, stay.read_id)
+            found[-1] = replace(last, last_ns=max(last.last_ns, stay.last_ns), read_id=read_id)
+        elif found and found[-1].first_ns == stay.first_ns:
+            # two that tell it from one moment on: where it was there, the first is believed
+            found[-1] = replace(found[-1], last_ns=max(found[-1].last_ns, stay.last_ns))
+        else:
+            found.append(stay)
+    return found
+
+
+def device_records(ledger: Ledger, after_id: int, limit: int = 5_000) -> list[tuple[int, RawRecord]]:
+    """Up to ``limit`` records of samples in order of arrival, after a record's id."""
+    r = t.records.c
+    query = sa.select(t.records).where(r.id > after_id, r.kind == DEVICE_KIND).order_by(r.id).limit(limit)
+    return [(int(row.id), _raw(row)) for row in ledger.select(query)]
+
+
+def device_history(ledger: Ledger, uuid: str, since_ns: int) -> list[RawRecord]:
+    """A device's records that reach beyond a UTC moment, in no order."""
+    r = t.records.c
+    prefix = f"{DEVICE_BOOT}{uuid}/"
+    query = sa.select(t.records).where(
+        # runs are numbers, so these bounds hold whatever the database's order of letters is
+        r.boot >= f"{prefix}0",
+        r.boot <= f"{prefix}{_LAST_RUN}",
+        r.kind == DEVICE_KIND,
+        r.event_ns >= since_ns,
+    )
+    return [_raw(row) for row in ledger.select(query) if row.boot.startswith(prefix)]
+
+
+def _raw(row: sa.Row[tuple[object, ...]]) -> RawRecord:
+    return RawRecord(RecordKey(row.boot, row.process, row.sequence), row.kind, row.event_ns, bytes(row.line))
+
+
+def last_read(connection: Connection) -> int:
+    """The last record of samples that presence knows of."""
+    return int(connection.execute(sa.select(sa.func.max(t.gpu_presence.c.read_id))).scalar() or 0)
