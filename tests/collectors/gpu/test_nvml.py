@@ -10,13 +10,14 @@ import pynvml
 import pytest
 from tests.collectors.gpu.fake_nvml import FakeGpu, FakeNvml, FakeSlice, capture, samples
 
+from farthing.collectors.gpu.metering import Meter
 from farthing.collectors.gpu.nvml import NvmlOptions, NvmlSource
 from farthing.collectors.gpu.nvml_queries import EventReason, throttle_reasons
 from farthing.collectors.gpu.source import GpuSource
 from farthing.domain.clock import SECOND, nanoseconds
 from farthing.domain.conventions import FAULT_SENTINEL
 from farthing.domain.errors import GpuError
-from farthing.domain.gpu import GPU, MIG, THROTTLE_REASONS
+from farthing.domain.gpu import COUNTER, GPU, MIG, THROTTLE_REASONS
 
 RECORDINGS = {"h100-llama8b-vllm0.26": 139_680, "h100-qwen2vl7b-vllm0.26": 93_673}
 ROW = {
@@ -111,6 +112,21 @@ def test_a_counter_that_is_asked_seldom_loses_nothing(recording, joules, clock, 
     assert known == sorted(known)
     assert len(rows) / 8 <= len(known) < len(rows) / 7
     assert all(any(energies[at : at + 8]) for at in range(len(energies) - 8))
+
+
+@pytest.mark.parametrize("every", [1, 10], ids=["10 Hz", "1 Hz"])
+@pytest.mark.parametrize(("recording", "joules"), RECORDINGS.items())
+def test_the_meter_takes_a_counter_that_is_asked_seldom_for_a_counter(recording, joules, every, clock, proc):
+    """It never integrates power instead, and at 1 Hz and 10 Hz ends with the recording's energy."""
+    device, rows = samples(recording)
+    one = FakeGpu(rows[0], name=device["name"])
+    source = source_of(FakeNvml(one), clock, proc, NvmlOptions(xid_events=False))
+    meter = Meter()
+    for row in rows[::every]:
+        one.row, clock.now_ns = row, nanoseconds(row["t"])
+        meter.add(source.read()[0])
+        assert meter.method == COUNTER
+    assert meter.used_mj / 1000 == pytest.approx(joules, rel=0.01)
 
 
 def test_a_reading_says_what_the_device_is_and_all_that_it_tells(clock, proc):

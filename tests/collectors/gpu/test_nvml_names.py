@@ -123,3 +123,10 @@ def test_a_field_without_a_value_is_none(kind):
     answer.valueType = getattr(pynvml, f"NVML_VALUE_TYPE_{kind}")
     answer.value.ullVal = UINT_MAX if kind == "UNSIGNED_INT" else ULLONG_MAX
     assert field_value(answer, 1024) is None
+
+
+def test_a_field_of_a_type_that_is_not_known_is_none():
+    """A newer driver may have one."""
+    answer = pynvml.c_nvmlFieldValue_t()
+    answer.valueType = pynvml.NVML_VALUE_TYPE_COUNT
+    assert field_value(answer) is None

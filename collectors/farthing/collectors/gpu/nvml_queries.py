@@ -165,8 +165,11 @@ _NOT_AVAILABLE: Final = (None, UINT_MAX, ULLONG_MAX, ULLONG_MAX, -1, -1, None)
 
 
 def field_value(answer: Any, factor: int = 1) -> int | None:
-    """The number in a ``c_nvmlFieldValue_t`` times a factor; None where it is ``NVML_VALUE_NOT_AVAILABLE``."""
+    """The number in a ``c_nvmlFieldValue_t`` times a factor; None where it is ``NVML_VALUE_NOT_AVAILABLE``, or of a
+    type that came after these."""
     kind = answer.valueType
+    if not 0 <= kind < len(_VALUES):
+        return None
     value = getattr(answer.value, _VALUES[kind])
     return None if value == _NOT_AVAILABLE[kind] else int(value) * factor
 
