@@ -24,7 +24,7 @@ from farthing.exporters.prometheus import exposition
 from farthing.exporters.prometheus_gpu import DeviceCollector
 from farthing.exporters.web.gpus import gpu_routes
 from farthing.service.gpu_sampling import engines_on, open_sources, sampler_of
-from farthing.service.server import bind, end_well_on_sigterm
+from farthing.service.listening import bind, end_well_on_sigterm
 from farthing.settings import TOKEN_VARIABLE, Settings, read_secret
 
 __all__ = ["Agent", "run_agent"]

@@ -5,14 +5,11 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import signal
 import socket
-import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from types import FrameType
 
 import uvicorn
 from prometheus_client import CollectorRegistry
@@ -23,7 +20,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from farthing.collectors.intake import IntakeCounts, IntakeLimits, intake_routes
-from farthing.domain.errors import LedgerError, PortBusyError
+from farthing.domain.errors import LedgerError
 from farthing.domain.model import Snapshot
 from farthing.domain.spend import SpendView
 from farthing.exporters.prometheus import SnapshotCollector, exposition
@@ -34,6 +31,7 @@ from farthing.exporters.web.routes import web_routes
 from farthing.ledger.repository import Ledger
 from farthing.service.accountant import Accountant
 from farthing.service.gpu_sampling import GpuSampling
+from farthing.service.listening import bind, end_well_on_sigterm
 from farthing.service.pricing import price_book
 from farthing.service.scraping import Scraping
 from farthing.service.spend_watch import SpendWatch
@@ -164,35 +162,6 @@ class Service:
         self._accountant.note_silence()
         self._snapshot = replace(self._accountant.snapshot(), spend=self._spend)
         self._history.observe(self._snapshot)
-
-
-def bind(host: str, port: int, setting: str) -> socket.socket:
-    """A listening socket; PortBusyError names the port and the setting that moves it."""
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        listener.listen(128)
-    except (OSError, OverflowError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "a port is 0 to 65535"
-        raise PortBusyError(
-            f"{host}:{port} cannot be listened on ({reason}); stop what uses it or set {setting}"
-        ) from error
-    return listener
-
-
-def end_well_on_sigterm() -> None:
-    """Exit with status 0 on SIGTERM, closing what is open.
-
-    uvicorn takes the signal while it serves, and raises it once more when it has shut down: by default that
-    would kill the process before it has closed its ledger.
-    """
-
-    def leave(_number: int, _frame: FrameType | None) -> None:
-        sys.exit(0)
-
-    signal.signal(signal.SIGTERM, leave)
 
 
 def calm_collector() -> None:
