@@ -33,6 +33,7 @@ NVML: Final = "nvml"
 _MHZ: Final = 1_000_000
 _POSITIVE: Final = ("power", "energy")
 """A device that is powered draws more than nothing; where these say 0, they do not know."""
+_MOMENT_NS: Final = 100_000_000
 _READINGS_WITHOUT_ENERGY: Final = 8
 """At most, one after another; so a device that has a counter is not mistaken for one without."""
 _NONE: Final[frozenset[str]] = frozenset()
@@ -65,53 +66,52 @@ class _Asker:
         Raises the module's NVMLError when the device is lost or the driver is gone.
         """
         known: dict[str, Any] = {}
-        fields: list[str] = []
         pending = list(names)
         while pending:
+            # what the driver lacks may have another way, which is asked at once
+            again, fields = [], []
             for name in pending:
                 ways = self._ways[name]
-                if ways and isinstance(ways[0], Field):
-                    fields.append(name)
-                elif ways:
-                    self._call(name, ways, known)
-            # a field that the driver lacks may have another way, which is asked at once
-            pending = self._fields(fields, known) if fields else []
-            fields = []
+                if not ways:
+                    continue
+                if isinstance(ways[0], Field):
+                    fields.append((name, ways[0]))
+                elif not self._call(name, ways[0], known):
+                    again.append(name)
+            pending = again + (self._fields(fields, known) if fields else [])
         return known
 
-    def _call(self, name: str, ways: list[Way], known: dict[str, Any]) -> None:
-        while ways:
-            way = ways[0]
-            assert isinstance(way, Call)  # noqa: S101  # fields come first in every list
-            try:
-                known[name] = way.ask(self._nvml, self._handle)
-            except AttributeError:  # an nvidia-ml-py that does not have the name
-                ways.pop(0)
-            except self._nvml.NVMLError as error:
-                if not self._lacks(error):
-                    return
-                ways.pop(0)
-            else:
-                return
-
-    def _fields(self, names: list[str], known: dict[str, Any]) -> list[str]:
-        """Reads fields by one call; returns the names that have to be asked in another way."""
-        ways = [self._ways[name][0] for name in names]
-        asked = [(way.field_id, way.scope) for way in ways if isinstance(way, Field)]
+    def _call(self, name: str, way: Call, known: dict[str, Any]) -> bool:
+        """Makes a call; False when it has to be asked in another way."""
         try:
-            answers = self._nvml.nvmlDeviceGetFieldValues(self._handle, asked)
+            known[name] = way.ask(self._nvml, self._handle)
+        except AttributeError:  # an nvidia-ml-py that does not have the name
+            lacks = True
+        except self._nvml.NVMLError as error:
+            lacks = self._lacks(error)
+        else:
+            lacks = False
+        if lacks:
+            self._ways[name].pop(0)
+        return not lacks
+
+    def _fields(self, asked: list[tuple[str, Field]], known: dict[str, Any]) -> list[str]:
+        """Reads fields by one call; returns the names that have to be asked in another way."""
+        try:
+            answers = self._nvml.nvmlDeviceGetFieldValues(
+                self._handle, [(field.field_id, field.scope) for _, field in asked]
+            )
         except self._nvml.NVMLError as error:
             if not self._lacks(error):
                 return []
-            for name in names:
+            for name, _ in asked:
                 self._ways[name] = [way for way in self._ways[name] if isinstance(way, Call)]
-            return names
+            return [name for name, _ in asked]
         again = []
-        for name, way, answer in zip(names, ways, answers, strict=True):
+        for (name, field), answer in zip(asked, answers, strict=True):
             code = answer.nvmlReturn
             if code == 0:
-                assert isinstance(way, Field)  # noqa: S101  # by their caller
-                known[name] = field_value(answer, way.factor)
+                known[name] = field_value(answer, field.factor)
             elif code in UNSUPPORTED:
                 self._ways[name].pop(0)
                 again.append(name)
@@ -247,8 +247,8 @@ def _times(value: int | None, unit: int) -> int | None:
 
 
 def _due(now_ns: int, before_ns: int | None, period_ns: int) -> bool:
-    """Whether a period has passed, or the clock was set back."""
-    return before_ns is None or not 0 <= now_ns - before_ns < period_ns
+    """Whether a period has passed, all but a moment by which readings are early or late; or the clock was set back."""
+    return before_ns is None or not 0 <= now_ns - before_ns < period_ns - _MOMENT_NS
 
 
 def _unbelievable(name: str, answer: Any) -> bool:
