@@ -70,6 +70,14 @@ class AlertSettings(BaseModel):
     """How busy the engines of a model must be while its requests queue."""
     gpu_idle_seconds: Seconds = 1800
     """How long an engine's GPUs may be paid for without work."""
+    gpu_thermal_ratio: Ratio = 0.1
+    """Share of five minutes that heat may hold a GPU's clocks down."""
+    gpu_power_clock_ratio: Ratio = 0.6
+    """What the power limit must leave of a GPU's clock, by its highest of the last day."""
+    gpu_memory_left_ratio: Ratio = 0.02
+    """Share of a GPU's memory that must be left. vLLM's own share (`--gpu-memory-utilization`) leaves 4 to 7 %."""
+    gpu_working_ratio: Ratio = 0.5
+    """Share of its power limit from which on a GPU works, so that a utilization of 0 is not believed."""
     watermark_lag_seconds: Positive = 300
     """How far an engine's books may be behind."""
     cold_start_seconds: Seconds = 600

@@ -44,6 +44,10 @@ THRESHOLDS = [
     ("cache_collapse_ratio", 0.25, "LLMExternalCacheCollapsed", "< 0.25 *", "25 %"),
     ("cache_collapse_ratio", 0.25, "LLMMultimodalCacheCollapsed", "< 0.25 *", "25 %"),
     ("gpu_busy_ratio", 0.21, "LLMGPUIdleWhileQueued", "< 0.21\n", "below 21 %"),
+    ("gpu_thermal_ratio", 0.33, "LLMGPUThermalThrottling", "[5m]) > 0.33", "accepted are 33 %"),
+    ("gpu_power_clock_ratio", 0.41, "LLMGPUPowerThrottling", "[1d]) < 0.41\n", "more than 41 %"),
+    ("gpu_memory_left_ratio", 0.07, "LLMGPUMemoryNearlyFull", "bytes < 0.07", "less than 7 %"),
+    ("gpu_working_ratio", 0.77, "LLMGPUTelemetryStuck", "watts * 0.77\n", "Above 77 %"),
     ("watermark_lag_seconds", 911, "FarthingWatermarkStale", "> 911", "less than 911 s"),
     ("watermark_lag_seconds", 911, "FarthingBooksStalled", "> 911", ""),
 ]

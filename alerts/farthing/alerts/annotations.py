@@ -8,10 +8,19 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Final
 
-from farthing.domain.conventions import LABEL_ENGINE, LABEL_INSTANCE, LABEL_MODEL, METRIC_SPEND_RATE, METRIC_TOKENS
+from farthing.domain.conventions import (
+    LABEL_ENGINE,
+    LABEL_INSTANCE,
+    LABEL_MODEL,
+    LABEL_UUID,
+    METRIC_GPU_ENGINE,
+    METRIC_SPEND_RATE,
+    METRIC_TOKENS,
+)
 from farthing.settings import Settings
 
 __all__ = [
+    "DEVICE_SPEND",
     "ENGINE_SPEND",
     "FLEET_SPEND",
     "INSTANCE_SPEND",
@@ -43,6 +52,11 @@ _ENGINE_QUERY: Final = f"sum({METRIC_SPEND_RATE}{{{LABEL_ENGINE}=%q}})"
 
 ENGINE_SPEND: Final = f'{{{{ with printf "{_ENGINE_QUERY}" $labels.{LABEL_ENGINE} | query }}}}{_SHOW_OR_UNKNOWN}'
 """Template: what the alert's engine costs per hour now."""
+
+_DEVICE_QUERY: Final = f"sum({METRIC_SPEND_RATE} and on ({LABEL_ENGINE}) {METRIC_GPU_ENGINE}{{{LABEL_UUID}=%q}})"
+
+DEVICE_SPEND: Final = f'{{{{ with printf "{_DEVICE_QUERY}" $labels.{LABEL_UUID} | query }}}}{_SHOW_OR_UNKNOWN}'
+"""Template: what the engines on the alert's GPU cost per hour now, with all of their GPUs."""
 
 INSTANCE_SPEND: Final = f'{{{{ with printf "{_ENGINE_QUERY}" $labels.{LABEL_INSTANCE} | query }}}}{_SHOW_OR_UNKNOWN}'
 """Template: the same of an alert that has the engine's name as its instance, as the stack's Prometheus has it."""

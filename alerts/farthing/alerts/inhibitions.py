@@ -44,6 +44,7 @@ _CRITICAL: Final = f'{names.LABEL_SEVERITY}="critical"'
 _WARNING: Final = f'{names.LABEL_SEVERITY}="warning"'
 _INSTANCE: Final = (names.LABEL_INSTANCE,)
 _MODEL: Final = (names.LABEL_MODEL,)
+_DEVICE: Final = (names.LABEL_UUID,)
 _INSTANCE_AND_MODEL: Final = (names.LABEL_INSTANCE, names.LABEL_MODEL)
 
 INHIBITIONS: Final[tuple[Inhibition, ...]] = (
@@ -71,6 +72,25 @@ INHIBITIONS: Final[tuple[Inhibition, ...]] = (
         (_alert("LLMGPUIdleWhileQueued"),),
         _MODEL,
         "a stalled engine is what leaves the GPU idle",
+    ),
+    Inhibition(
+        (_alert("LLMGPULost"),),
+        (_alert("LLMEngineStalled", "LLMQueueBacklog", "LLMKVCacheFull", "LLMPreemptionsHigh"),),
+        _INSTANCE,
+        "an engine that lost a GPU makes no tokens, or fewer; alerts per model stay, since the model's other instances "
+        "may be slow too",
+    ),
+    Inhibition(
+        (_alert("LLMGPUXid"),),
+        (_alert("LLMGPUECCUncorrected"),),
+        _DEVICE,
+        "the driver's code says of the same error what is to be done",
+    ),
+    Inhibition(
+        (_alert("LLMGPUThermalThrottling"),),
+        (_alert("LLMGPUPowerThrottling"),),
+        _DEVICE,
+        "a hot GPU draws more for the same clock",
     ),
     Inhibition(
         (_alert("LLMTimeToFirstTokenHigh", "LLMInterTokenLatencyHigh"),),

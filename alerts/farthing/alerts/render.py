@@ -14,6 +14,7 @@ from farthing.alerts.documents import to_yaml
 from farthing.alerts.efficiency import efficiency
 from farthing.alerts.errors import errors
 from farthing.alerts.gpu import gpu
+from farthing.alerts.gpu_hardware import gpu_hardware
 from farthing.alerts.gpu_signals import gpu_vocabulary
 from farthing.alerts.latency import latency
 from farthing.alerts.pipeline import pipeline
@@ -42,6 +43,7 @@ FAMILIES: Final[tuple[Callable[[Settings], RuleGroup], ...]] = (
     cost,
     cache,
     gpu,
+    gpu_hardware,
     cold_start,
     pipeline,
     probe,
