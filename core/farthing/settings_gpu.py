@@ -7,7 +7,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, HttpUrl, field_validator, model_validator
 
-__all__ = ["ExporterKind", "ExporterSettings", "GpuSettings"]
+__all__ = ["HOST_VARIABLE", "ExporterKind", "ExporterSettings", "GpuSettings"]
+
+HOST_VARIABLE = "FARTHING_HOST"
 
 ExporterKind = Literal["dcgm", "amd", "nvidia_smi", "xpum"]
 

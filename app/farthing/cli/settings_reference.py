@@ -21,6 +21,7 @@ from pydantic.fields import FieldInfo
 from farthing.books.prices import DEFAULT_PRICES
 from farthing.domain.money import from_nano
 from farthing.settings import CONFIG_VARIABLE, DEFAULT_CONFIG, Settings
+from farthing.settings_gpu import HOST_VARIABLE
 
 __all__ = ["Setting", "configuration_reference", "settings_list"]
 
@@ -66,6 +67,8 @@ alerts:
 | `{CONFIG_VARIABLE}` | The settings file, where no `--config` is given. |
 | `FARTHING_INTAKE_TOKEN` | The bearer token of intake: what `farthing serve` demands and what the replay sends. It \
 overrides `serve.token_file`. |
+| `{HOST_VARIABLE}` | What the host of GPUs is called in metrics and records, where the system does not know it: in a \
+container. |
 
 """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -19,6 +20,7 @@ from farthing.domain.errors import GpuError, LedgerError, RecordError
 from farthing.domain.gpu import DeviceSamples, GpuReading
 from farthing.domain.records import RawRecord
 from farthing.settings import EngineSettings, GpuSettings, Settings
+from farthing.settings_gpu import HOST_VARIABLE
 
 __all__ = ["GpuSampling", "engines_on", "open_sources", "sampler_of"]
 
@@ -212,10 +214,15 @@ def engines_on(
 def _nvml() -> GpuSource:
     from farthing.collectors.gpu.nvml import NvmlSource  # noqa: PLC0415 - loads the driver's bindings
 
-    return NvmlSource()
+    return NvmlSource(host=_host())
 
 
 def _processors() -> GpuSource:
     from farthing.collectors.gpu.cpu import CpuSource  # noqa: PLC0415 - only for engines without a GPU
 
-    return CpuSource()
+    return CpuSource(host=_host())
+
+
+def _host() -> str | None:
+    """What this host is called, where the system does not know: in a container. None: as the system says."""
+    return os.environ.get(HOST_VARIABLE) or None
