@@ -222,7 +222,7 @@ class NvmlSource:
         device.mig, device.slices = mig, []
         if not mig:
             return
-        for place in range(nvml.nvmlDeviceGetMaxMigDeviceCount(device.handle)):
+        for place in range(self._most_slices(device.handle)):
             try:
                 handle = nvml.nvmlDeviceGetMigDeviceHandleByIndex(device.handle, place)
                 device.slices.append(Slice(nvml, handle, self._slice_identity(handle, device)))
@@ -237,6 +237,14 @@ class NvmlSource:
             if error.value in DRIVER_GONE:
                 raise
             return False
+
+    def _most_slices(self, handle: Any) -> int:
+        try:
+            return int(self._nvml.nvmlDeviceGetMaxMigDeviceCount(handle))
+        except self._nvml.NVMLError as error:
+            if error.value in DRIVER_GONE:
+                raise
+            return 0
 
     def _slice_identity(self, handle: Any, device: Device) -> Identity:
         nvml, parent = self._nvml, device.identity
