@@ -119,6 +119,9 @@ class CostingSettings(_Strict):
     horizon_windows: Annotated[int, Field(ge=12)] = 720
     """Windows that a fit looks back over (720 of 5 s: one hour)."""
     scrape_seconds: Annotated[float, Field(gt=0)] = 2.0
+    saturated_requests: Annotated[int, Field(ge=1)] = 128
+    """Requests that a full engine runs at once, for what its tokens would cost then (vLLM: `--max-num-seqs`, or what
+    fits into its KV cache)."""
     silent_seconds: Annotated[int, Field(ge=60)] = 600
     """After so long without any record of an engine that did not stop, what is known of it settles."""
     abandoned_seconds: Annotated[int, Field(ge=60)] = 86_400

@@ -66,6 +66,8 @@ def engine_view(step: int = 100, name: str = "llama-8b") -> EngineView:
         tokens={kind: count * step for kind, count in TOKENS.items()},
         energy_millijoules=2_100_500 * step,
         unit_cost_nano_per_million={**UNIT_COST},
+        recent_unit_cost_nano={"prefill": 21_000_000, "decode": 395_000_000},
+        saturated_unit_cost_nano={"prefill": 20_000_000, "decode": 108_000_000},
         fit=Fit("f7", "modelled", {"step": 0.004, "decode_tokens": 2.1e-5}, {"step": (0.003, 0.005)}, 0.043, 240),
         gauges=EngineGauges(
             running=37,

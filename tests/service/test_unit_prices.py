@@ -7,11 +7,13 @@ import pytest
 from tests.service.books import accountant, raw_of, raw_records
 from tests.service.running import served, wait_until
 
+from farthing.books.prices import PriceBook
 from farthing.collectors.wire import decode_line
 from farthing.domain import conventions as c
 from farthing.domain.clock import SECOND
 from farthing.domain.model import Posting, SettledWindow
 from farthing.ledger.repository import Ledger
+from farthing.replay.offline import cost_recording
 from farthing.replay.recording import load_recording
 from farthing.replay.sender import Sender
 from farthing.replay.wire_records import wire_records
@@ -115,6 +117,39 @@ def test_the_recorded_prices_are_those_of_its_last_windows(ledger):
         assert known is not None
         assert isinstance(nano, int)
         assert known / 2 < nano < 2 * known
+
+
+def test_beside_the_price_of_late_stands_that_of_a_full_engine(ledger):
+    """Of the same recent work; output is dearer now than it could be, prompts are not, and pictures are not told."""
+    ledger.add(raw_records(load_recording(TEXT)))
+    keeper = accountant(ledger)
+    keeper.advance()
+    (view,) = keeper.snapshot().engines
+    assert view.recent_unit_cost_nano == keeper.unit_prices.of({"b"})["h100"]
+    assert set(view.saturated_unit_cost_nano) == {c.PREFILL, c.DECODE}
+    assert 1.5 < view.recent_unit_cost_nano[c.DECODE] / view.saturated_unit_cost_nano[c.DECODE] < 4
+    assert 0.9 < view.recent_unit_cost_nano[c.PREFILL] / view.saturated_unit_cost_nano[c.PREFILL] < 1.2
+
+
+def test_a_full_engine_is_one_of_as_many_requests_as_the_settings_say(ledger):
+    """With one request at a time nothing could be cheaper than it is."""
+    run = cost_recording(load_recording(TEXT), Settings(), PriceBook())
+    one, many = UnitPrices(1), UnitPrices(10_000)
+    for prices in (one, many):
+        prices.observe(run.account.started, "e", run.entry.windows)
+    (recent, alone), (same, crowded) = one.compared("e"), many.compared("e")
+    assert recent == same
+    assert alone[c.DECODE] > recent[c.DECODE] > crowded[c.DECODE]
+    set_to = Settings.model_validate({"costing": {"saturated_requests": 7}})
+    assert accountant(ledger, set_to).unit_prices.sequences == 7
+
+
+def test_without_a_fit_nothing_is_said_of_a_full_engine():
+    """The price of late is known all the same."""
+    prices = UnitPrices()
+    prices.observe(start(), "e", [window(5, (c.CHARGED, c.DECODE, 5), tokens={"engine_output": 5})])
+    assert prices.compared("e") == ({c.DECODE: 1_000_000}, {})
+    assert prices.compared("another") == ({}, {})
 
 
 def test_a_sender_gets_the_prices_of_its_engine_and_of_no_other(ledger):

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import typer
 
+from farthing.domain.conventions import DECODE
 from farthing.exporters.report import Cell, Column, ReportTable, render
 from farthing.exporters.web.payload import snapshot_payload
 from farthing.ledger.repository import Ledger
@@ -77,6 +78,8 @@ def _engines(payload: Payload, source: str) -> ReportTable:
         Column("state", "State"),
         Column("model", "Model"),
         Column("bill", "Bill", "money"),
+        Column("now", "M output, now", "money"),
+        Column("full", "M output, full", "money"),
         Column("residual", "Residual", "money"),
         Column("lag", "Lag, s", "number"),
         Column("checks", "Red checks"),
@@ -90,6 +93,8 @@ def _engines(payload: Payload, source: str) -> ReportTable:
                 engine["state"],
                 engine["model"],
                 engine["bill_nano"],
+                engine["recent_unit_cost_nano_per_million"].get(DECODE),
+                engine["saturated_unit_cost_nano_per_million"].get(DECODE),
                 engine["residual_nano"],
                 lag,
                 ", ".join(_red(engine)) or "none",

@@ -6,9 +6,11 @@ from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from farthing.costing.fit import FEATURES
+from farthing.costing.saturation import unit_costs_at
 from farthing.domain import conventions as c
 from farthing.domain.clock import SECOND
-from farthing.domain.model import SettledWindow
+from farthing.domain.model import Fit, SettledWindow
 from farthing.domain.records import Started
 
 __all__ = ["TOKENS_OF_PHASE", "UnitPrices"]
@@ -17,29 +19,50 @@ SPAN_NS = 300 * SECOND
 """Prices are means over so much time, up to an engine's last settled work: a lifetime's mean misleads, since a
 price depends on company."""
 
+SATURATED_SEQUENCES = 128
+"""Where settings do not say how many requests a full engine runs at once."""
+
 TOKENS_OF_PHASE = {c.PREFILL: "prompt_computed", c.DECODE: "engine_output", c.VISION: "encoder"}
 """What a phase's price is per million of, as the engine counts them."""
 
 
+_BILL, _LENGTH = "bill", "length"
+
+
 @dataclass(slots=True)
 class _Recent:
-    """Settled windows in which one boot worked: (end, nano-dollars by phase and tokens by kind), and their sums."""
+    """Settled windows in which one boot worked: (end, nano-dollars by phase, tokens by kind, features), and sums."""
 
     boot: str
     windows: deque[tuple[int, Counter[str]]] = field(default_factory=deque)
     sums: Counter[str] = field(default_factory=Counter)
+    fit: Fit | None = None
+    """Of the last window that was split by one."""
 
-    def add(self, end_ns: int, counts: Counter[str]) -> None:
+    def add(self, end_ns: int, counts: Counter[str], fit: Fit | None) -> None:
         self.windows.append((end_ns, counts))
         self.sums.update(counts)
+        self.fit = fit or self.fit
         while self.windows[0][0] <= end_ns - SPAN_NS:
             self.sums.subtract(self.windows.popleft()[1])
 
+    def saturated(self, sequences: int) -> dict[str, int]:
+        """Prices of the same work in a full engine; none without a fit of what this engine did."""
+        if self.fit is None:
+            return {}
+        features = {name: float(self.sums[name]) for name in FEATURES}
+        return unit_costs_at(self.fit.coefficients, features, self.sums[_BILL] * SECOND / self.sums[_LENGTH], sequences)
+
 
 class UnitPrices:
-    """Takes windows as they settle. ``of`` only looks up, and may be called from any thread meanwhile."""
+    """Takes windows as they settle. ``of`` only looks up, and may be called from any thread meanwhile.
 
-    def __init__(self) -> None:
+    ``sequences`` decode in every step of an engine that is full.
+    """
+
+    def __init__(self, sequences: int = SATURATED_SEQUENCES) -> None:
+        self.sequences = sequences
+        self._saturated: dict[str, dict[str, int]] = {}
         self._recent: dict[str, _Recent] = {}
         self._prices: dict[str, dict[str, int]] = {}
         self._engines: dict[str, tuple[str, str]] = {}
@@ -57,8 +80,13 @@ class UnitPrices:
         if recent is None or recent.boot != boot:
             recent = self._recent[engine] = _Recent(boot)
         for window in sorted(worked, key=lambda window: window.end_ns):
-            recent.add(window.end_ns, _counts(window))
+            recent.add(window.end_ns, _counts(window), window.fit)
         self._prices[engine] = _prices(recent.sums)
+        self._saturated[engine] = recent.saturated(self.sequences)
+
+    def compared(self, engine: str) -> tuple[dict[str, int], dict[str, int]]:
+        """Phase -> nano-dollars per million tokens of late, and the same at saturation; unknown is left out of each."""
+        return self._prices.get(engine, {}), self._saturated.get(engine, {})
 
     def of(self, boots: Iterable[str]) -> dict[str, dict[str, int]]:
         """engine -> phase -> nano-dollars per million tokens, under the name that each boot's sender gave.
@@ -75,13 +103,17 @@ class UnitPrices:
 
 
 def _counts(window: SettledWindow) -> Counter[str]:
-    """What each phase cost, whoever bore it, and the tokens that the engine processed in it."""
+    """What each phase cost, whoever bore it, the tokens that the engine processed in it, and what the fit saw."""
     counts: Counter[str] = Counter()
     for posting in window.postings:
         if posting.phase:
             counts[posting.phase] += posting.nano
     for kind in TOKENS_OF_PHASE.values():
         counts[kind] += window.tokens.get(kind, 0)
+    # whole numbers, so that what slides out of the sums leaves nothing behind
+    counts.update({name: round(value) for name, value in window.features.items()})
+    counts[_BILL] += window.bill_nano
+    counts[_LENGTH] += window.end_ns - window.start_ns
     return counts
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from farthing.books.prices import Tariff
 from farthing.domain import conventions as c
@@ -32,6 +33,10 @@ class EngineBooks:
     """What its GPUs cost; None when no price applies, or nothing came yet."""
     wip_nano: dict[str, int]
     checks: tuple[Check, ...]
+    recent_nano: Mapping[str, int] = field(default_factory=dict)
+    """Phase -> nano-dollars per million tokens of late."""
+    saturated_nano: Mapping[str, int] = field(default_factory=dict)
+    """The same in a full engine."""
 
 
 def engine_view(books: EngineBooks, totals: Totals, gauges: EngineGauges, now_ns: int) -> EngineView:
@@ -80,6 +85,8 @@ def engine_view(books: EngineBooks, totals: Totals, gauges: EngineGauges, now_ns
         gauges=gauges,
         watermark_lag_ns=_lag(account, now_ns),
         checks=books.checks,
+        recent_unit_cost_nano=books.recent_nano,
+        saturated_unit_cost_nano=books.saturated_nano,
     )
 
 

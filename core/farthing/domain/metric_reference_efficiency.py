@@ -13,6 +13,22 @@ ENGINE: Final = (names.LABEL_ENGINE,)
 
 EFFICIENCY_METRICS: Final = (
     Metric(
+        names.METRIC_RECENT_UNIT_COST,
+        "gauge",
+        "USD per million tokens",
+        (*ENGINE, names.LABEL_PHASE),
+        "Settled cost per million tokens that the engine processed in the phase, over the last five minutes of work, "
+        "whoever bore it: in the company that requests have now.",
+    ),
+    Metric(
+        names.METRIC_SATURATED_UNIT_COST,
+        "gauge",
+        "USD per million tokens",
+        (*ENGINE, names.LABEL_PHASE),
+        "What the same work would cost with as many requests at once as costing.saturated_requests says, by the fit of "
+        "busy time (modelled); recent cost over it is how dear emptiness is. Prompts and output only.",
+    ),
+    Metric(
         names.METRIC_PEAK_FLOPS,
         "gauge",
         "flop per second",

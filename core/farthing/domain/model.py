@@ -194,6 +194,10 @@ class EngineView:
     checks: tuple[Check, ...] = ()
     late_nano: dict[tuple[str, str], int] = field(default_factory=dict)
     """(phase, method) -> nano-dollars that late records moved from unattributed to who did the work."""
+    recent_unit_cost_nano: Mapping[str, int] = field(default_factory=dict)
+    """phase -> nano-dollars per million tokens over the last five minutes of work; unknown is left out."""
+    saturated_unit_cost_nano: Mapping[str, int] = field(default_factory=dict)
+    """The same work, were the engine full (costing.saturation)."""
 
     @property
     def billed(self) -> bool:

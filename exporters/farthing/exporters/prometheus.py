@@ -269,6 +269,8 @@ ENGINE_ROWS: Mapping[str, Callable[[EngineView], Rows]] = {
     names.METRIC_PEAK_BANDWIDTH: lambda view: _peak_rows(view, lambda peaks: peaks.memory_bytes_per_second),
     names.METRIC_SPEND_RATE: lambda view: _one(_dollars(view.price_nano_per_hour)),
     names.METRIC_UNIT_COST: lambda view: _by_key(view.unit_cost_nano_per_million),
+    names.METRIC_RECENT_UNIT_COST: lambda view: _by_key(view.recent_unit_cost_nano),
+    names.METRIC_SATURATED_UNIT_COST: lambda view: _by_key(view.saturated_unit_cost_nano),
     names.METRIC_FIT_ERROR: lambda view: _one(None if view.fit is None else view.fit.walk_forward_wape),
     names.METRIC_WATERMARK_LAG: lambda view: _one(_scaled(view.watermark_lag_ns, SECOND)),
     names.METRIC_SCRAPE_UP: lambda view: _one(view.gauges.scrape_up),

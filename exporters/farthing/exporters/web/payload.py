@@ -172,6 +172,8 @@ def _engine(view: EngineView) -> Payload:
         "tokens": dict(view.tokens),
         "energy_millijoules": view.energy_millijoules,
         "unit_cost_nano_per_million": dict(view.unit_cost_nano_per_million),
+        "recent_unit_cost_nano_per_million": dict(view.recent_unit_cost_nano),
+        "saturated_unit_cost_nano_per_million": dict(view.saturated_unit_cost_nano),
         "fit": None if view.fit is None else _fit(view.fit),
         "running": _finite(gauges.running),
         "waiting": _finite(gauges.waiting),
