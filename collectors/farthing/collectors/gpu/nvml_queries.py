@@ -201,7 +201,7 @@ EVERY_SECOND: Final[Mapping[str, tuple[Way, ...]]] = {
     "memory_clock": (Call(lambda nvml, handle: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM)),),
     "memory": (Call(_memory), Call(_memory_v1)),
     # milliwatts, the last second's mean since Ampere: its trapezoids at 1 Hz stay within 0.2 % of the energy counter,
-    # where those of the power at a moment, the field, are up to 2 % off
+    # where those of the power at a moment, the field, are up to 2.1 % off
     "power": (
         Call(lambda nvml, handle: nvml.nvmlDeviceGetPowerUsage(handle)),
         Field(FieldId.POWER_INSTANT),
