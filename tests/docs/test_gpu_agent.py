@@ -5,6 +5,7 @@ import shlex
 import pytest
 import yaml
 from tests.docs.pages import ROOT, rows, sections
+from typer.core import TyperGroup
 from typer.main import get_command
 
 from farthing.cli.gpu_commands import AGENT_PORT
@@ -33,7 +34,9 @@ def container():
 def test_what_is_deployed_is_a_command_with_options_that_it_has(words):
     """Parsed as the command line would be, without running it."""
     name, *arguments = words
-    command = get_command(app).commands[name]
+    group = get_command(app)
+    assert isinstance(group, TyperGroup)
+    command = group.commands[name]
     given = command.make_context(name, list(arguments)).params
     assert given["agent"]
     assert given["url"].startswith("http://")

@@ -166,6 +166,14 @@ class Accountant:
         """Whether the engine's probe has ever reported: then its counters are not costed. From any thread."""
         return engine in self._probed_since
 
+    def devices(self) -> dict[str, frozenset[str]]:
+        """Engine -> UUIDs of the devices that its open boots run on, where they are known."""
+        found: defaultdict[str, set[str]] = defaultdict(set)
+        for account in self._accounts.values():
+            if isinstance(account, BootAccount) and not account.closed:
+                found[account.engine] |= account.gpu_uuids
+        return {engine: frozenset(uuids) for engine, uuids in found.items() if uuids}
+
     def account(self, boot: str) -> Account | None:
         """The account of a boot that is open or was closed by this process."""
         return self._accounts.get(boot)
