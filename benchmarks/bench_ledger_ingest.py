@@ -4,10 +4,11 @@
 
 The records are those of a recorded H100, renumbered, in gzip bodies as a probe posts them. ``posted`` is
 ``POST /v1/usage`` as the service takes it, four senders at a time: unpack, validate, reduce, store, commit with
-everything synced, answer. ``store`` is ``Ledger.add`` alone, one body after the other. ``COPY`` is one COPY and one
-commit for each body, its bytes made beforehand, into a second table with the columns and indexes of the first. Parts
-take turns within a round, so that ratios hold on a busy machine; the table shows medians of rounds. Exit status 1 when
-a limit is missed. Needs a PostgreSQL server's programs, and runs a private one.
+everything synced, answer; bodies that wait together share a transaction, as they do in the service. ``store`` is
+``Ledger.add`` alone, one body after the other. ``COPY`` is one COPY and one commit for each body, its bytes made
+beforehand, into a second table with the columns and indexes of the first. Parts take turns within a round, so that
+ratios hold on a busy machine; the table shows medians of rounds. Exit status 1 when a limit is missed. Needs a
+PostgreSQL server's programs, and runs a private one.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from farthing.ledger.ingest import copy_bytes
 from farthing.ledger.repository import Ledger
 from farthing.replay.recording import load_recording
 from farthing.replay.wire_records import wire_records
-from farthing.service.server import calm_collector
+from farthing.service.server import calm_collector, switch_sooner
 from farthing_probe.wire import USAGE_PATH
 
 SQLITE_RECORDS_PER_SECOND = 20_000
@@ -151,6 +152,7 @@ def main() -> int:
     programs = postgres_programs()
     assert programs, "PostgreSQL is not installed: apt-get install postgresql"
     calm_collector()
+    switch_sooner()
     with tempfile.TemporaryDirectory() as folder, running_cluster(programs, on_disk=True) as cluster:
         rates = measure(cluster.database(), folder, chosen.rounds, chosen.bodies, chosen.lines)
     copy = rates["PostgreSQL, COPY alone"]
@@ -161,8 +163,8 @@ def main() -> int:
         ratios[part] = statistics.median(ours / theirs for ours, theirs in zip(values, copy, strict=True))
         print(f"{part:<26}{statistics.median(values):>12,.0f}{min(values):>10,.0f}{ratios[part]:>9.2f}")
     kept = statistics.median(rates["SQLite, posted"]) >= SQLITE_RECORDS_PER_SECOND
-    kept = kept and ratios["PostgreSQL, store"] >= COPY_RATIO
-    limits = f"{SQLITE_RECORDS_PER_SECOND:,} records/s posted in SQLite, {COPY_RATIO} of COPY in PostgreSQL"
+    kept = kept and ratios["PostgreSQL, posted"] >= COPY_RATIO
+    limits = f"posted in SQLite {SQLITE_RECORDS_PER_SECOND:,} records/s, in PostgreSQL {COPY_RATIO} of COPY"
     print(f"limits ({limits}): {'kept' if kept else 'MISSED'}")
     return 0 if kept else 1
 

@@ -6,8 +6,9 @@ import asyncio
 import gc
 import logging
 import socket
+import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -30,14 +31,16 @@ from farthing.exporters.web.history import History
 from farthing.exporters.web.routes import web_routes
 from farthing.ledger.repository import Ledger
 from farthing.service.accountant import Accountant
+from farthing.service.device_billing import slots_of
 from farthing.service.gpu_sampling import GpuSampling
+from farthing.service.idle_now import unallocated_now
 from farthing.service.listening import bind, end_well_on_sigterm
 from farthing.service.pricing import price_book
 from farthing.service.scraping import Scraping
 from farthing.service.spend_watch import SpendWatch
 from farthing.settings import TOKEN_VARIABLE, Settings, read_secret
 
-__all__ = ["Service", "bind", "calm_collector", "end_well_on_sigterm", "price_book", "serve"]
+__all__ = ["Service", "bind", "calm_collector", "end_well_on_sigterm", "price_book", "serve", "switch_sooner"]
 
 _log = logging.getLogger(__name__)
 
@@ -47,6 +50,9 @@ SPEND_SECONDS = 60.0
 """How often spend is computed, beside costing."""
 HISTORY_POINTS = 1_800
 """Half an hour of ticks for the page's plots."""
+SWITCH_SECONDS = 0.001
+"""How long a thread that computes keeps others waiting for the interpreter; Python's own 5 ms are longer than it takes
+PostgreSQL to write what was handed to it."""
 
 
 class Service:
@@ -57,15 +63,25 @@ class Service:
         self._counts = IntakeCounts()
         self._wake = asyncio.Event()
         self._scraping = Scraping(settings, ledger, self._wake.set, self._is_probed)
+        self._prices = price_book(settings)
+        self._slots = slots_of(self._prices)
         self._accountant = Accountant(
             ledger,
             settings,
-            price_book(settings),
+            self._prices,
             clock_ns=time.time_ns,
             gauges=self._scraping.gauges,
             intake=self._counts.view,
         )
-        self._gpus = GpuSampling(settings, ledger, self._wake.set)
+        self._on_devices: Mapping[str, Collection[str]] = {}
+        self._unallocated: Mapping[str, int] = {}
+        self._gpus = GpuSampling(
+            settings,
+            ledger,
+            self._wake.set,
+            reported=lambda: self._on_devices,
+            unallocated=lambda: self._unallocated,
+        )
         self._watch = SpendWatch(ledger, settings, time.time_ns)
         self._spend: SpendView | None = None
         self._history = History(HISTORY_POINTS)
@@ -161,6 +177,11 @@ class Service:
         self._accountant.advance()
         self._accountant.note_silence()
         self._snapshot = replace(self._accountant.snapshot(), spend=self._spend)
+        self._on_devices = self._accountant.devices()
+        devices = self._gpus.view()
+        if devices.devices:
+            engines = [view.engine for view in self._snapshot.engines]
+            self._unallocated = unallocated_now(devices, engines, self.settings.engines, self._prices, self._slots)
         self._history.observe(self._snapshot)
 
 
@@ -171,9 +192,17 @@ def calm_collector() -> None:
     gc.set_threshold(100_000, 50, 50)
 
 
+def switch_sooner() -> None:
+    """Let a thread that writes to the database go on while another one decodes or costs: it needs the interpreter for a
+    moment every few hundred records, and the database would wait with it each time.
+    """
+    sys.setswitchinterval(SWITCH_SECONDS)
+
+
 def serve(settings: Settings) -> None:
     """Run until SIGTERM or SIGINT."""
     calm_collector()
+    switch_sooner()
     listener = bind(settings.serve.host, settings.serve.port, "serve.port")
     ledger = Ledger.open(settings.ledger)
     end_well_on_sigterm()

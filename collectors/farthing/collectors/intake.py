@@ -49,6 +49,8 @@ MAX_LINES = 100_000
 SHOWN_REFUSALS = 20
 BODIES_IN_MEMORY = 8
 """Posts that are read and stored at a time; the others wait in their sockets."""
+BODIES_BEING_READ = 1
+"""Bodies that are decoded at a time: several would share one processor, and be ready for the store all at once."""
 BODY_SECONDS = 30.0
 """How long a body may take to arrive before its place goes to another."""
 LOG_SECONDS = 60.0
@@ -203,6 +205,7 @@ class _Intake:
         self._on_accepted = on_accepted
         self._unit_prices = unit_prices
         self._places = anyio.Semaphore(BODIES_IN_MEMORY)
+        self._reading = anyio.Semaphore(BODIES_BEING_READ)
 
     async def post(self, request: Request, path: str) -> Response:
         if not self._may_enter(request):
@@ -217,7 +220,8 @@ class _Intake:
             try:
                 with anyio.fail_after(BODY_SECONDS):
                     body = await _read(request, limit)
-                batch = await anyio.to_thread.run_sync(_read_batch, body, _encoding(request), limit, path)
+                async with self._reading:
+                    batch = await anyio.to_thread.run_sync(_read_batch, body, _encoding(request), limit, path)
             except _BodyRefusedError as refused:
                 self._gate.charge(limit if refused.status == 413 else 0)
                 self._counts.add(BODY, REFUSED)
