@@ -27,8 +27,10 @@ from farthing.ledger.repository import Ledger
 from farthing.service import gpu_sampling
 from farthing.service.gpu_agent import Agent, run_agent
 from farthing.service.gpu_sampling import GpuSampling, engines_on, open_sources
+from farthing.service.pricing import price_book
 from farthing.service.server import Service
 from farthing.settings import EngineSettings, GpuSettings, Settings
+from farthing_probe import wire
 
 UUID = "GPU-6f0c8f7e-0000-4000-8000-000000000001"
 H100 = "NVIDIA H100 80GB HBM3"
@@ -186,12 +188,41 @@ def test_the_service_shows_its_devices_and_keeps_their_energy(ledger, monkeypatc
     assert shown[c.METRIC_GPU_SOURCE_UP] == [({c.LABEL_SOURCE: "nvml"}, 1)]
     (device,) = payload["devices"]
     assert (device["engines"], device["power_watts"], device["utilization"]) == (["llama-8b"], 500, 0.97)
+    assert device["unallocated_per_hour_nano"] is None
     assert source.closed.wait(30)
     records = devices_in(ledger)
     assert {(record.uuid, record.method) for record in records} == {(UUID, COUNTER)}
     assert [record.key.sequence for record in records] == list(range(len(records)))
     at, energy = [at for one in records for at in one.at_ns], [mj for one in records for mj in one.energy_mj]
     assert (energy[-1] - energy[0]) / ((at[-1] - at[0]) / SECOND) == pytest.approx(500_000, rel=0.02)
+
+
+def test_a_gpu_that_serves_nothing_is_shown_with_what_it_costs(ledger, monkeypatch):
+    """Dollars an hour, by the default price of its kind."""
+    monkeypatch.setattr(gpu_sampling, "open_sources", lambda _: [Turning()])
+    with served(Service(Settings(gpus=QUICK), ledger).app) as url:
+        wait_until(lambda: c.METRIC_GPU_UNALLOCATED in samples(url), 30, "what it costs")
+        ((labels, dollars),) = samples(url)[c.METRIC_GPU_UNALLOCATED]
+    assert labels[c.LABEL_UUID] == UUID
+    assert dollars == pytest.approx(price_book(Settings()).tariff(H100, 1).nano_per_hour(time.time_ns()) / 1e9)
+
+
+def test_an_engine_is_on_the_device_that_its_probe_tells(ledger, monkeypatch):
+    """Without a word in the settings."""
+    monkeypatch.setattr(gpu_sampling, "open_sources", lambda _: [Turning()])
+    now = time.time_ns()
+    started = wire.started(
+        "boot-1", 0, 0, at_ns=1, wall_ns=now, engine="probed", engine_kind="vllm", version="0.26", model="m",
+        gpu=H100, gpu_count=1, gpu_uuids=[UUID],
+    )  # fmt: skip
+    with served(Service(Settings(gpus=QUICK), ledger).app) as url:
+        headers = {"Content-Encoding": "gzip"}
+        posted = httpx.post(f"{url}{wire.WINDOWS_PATH}", content=wire.encode([started]), headers=headers, timeout=10)
+        assert posted.json()["accepted"] == 1
+        wait_until(lambda: c.METRIC_GPU_ENGINE in samples(url), 30, "an engine on the device")
+        ((labels, _),) = samples(url)[c.METRIC_GPU_ENGINE]
+        wait_until(lambda: c.METRIC_GPU_UNALLOCATED not in samples(url), 30, "that somebody has it")
+    assert (labels[c.LABEL_UUID], labels[c.LABEL_ENGINE]) == (UUID, "probed")
 
 
 def test_without_a_device_the_service_says_nothing_of_devices(ledger):
