@@ -133,6 +133,13 @@ def test_a_process_whose_memory_is_unknown_has_no_series():
     assert values(VIEW, names.METRIC_GPU_PROCESS_MEMORY, pid="4712") == []
 
 
+def test_a_process_that_is_listed_twice_has_one_series():
+    """As with two instances of a GPU; two series of the same labels would end the whole scrape."""
+    view = replace(VIEW, devices=(DeviceView(replace(FULL, processes=((1, 5), (1, 7), (2, None), (2, 3)))),))
+    assert values(view, names.METRIC_GPU_PROCESS_MEMORY, pid="1") == [12]
+    assert values(view, names.METRIC_GPU_PROCESS_MEMORY, pid="2") == [3]
+
+
 def test_a_slice_says_whose_it_is_and_that_its_energy_is_a_share():
     """Nobody takes it for measured."""
     part = GpuReading("MIG-1", 1, "nvml", kind=MIG, parent=UUID, profile="3g.40gb", index=0)

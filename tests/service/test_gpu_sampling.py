@@ -1,6 +1,7 @@
 """GPUs in the running service and in the agent: what is read is shown, kept, and sent to another host."""
 
 import asyncio
+import socket
 import subprocess
 import sys
 import threading
@@ -11,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from tests.exporters.snapshots import snapshot
-from tests.service.running import served, wait_until
+from tests.service.running import FARTHING, served, wait_until
 
 from farthing.collectors.gpu.delivery import Delivery
 from farthing.collectors.wire import decode_device
@@ -302,6 +303,43 @@ def test_the_agent_sends_what_it_reads_to_the_service_and_shows_it(ledger):
     assert device["uuid"] == UUID
     assert shown[c.METRIC_GPU_DROPPED] == [({}, 0)]
     assert [labels[c.LABEL_ENGINE] for labels, _ in shown[c.METRIC_GPU_ENGINE]] == ["llama-8b"]
+
+
+def test_an_agent_that_is_ended_sends_what_it_read_last(ledger, tmp_path):
+    """As a process, reading another agent's metrics as an exporter's, ended by SIGTERM in the middle of a record."""
+    shown = Agent(Settings(gpus=QUICK), [Turning()], None)
+    with served(Service(Settings(gpus=GpuSettings(nvml="off")), ledger).app) as url, served(shown.app) as exporter:
+        config = tmp_path / "farthing.yaml"
+        config.write_text(
+            "gpus: {nvml: off, sample_seconds: 0.1, batch_seconds: 600, "
+            f'exporters: [{{url: "{exporter}/metrics"}}]}}\nserve: {{token_file: null}}\n'
+        )
+        own = free_port()
+        words = ["gpus", "--agent", "--url", url, "--config", str(config), "--port", str(own)]
+        agent = subprocess.Popen([FARTHING, *words], stderr=subprocess.PIPE, text=True)
+        wait_until(lambda: energy_shown(own) > 0, 60, "energy on the agent's metrics")
+        assert devices_in(ledger) == []
+        agent.terminate()
+        _, said = agent.communicate(timeout=30)
+        assert agent.returncode == 0, said
+    (last,) = devices_in(ledger)
+    assert (last.uuid, last.source, last.method) == (UUID, "farthing", COUNTER)
+    assert len(last.at_ns) > 1
+
+
+def free_port():
+    """One that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def energy_shown(port):
+    """Joules on an agent's metrics; 0 before it serves any."""
+    try:
+        return sum(value for _, value in samples(f"http://127.0.0.1:{port}").get(c.METRIC_GPU_ENERGY, ()))
+    except httpx.HTTPError:
+        return 0
 
 
 def test_an_agent_without_anything_to_read_ends_with_one_line():

@@ -128,6 +128,15 @@ def _last_xid(reading: GpuReading) -> float | None:
     return 0 if reading.xid is None and reading.xid_count == 0 else reading.xid
 
 
+def _process_memory(reading: GpuReading) -> Rows:
+    """One series a process, however often a driver lists it: two of the same labels end a whole scrape."""
+    used: dict[int, int] = {}
+    for pid, memory in reading.processes:
+        if memory is not None:
+            used[pid] = used.get(pid, 0) + memory
+    return [((str(pid),), memory) for pid, memory in used.items()]
+
+
 def _energy(device: DeviceView) -> Rows:
     return [((device.method,), None if device.energy_mj is None else device.energy_mj / MILLIJOULES)]
 
@@ -160,7 +169,7 @@ DEVICE_ROWS: Final[Mapping[str, Callable[[DeviceView], Rows]]] = {
         ((SENT,), view.reading.nvlink_tx_bytes),
         ((RECEIVED,), view.reading.nvlink_rx_bytes),
     ],
-    names.METRIC_GPU_PROCESS_MEMORY: lambda view: [((str(pid),), used) for pid, used in view.reading.processes],
+    names.METRIC_GPU_PROCESS_MEMORY: lambda view: _process_memory(view.reading),
     names.METRIC_GPU_FAULT: lambda view: [((fault,), 1.0) for fault in sorted(view.reading.faults)],
 }
 """What each metric by device reads from its view, in the reference's order of labels."""

@@ -151,6 +151,14 @@ def test_a_slice_has_its_share_whatever_the_order_of_the_readings():
     assert (part.parent, part.profile, part.energy_mj) == (UUID, "3g.40gb", tuple(n * 300_000 for n in range(5)))
 
 
+def test_a_slice_of_a_gpu_whose_energy_nobody_knows_has_none_either():
+    """A share of nothing known is not 0 joules."""
+    step = [reading(power_watts=None), reading("MIG-1", kind=MIG, parent=UUID, profile="3g.40gb", power_watts=None)]
+    bench = Bench(FakeSource.of(step))
+    bench.read()
+    assert (bench.device("MIG-1").method, bench.device("MIG-1").energy_mj) == (NO_ENERGY, None)
+
+
 def test_a_clock_that_is_set_back_never_makes_a_record_go_back():
     """By a little it is waited for; by much it is a new boot."""
     steps = [*counted(3), replace(counted(1, first=3)[0], at_ns=AT), *counted(2, first=4)]

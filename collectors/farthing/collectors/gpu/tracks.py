@@ -38,9 +38,9 @@ class Track:
         """Records that are complete."""
 
     @property
-    def used_mj(self) -> float:
-        """Millijoules since its first reading."""
-        return self._meter.used_mj
+    def used_mj(self) -> float | None:
+        """Millijoules since its first reading; None where none are known."""
+        return None if self._meter.method == NO_ENERGY else self._meter.used_mj
 
     def add(self, reading: GpuReading, gpu: Track | None = None) -> None:
         """Take one reading; ``gpu`` is the track of the GPU that a MIG slice is part of."""
@@ -91,8 +91,8 @@ class Track:
         """What is shown of it; None before its first reading."""
         if self.reading is None:
             return None
-        known = self._meter.method != NO_ENERGY
-        return DeviceView(self.reading, self._meter.method, round(self._meter.used_mj) if known else None)
+        used = self.used_mj
+        return DeviceView(self.reading, self._meter.method, None if used is None else round(used))
 
     def _close(self, method: str) -> None:
         """Close the record; its device is described as it was last read."""
