@@ -1,10 +1,13 @@
 """Devices as metrics: every one of the reference, in base units, absent where nobody knows."""
 
+import subprocess
 from dataclasses import replace
 
 import pytest
 from prometheus_client import CollectorRegistry
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
+from tests.alerts.real_parts import program
 
 from farthing.domain import conventions as names
 from farthing.domain.devices import DevicesView, DeviceView
@@ -159,6 +162,25 @@ def test_a_source_is_up_or_down():
     """Also where it has no device."""
     assert values(VIEW, names.METRIC_GPU_SOURCE_UP, source="nvml") == [1]
     assert values(VIEW, names.METRIC_GPU_SOURCE_UP, source="http://node-2:9400/metrics") == [0]
+
+
+def test_openmetrics_takes_every_family():
+    """Stricter than the older text: units, suffixes and the end."""
+    registry = CollectorRegistry()
+    registry.register(DeviceCollector(lambda: VIEW))
+    body, content_type = exposition(registry, "application/openmetrics-text;version=1.0.0")
+    assert content_type.startswith("application/openmetrics-text")
+    assert len(list(parse_openmetrics(body.decode()))) == len(DEVICE_METRICS)
+
+
+@pytest.mark.real
+def test_promtool_finds_nothing_to_lint():
+    """Prometheus' own linter is clean on the text exposition."""
+    registry = CollectorRegistry()
+    registry.register(DeviceCollector(lambda: VIEW))
+    body, _ = exposition(registry, "")
+    done = subprocess.run([program("promtool"), "check", "metrics"], input=body, capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
 def test_a_device_that_is_gone_has_no_series():
