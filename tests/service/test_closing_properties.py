@@ -11,8 +11,11 @@ from hypothesis import strategies as st
 from tests.books.policies import CARD, POOLS, policy
 from tests.service.books import accountant, journal_sums
 from tests.service.closings import SETTINGS, close, documents, identity, moved
+from tests.service.devices import device, without_samples
 
+from farthing.books.periods import bounds
 from farthing.books.policy import Policy
+from farthing.domain.clock import SECOND
 from farthing.domain.records import RawRecord
 from farthing.ledger import tables as t
 from farthing.ledger.repository import Ledger
@@ -58,6 +61,18 @@ def recording():
 
 MONTH = st.tuples(st.floats(1, 60), st.integers(60, 400), st.floats(0.5, 1), st.booleans())
 """Seconds of a boot before its month ends, its records, the part of them that is on time, and a restart."""
+UUIDS = ("GPU-0", "GPU-1", "GPU-2")
+STAYS = st.lists(
+    st.tuples(
+        st.sampled_from(MONTHS),
+        st.sampled_from(UUIDS),
+        st.floats(-400, 900),
+        st.floats(1, 900),
+        st.integers(0, 2),
+    ),
+    max_size=12,
+)
+"""A month, a device, when it appears (seconds before the month ends) and for how long, and months until it is told."""
 
 
 @given(
@@ -65,12 +80,17 @@ MONTH = st.tuples(st.floats(1, 60), st.integers(60, 400), st.floats(0.5, 1), st.
     chosen=st.sampled_from(POLICIES),
     months=st.tuples(MONTH, MONTH, MONTH),
     seed=st.integers(0, 2**32),
+    stays=STAYS,
+    telling=st.lists(st.sampled_from([(), UUIDS[:1], UUIDS[1:]]), min_size=3, max_size=3),
 )
 @settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
-def test_every_period_tenant_and_account_adds_up_and_nothing_closed_ever_changes(
-    recording, settings_, chosen, months, seed
+def test_every_period_tenant_and_account_adds_up_and_nothing_closed_ever_changes(  # noqa: PLR0917 - what happens
+    recording, settings_, chosen, months, seed, stays, telling
 ):
-    """Opening work in progress + bill - closing work in progress = charged + named pools."""
+    """Opening work in progress + bill - closing work in progress = charged + named pools.
+
+    Devices come and go, boots say that they run on them or do not, and what is known of both comes late.
+    """
     rng = random.Random(seed)  # noqa: S311 - seeded trials
     ledger = Ledger.open("sqlite://")
     books = accountant(ledger, settings_)
@@ -79,6 +99,9 @@ def test_every_period_tenant_and_account_adds_up_and_nothing_closed_ever_changes
     frozen: dict[str, bytes] = {}
     for number, (name, (before_end, length, part, restart)) in enumerate(zip(MONTHS, months, strict=True)):
         arriving = moved(recording, name, before_end, boot=f"boot-{number}")[:length]
+        if telling[number]:
+            arriving = without_samples(arriving, telling[number])
+        ledger.add(_told(stays, number))
         held = {one.key for one in arriving if one.kind == "usage" and rng.random() < 0.2}
         on_time = [one for one in arriving if one.key not in held]
         cut = max(40, round(len(on_time) * part))
@@ -94,12 +117,24 @@ def test_every_period_tenant_and_account_adds_up_and_nothing_closed_ever_changes
         assert documents(ledger).items() >= frozen.items()
         frozen = documents(ledger)
         _accounts(ledger, closed)
-    ledger.add(late)
+    ledger.add([*late, *_told(stays, None)])
     books.advance()
     assert documents(ledger) == frozen
     for earlier, later in pairwise(closings):
         assert later.document.facts.opening_wip_nano == earlier.document.facts.closing_wip_nano
     ledger.close()
+
+
+def _told(stays, number):
+    """Samples of the stays that are told of when a month is over; None: of those that nobody closed a month with."""
+    found = []
+    for place, (month, uuid, before_end, seconds, later) in enumerate(stays):
+        told = MONTHS.index(month) + later
+        if told == number or (number is None and told >= len(MONTHS)):
+            start = bounds(month)[1] - round(before_end * SECOND)
+            stop = start + round(seconds * SECOND)
+            found.append(device([*range(start, stop, 30 * SECOND), stop], uuid=uuid, sequence=place + 1))
+    return found
 
 
 def _dealt(rng, late, on_time):

@@ -18,6 +18,7 @@ from sqlalchemy.engine import Connection
 
 from farthing.books.closing import (
     DAY,
+    DEVICE_SOURCE,
     Accrual,
     BilledBoot,
     ClosedBoot,
@@ -48,6 +49,7 @@ from farthing.ledger.database import PERIODS_LOCK, advisory_lock, transaction
 from farthing.ledger.evidence import evidence_hash
 from farthing.ledger.period_books import InputHashes, PeriodBooks
 from farthing.ledger.repository import Ledger
+from farthing.service.device_billing import BilledLife, DeviceBilling, billed_lives
 from farthing.settings import Settings
 
 __all__ = ["Closed", "PeriodState", "close_period", "draft_period", "list_periods"]
@@ -126,6 +128,8 @@ def close_period(  # noqa: PLR0917 - the period, what it is closed by, and who s
         for holding in prices.holdings:
             for tariff in (*holding.engines.values(), *(pool.tariff for pool in holding.pools)):
                 books.keep_version("price", tariff.version, tariff.content)
+        for *_, content in closed.document.device_tariffs:
+            books.keep_version("price", parse_tariff(content).version, content)
         books.post_accruals(period, closed.document.accruals, policy.version)
         closing = {"closed_ns": now_ns, "signed_by": signed_by, "note": note, "policy_version": policy.version}
         books.write(closed.document, closing, closed.statements)
@@ -209,6 +213,7 @@ class _Closing:
         self._before = [document for one in self._books.closed() if (document := self._books.closing(one))]
         self._before += drafted
         self._unpriced: list[str] = []
+        self._devices = DeviceBilling(connection, prices)
 
     def make(self, signed_by: str, issued_ns: int) -> Closed:
         """The closing and its statements."""
@@ -245,6 +250,8 @@ class _Closing:
                 for holding in self._prices.holdings
                 for engine, tariff in holding.engines.items()
             ),
+            device_tariffs=self._devices.tariffs(),
+            device_slots=self._devices.slots,
             costing=self._settings.costing.model_dump(include={"window_seconds", "grace_seconds", "horizon_windows"}),
             settlement_policy=c.POLICY_VERSION,
             program=installed("farthing"),
@@ -279,9 +286,9 @@ class _Closing:
             count = None if boot.ended or name.startswith(c.SCRAPED_BOOT) else self._books.requests(name)
             # a request may be answered after the last that its engine told of
             final = closed.final and not self._books.requests(name, self._period_end)
-            found.append(
-                replace(closed, requests=count, final=final, sha256=self._hashes.through(self._books, members, read_id))
-            )
+            uuids = tuple(sorted({uuid for row in rows for uuid in json.loads(row.gpu_uuids)}))
+            sha256 = self._hashes.through(self._books, members, read_id)
+            found.append(replace(closed, requests=count, final=final, sha256=sha256, gpu_uuids=uuids))
         return found
 
     def _billed(self, name: str, rows: Sequence[Any]) -> BilledBoot:
@@ -356,7 +363,10 @@ class _Closing:
     # ---- what is bought beyond running engines -------------------------------------------------
 
     def _accruals(self) -> list[Accrual]:
-        lives = self._lives()
+        billed = self._lives()
+        lives: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
+        for life in billed:
+            lives[life.engine].append((life.start_ns, life.end_ns))
         accruals: list[Accrual] = []
         for holding in self._prices.holdings:
             found, unpriced = accrue(holding, self._start, self._end, lives)
@@ -364,7 +374,9 @@ class _Closing:
             self._unpriced += unpriced
         for cost in self._policy.shared_costs:
             accruals += self._shared(cost)
-        return accruals + self._true_up(lives)
+        found, unpriced = self._devices.accrue(billed, self._start, self._end)
+        self._unpriced += unpriced
+        return accruals + found + self._true_up(lives) + self._devices.true_up(billed, self._before)
 
     def _shared(self, cost: SharedCost) -> list[Accrual]:
         reason = cost.name
@@ -384,7 +396,7 @@ class _Closing:
         posted: Counter[tuple[str, str, int]] = Counter()
         for document in self._before:
             for one in document.accruals:
-                if one.account == c.DOWN:
+                if one.account == c.DOWN and not one.source.startswith(DEVICE_SOURCE):
                     posted[one.source, one.engine, one.start_ns // DAY] += one.nano
         now: Counter[tuple[str, str, int]] = Counter()
         versions: dict[tuple[str, str], str] = {}
@@ -408,23 +420,15 @@ class _Closing:
                 found.append(Accrual(capacity, engine, c.DOWN, c.REASON_NO_BOOT, *bounds_ns, nano, version))
         return found
 
-    def _lives(self) -> dict[str, list[tuple[int, int]]]:
-        """engine -> when its boots are billed; an open boot is billed until its end is known.
+    def _lives(self) -> list[BilledLife]:
+        """When boots are billed, and on what; an open boot is billed until its end is known.
 
         Scrapes say nothing of the time after them, and never that they were the last: nor does a boot that another
         one followed, and one that came to a time without a price is billed no further.
         """
-        lives: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
         groups = _groups(self._connection)
         unpriced = set(self._connection.execute(sa.select(t.unpriced_engines.c.engine)).scalars())
-        latest = {rows[-1].engine: name for name, rows in groups.items() if not name.startswith(c.SCRAPED_BOOT)}
-        for name, rows in groups.items():
-            start = min(int(row.started_ns) for row in rows)
-            engine = rows[-1].engine
-            ended = all(row.closed_ns is not None for row in rows) or latest.get(engine) != name or engine in unpriced
-            end = max(int(row.covered_ns) for row in rows) if ended else self._end
-            lives[engine].append((start, max(start, end)))
-        return lives
+        return billed_lives(groups, unpriced, self._end)
 
 
 def _groups(connection: Connection) -> dict[str, list[Any]]:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from farthing.books.closing import ClosingDocument, decode_closing, with_closing
-from farthing.books.facts import PeriodFacts
+from farthing.books.facts import Cost, PeriodFacts
 from farthing.books.periods import period_of
 from farthing.books.policy import Policy, parse_policy
 from farthing.books.recompute import recompute_line
@@ -240,7 +240,11 @@ def _recompute(
     verdicts = [
         Verdict("bill_recomputes", not (wrong or (wrong := _sums(document))), wrong or f"{len(document.boots)} boots")
     ]
-    verdicts += [_same("costs_recompute", facts.costs, document.facts.costs)]
+    stated, found = document.facts.costs, facts.costs
+    if any(boot.gpu_uuids for boot in document.boots):
+        # their energy came in records of devices, which no amount depends on
+        stated, found = _money(stated), _money(found)
+    verdicts += [_same("costs_recompute", found, stated)]
     verdicts.append(_same("usage_recomputes", facts.usage, document.facts.usage))
     if document.facts.period != statement.period:
         return [*verdicts, Verdict("statement_recomputes", False, f"the closing is of {document.facts.period}")]
@@ -289,6 +293,11 @@ def _with_recosted(
         recosted.costs[key][0] += nano
     costs = tuple(sorted(recosted.as_costs()))
     return replace(document.facts, costs=costs, usage=tuple(sorted(recosted.as_usage())))
+
+
+def _money(costs: Iterable[Cost]) -> tuple[Cost, ...]:
+    """Costs without energy; what was only energy is none."""
+    return tuple(cost._replace(millijoules=0) for cost in costs if cost.nano)
 
 
 def _service(end_ns: int) -> str:

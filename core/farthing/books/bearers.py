@@ -98,6 +98,8 @@ def sort_facts(facts: PeriodFacts, policy: Policy) -> Bearers:
     pools: defaultdict[Pool, Sum] = defaultdict(Sum)
     quantities: defaultdict[Work, Quantity] = defaultdict(Quantity)
     for cost in facts.costs:
+        if not cost.nano:
+            continue  # energy that is told another way than its money has sums of its own
         work = work_of_cost(cost, policy)
         if work is not None:
             own[work][cost.phase, _own_reason(cost)].add(cost)

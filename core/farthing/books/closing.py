@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Final
 
 import msgspec
 
 from farthing.books.capacity import Holding
 from farthing.books.facts import PeriodFacts
+from farthing.books.idle_devices import Slots
 from farthing.books.statement import sha256_of
 from farthing.books.tariff import Tariff
 from farthing.domain.clock import HOUR
@@ -22,6 +24,7 @@ from farthing.domain.errors import PeriodError, PriceError
 
 __all__ = [
     "DAY",
+    "DEVICE_SOURCE",
     "Accrual",
     "BilledBoot",
     "ClosedBoot",
@@ -32,10 +35,13 @@ __all__ = [
     "decode_closing",
     "encode_closing",
     "gaps",
+    "priced_spans",
     "with_closing",
 ]
 
 DAY = 24 * HOUR
+DEVICE_SOURCE: Final = "gpu/"
+"""No capacity's name has a slash."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +112,8 @@ class ClosedBoot:
     """JSON of the settings that its windows are made with; empty: those of the closing."""
     sha256: str = ""
     """Over its input records up to ``read_id``, in order of arrival."""
+    gpu_uuids: tuple[str, ...] = ()
+    """Of its devices, which told its energy in records of their own: no amount of money depends on them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +121,7 @@ class Accrual:
     """Cost of what is bought and was no running engine's, of one UTC day."""
 
     source: str
-    """A capacity's name, or a shared cost's."""
+    """A capacity's name, a shared cost's, or DEVICE_SOURCE and the UUID of a GPU at a price."""
     engine: str
     account: str
     reason: str
@@ -132,6 +140,10 @@ class ClosingDocument:
     accruals: tuple[Accrual, ...]
     engine_tariffs: tuple[tuple[str, str, str], ...] = ()
     """(capacity, engine, content of its tariff) for gaps that late boots fill."""
+    device_tariffs: tuple[tuple[str, str, str, str], ...] = ()
+    """(GPU, fraction, engine, content of the tariff) of devices that no engine had, for the same."""
+    device_slots: tuple[Slots, ...] = ()
+    """GPUs of capacities, which were billed whoever had them."""
     costing: dict[str, int] = field(default_factory=dict)
     """The settings of costing when it was made."""
     settlement_policy: str = ""
@@ -241,13 +253,13 @@ def accrue(
             reason = pool.reason if pool.account != SHARED else f"{holding.name}:{pool.reason}"
             accruals.append(Accrual(holding.name, "", pool.account, reason, a, b, nano, pool.tariff.version))
     for engine, tariff in holding.engines.items():
-        for a, b in _known(tariff, start_ns, end_ns):
+        for a, b in priced_spans(tariff, start_ns, end_ns):
             for gap in gaps(a, b, lives.get(engine, ())):
                 accruals += _down(holding.name, engine, tariff, gap)
     return [accrual for accrual in accruals if accrual.nano], sorted(set(unpriced))
 
 
-def _known(tariff: Tariff, start_ns: int, end_ns: int) -> list[tuple[int, int]]:
+def priced_spans(tariff: Tariff, start_ns: int, end_ns: int) -> list[tuple[int, int]]:
     """The parts of [start, end) in which a tariff has a price."""
     spans = [(max(start_ns, a), end_ns if b is None else min(end_ns, b)) for a, b in tariff.function.spans]
     return [(a, b) for a, b in spans if b > a]

@@ -53,6 +53,8 @@ def qualities(facts: PeriodFacts, policy: Policy) -> dict[str, Quality]:
     methods: defaultdict[str, Counter[str]] = defaultdict(Counter)
     uncounted: Counter[str] = Counter()
     for cost in facts.costs:
+        if not cost.nano:
+            continue
         bearer = cost.tenant if policy.bears(cost.account, cost.tenant) else PLATFORM_TENANT
         methods[bearer][cost.method] += abs(cost.nano)
     for usage in facts.usage:

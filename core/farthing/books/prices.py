@@ -149,8 +149,12 @@ class PriceBook:
             self._tariffs[asked] = self._tariff(*asked)
         return self._tariffs[asked]
 
+    def key(self, device: str) -> str:
+        """Key of the table for a device's name in it, or by its driver; the name itself when it is not known."""
+        return device if any(price.gpu == device for price in self.prices) else canonical_gpu(device)
+
     def _tariff(self, device: str, count: int, fraction: Decimal, name: str) -> Tariff:
-        key = device if any(price.gpu == device for price in self.prices) else canonical_gpu(device)
+        key = self.key(device)
         of_gpu = [price for price in self.prices if price.gpu == key]
         if not of_gpu:
             known = ", ".join(sorted({price.gpu for price in self.prices}))

@@ -1,0 +1,197 @@
+"""GPUs at a price that no engine has, as a closing bills them: from when they were there, and from boots' lives."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from farthing.books.closing import DAY, DEVICE_SOURCE, Accrual, ClosingDocument, days_of, priced_spans
+from farthing.books.idle_devices import IdleDevice, Life, Slots, Stay, idle_devices
+from farthing.books.prices import PriceBook
+from farthing.books.tariff import Tariff, parse_tariff
+from farthing.domain import conventions as c
+from farthing.domain.errors import PriceError
+from farthing.domain.gpu import GPU, MIG
+from farthing.ledger import tables as t
+from farthing.ledger.devices import Presence, presences
+
+__all__ = ["BilledLife", "DeviceBilling", "billed_lives", "lives_of", "slots_of"]
+
+_Key = tuple[str, str, str]
+"""GPU, fraction of it, and the engine that chose its price."""
+
+
+@dataclass(frozen=True, slots=True)
+class BilledLife:
+    """A boot while it is billed, or all boots of an engine that is costed from its counters; UTC nanoseconds."""
+
+    engine: str
+    start_ns: int
+    end_ns: int
+    devices: tuple[str, ...]
+    """UUIDs as whoever told them did: of GPUs, or of slices."""
+    gpu: str
+    count: int
+    price_version: str
+
+
+def billed_lives(groups: Mapping[str, Sequence[Any]], unpriced: Collection[str], until_ns: int) -> list[BilledLife]:
+    """The lives of boots, from rows of the ledger by what is billed as one; those that go on end at ``until_ns``."""
+    latest = {rows[-1].engine: name for name, rows in groups.items() if not name.startswith(c.SCRAPED_BOOT)}
+    found = []
+    for name, rows in groups.items():
+        start, last = min(int(row.started_ns) for row in rows), rows[-1]
+        engine = last.engine
+        ended = all(row.closed_ns is not None for row in rows) or latest.get(engine) != name or engine in unpriced
+        end = max(int(row.covered_ns) for row in rows) if ended else until_ns
+        devices = sorted({uuid for row in rows for uuid in json.loads(row.gpu_uuids)})
+        found.append(
+            BilledLife(
+                engine, start, max(start, end), tuple(devices), last.gpu, int(last.gpu_count), last.price_version
+            )
+        )
+    return found
+
+
+def slots_of(prices: PriceBook) -> tuple[Slots, ...]:
+    """GPUs of all capacities, by their terms."""
+    return tuple(
+        Slots(prices.key(term.gpu), term.gpus, term.start_ns, term.end_ns)
+        for holding in prices.holdings
+        for term in holding.terms
+    )
+
+
+def lives_of(
+    billed: Iterable[BilledLife], stays: Iterable[Presence], tariffs: Mapping[str, Tariff], prices: PriceBook
+) -> list[Life]:
+    """Lives as devices are billed by: of whole GPUs, a slice as its part of one."""
+    parents = {stay.uuid: stay.parent for stay in stays if stay.kind == MIG and stay.parent}
+    found = []
+    for one in billed:
+        tariff = tariffs.get(one.price_version)
+        found.append(
+            Life(
+                engine=one.engine,
+                start_ns=one.start_ns,
+                end_ns=one.end_ns,
+                devices=tuple(parents.get(uuid, uuid) for uuid in one.devices),
+                gpu=prices.key(one.gpu),
+                count=one.count,
+                fraction=Fraction(tariff.fraction) if tariff else Fraction(1),
+                # the cost of a capacity is divided over its slots
+                held=tariff is not None and '"slots"' in tariff.content,
+            )
+        )
+    return found
+
+
+class DeviceBilling:
+    """Accrues what no engine has of GPUs at a price, and corrects it when a boot turns out to have had it."""
+
+    def __init__(self, connection: Connection, prices: PriceBook) -> None:
+        self._connection = connection
+        self._prices = prices
+        self._presences = presences(connection)
+        self.slots = slots_of(prices)
+        self._used: dict[_Key, Tariff] = {}
+        self._known: dict[str, Tariff] | None = None
+
+    def tariffs(self) -> tuple[tuple[str, str, str, str], ...]:
+        """(GPU, fraction, engine, content) of every tariff that was used and is not of an earlier closing."""
+        return tuple(sorted((*key, tariff.content) for key, tariff in self._used.items()))
+
+    def accrue(self, billed: Iterable[BilledLife], start_ns: int, end_ns: int) -> tuple[list[Accrual], list[str]]:
+        """What no engine has in [start, end), by device and day; and what of that has no price."""
+        accruals: list[Accrual] = []
+        unpriced: list[str] = []
+        for idle in self._idle(billed, self.slots, start_ns, end_ns):
+            try:
+                tariff = self._tariff(idle, {})
+                accruals += _accruals(idle, tariff)
+                # what of it has no price is named
+                tariff.bill(idle.start_ns, idle.end_ns)
+            except PriceError as error:
+                unpriced.append(f"GPU {idle.uuid}: {error}")
+        return [one for one in accruals if one.nano], sorted(set(unpriced))
+
+    def true_up(self, billed: Sequence[BilledLife], before: Sequence[ClosingDocument]) -> list[Accrual]:
+        """What closed periods would be billed by all that is known now, less what they were, by day."""
+        due: Counter[tuple[str, str, str, str, int]] = Counter()
+        versions: dict[tuple[str, str], str] = {}
+        for document in before:
+            for one in document.accruals:
+                if one.source.startswith(DEVICE_SOURCE):
+                    due[one.source, one.engine, one.account, one.reason, one.start_ns // DAY] -= one.nano
+                    versions[one.source, one.engine] = one.price_version
+        for document in before:
+            kept = {tuple(key): parse_tariff(content) for *key, content in document.device_tariffs}
+            facts = document.facts
+            for idle in self._idle(billed, document.device_slots, facts.start_ns, facts.end_ns):
+                try:
+                    accruals = _accruals(idle, self._tariff(idle, kept))
+                except PriceError:
+                    continue  # it was named when its period was closed
+                for one in accruals:
+                    due[one.source, one.engine, one.account, one.reason, one.start_ns // DAY] += one.nano
+                    versions.setdefault((one.source, one.engine), one.price_version)
+        return [
+            Accrual(source, engine, account, reason, day * DAY, (day + 1) * DAY, nano, versions[source, engine])
+            for (source, engine, account, reason, day), nano in sorted(due.items())
+            if nano
+        ]
+
+    def _idle(
+        self, billed: Iterable[BilledLife], slots: Sequence[Slots], start_ns: int, end_ns: int
+    ) -> list[IdleDevice]:
+        stays = [
+            Stay(stay.uuid, self._prices.key(stay.name), stay.first_ns, stay.last_ns)
+            for stay in self._presences
+            if stay.kind == GPU and stay.first_ns < end_ns and stay.last_ns > start_ns
+        ]
+        if not stays:
+            return []
+        return idle_devices(stays, self._lives(billed), slots, start_ns, end_ns)
+
+    def _lives(self, billed: Iterable[BilledLife]) -> list[Life]:
+        if self._known is None:
+            self._known = _kept_tariffs(self._connection)
+        return lives_of(billed, self._presences, self._known, self._prices)
+
+    def _tariff(self, idle: IdleDevice, kept: Mapping[Any, Tariff]) -> Tariff:
+        """The price of a part of a GPU, as a closing kept it, else as the table has it now."""
+        fraction = Decimal(idle.fraction.numerator) / Decimal(idle.fraction.denominator)
+        engine = "" if self._prices.is_held(idle.engine) else idle.engine
+        key = (idle.gpu, str(fraction), engine)
+        if key in kept:
+            return kept[key]
+        tariff = self._used[key] = self._prices.tariff(idle.gpu, 1, fraction, engine=engine)
+        return tariff
+
+
+def _kept_tariffs(connection: Connection) -> dict[str, Tariff]:
+    """Every tariff that boots were booked at, by version."""
+    v, found = t.versions.c, {}
+    used = sa.select(t.boots.c.price_version).distinct()
+    query = sa.select(v.version, v.content).where(v.kind == "price", v.version.in_(used))
+    for version, content in connection.execute(query):
+        found[version] = parse_tariff(content)
+    return found
+
+
+def _accruals(idle: IdleDevice, tariff: Tariff) -> list[Accrual]:
+    """A device's cost by day, as far as it has a price."""
+    source = f"{DEVICE_SOURCE}{idle.uuid}"
+    return [
+        Accrual(source, idle.engine, idle.account, idle.reason, a, b, tariff.bill(a, b), tariff.version)
+        for span in priced_spans(tariff, idle.start_ns, idle.end_ns)
+        for a, b in days_of(*span)
+    ]

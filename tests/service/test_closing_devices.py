@@ -1,0 +1,225 @@
+"""Closing months with GPUs that no engine had: they are billed, once, and corrected when that changes."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import sqlalchemy as sa
+from tests.service.books import accountant
+from tests.service.closings import SETTINGS, close, documents, identity, moved
+from tests.service.devices import UUID, as_devices, device, without_samples
+from tests.service.edges import CAPACITY, proven
+
+from farthing.books.periods import bounds
+from farthing.books.policy import Policy
+from farthing.domain import conventions as c
+from farthing.domain.clock import SECOND
+from farthing.ledger import tables as t
+from farthing.ledger.repository import Ledger
+from farthing.replay.recording import load_recording
+from farthing.service.closing import draft_period
+from farthing.service.pricing import price_book
+
+H100 = 3_348_000_000
+"""Nano-dollars per hour."""
+NOVEMBER, DECEMBER = "2026-11", "2026-12"
+_, END = bounds(NOVEMBER)
+
+
+@pytest.fixture(scope="module")
+def recording():
+    """Four minutes of an 8B model on one H100."""
+    return load_recording("h100-llama8b-vllm0.26")
+
+
+@pytest.fixture
+def ledger(ledger_url):
+    """An empty ledger, in each database."""
+    ledger = Ledger.open(ledger_url)
+    yield ledger
+    ledger.close()
+
+
+def _there(uuid, before_end, after_end=-0.0, **changed):
+    """A device that is read every ten seconds, from so many seconds before the month's end to so many after it."""
+    start, stop = END - round(before_end * SECOND), END + round(after_end * SECOND)
+    return device([*range(start, stop, 10 * SECOND), stop], uuid=uuid, **changed)
+
+
+def _idle(closed):
+    """What devices cost beside engines, in nano-dollars: by device and account."""
+    found: Counter[tuple[str, str]] = Counter()
+    for one in closed.document.accruals:
+        if one.source.startswith("gpu/"):
+            found[one.source.removeprefix("gpu/"), one.account] += one.nano
+    return dict(found)
+
+
+def _cost(seconds):
+    return round(seconds) * H100 // 3_600
+
+
+def test_a_gpu_that_is_rented_and_serves_nothing_is_unallocated_from_when_it_is_seen(ledger, recording, tmp_path):
+    """An engine runs on one of two; the other is billed while it is there, to the nano-dollar."""
+    raw = moved(recording, NOVEMBER, 600)
+    ledger.add([_there(UUID, 600), _there("GPU-idle", 500, -100), *without_samples(raw)])
+    accountant(ledger, SETTINGS).advance()
+    closed = close(ledger, NOVEMBER)
+    identity(closed)
+    boot = closed.document.boots[0]
+    # the engine's own GPU is unallocated once it has stopped
+    assert _idle(closed)["GPU-idle", c.UNALLOCATED] == _cost(400)
+    after = 600 - 253.180839
+    assert _idle(closed)[UUID, c.UNALLOCATED] == pytest.approx(after * H100 / 3_600, abs=10**6)
+    assert closed.document.facts.bill_nano == boot.bill_nano + sum(_idle(closed).values())
+    assert {cost.reason for cost in closed.document.facts.costs if cost.account == c.UNALLOCATED} == {"unassigned"}
+    assert closed.document.facts.unpriced == ()
+    proven(ledger, tmp_path)
+
+
+def test_between_two_boots_of_an_engine_its_gpu_is_down(ledger, recording, tmp_path):
+    """A crash and a start two minutes later: paid for, and the engine's."""
+    ledger.add(
+        [
+            _there(UUID, 1_200),
+            *without_samples(moved(recording, NOVEMBER, 1_200, boot="one")),
+            *without_samples(moved(recording, NOVEMBER, 600, boot="two")),
+        ]
+    )
+    accountant(ledger, SETTINGS).advance()
+    closed = close(ledger, NOVEMBER)
+    identity(closed)
+    gap = 600 - 253.180839
+    assert _idle(closed)[UUID, c.DOWN] == pytest.approx(gap * H100 / 3_600, abs=10**6)
+    down = [cost for cost in closed.document.facts.costs if cost.account == c.DOWN and cost.reason == c.REASON_NO_BOOT]
+    assert sum(cost.nano for cost in down) == _idle(closed)[UUID, c.DOWN]
+    engines = {one.engine for one in closed.document.accruals if one.account == c.DOWN}
+    assert engines == {"h100"}
+    # both boots, their gap and what came after are twenty minutes of one GPU
+    assert closed.document.facts.bill_nano == pytest.approx(_cost(1_200), abs=10**6)
+    proven(ledger, tmp_path)
+
+
+def test_an_engine_that_comes_back_next_month_was_down_and_its_gpu_not_unallocated(ledger, recording, tmp_path):
+    """And a late boot takes its time back: both are adjustments of the month in which they were."""
+    ledger.add([_there(UUID, 1_200, 1_200), *without_samples(moved(recording, NOVEMBER, 900, boot="one"))])
+    books = accountant(ledger, SETTINGS)
+    books.advance()
+    november = close(ledger, NOVEMBER)
+    identity(november)
+    # 300 s before the boot, and what came after it
+    whole = _idle(november)[UUID, c.UNALLOCATED]
+    assert set(_idle(november)) == {(UUID, c.UNALLOCATED)}
+    before = documents(ledger)
+    late = without_samples(moved(recording, NOVEMBER, 1_200, boot="late"))
+    ledger.add([*late, *without_samples(moved(recording, DECEMBER, 31 * 86_400 - 60, boot="two"))])
+    books.advance()
+    december = close(ledger, DECEMBER)
+    identity(december)
+    after = documents(ledger)
+    assert {name: after[name] for name in before} == before
+    facts = december.document.facts
+    moved_in: Counter[str] = Counter()
+    for cost in facts.costs:
+        if cost.service_period == NOVEMBER:
+            moved_in[cost.account] += cost.nano
+    assert moved_in[c.UNALLOCATED] == -whole
+    assert moved_in[c.DOWN] > 0
+    # the late boot's 253 s are its own now, and all the rest was down: the month was paid for as it was
+    assert sum(moved_in.values()) == 0
+    gaps = [one for one in december.document.accruals if one.account == c.DOWN and one.end_ns <= END]
+    assert sum(one.nano for one in gaps) == pytest.approx(whole - 253.180839 * H100 / 3_600, abs=10**6)
+    proven(ledger, tmp_path)
+
+
+def test_the_gpus_of_a_capacity_are_not_billed_once_more(ledger, recording, tmp_path):
+    """Whether its engine runs or not: they are read, and they are the capacity's."""
+    ledger.add([_there(UUID, 3_000), _there("GPU-rented", 2_000), *without_samples(moved(recording, NOVEMBER, 900))])
+    accountant(ledger, CAPACITY).advance()
+    closed = close(ledger, NOVEMBER, CAPACITY)
+    identity(closed)
+    found = _idle(closed)
+    # one of the two is at a price: 3,000 s of two, less those in which only one was there
+    assert sum(found.values()) == _cost(2_000)
+    assert {account for _, account in found} == {c.UNALLOCATED}
+    proven(ledger, tmp_path)
+
+
+def test_a_boot_that_tells_no_uuid_is_not_billed_twice(ledger, recording, tmp_path):
+    """It has one GPU of its kind: whichever nobody else has."""
+    ledger.add([_there(UUID, 900), *without_samples(moved(recording, NOVEMBER, 900), uuids=())])
+    accountant(ledger, SETTINGS).advance()
+    closed = close(ledger, NOVEMBER)
+    identity(closed)
+    assert closed.document.facts.bill_nano == pytest.approx(_cost(900), abs=10**6)
+    proven(ledger, tmp_path)
+
+
+def test_a_device_without_a_price_is_named_and_costs_nothing_that_is_known(ledger, recording):
+    """It is on the statement as unpriced; processors are no GPUs."""
+    ledger.add([_there("GPU-odd", 600, name="NVIDIA A2"), _there("cpu", 600, name="AMD EPYC", kind="cpu")])
+    ledger.add(without_samples(moved(recording, NOVEMBER, 600)))
+    accountant(ledger, SETTINGS).advance()
+    closed = close(ledger, NOVEMBER)
+    identity(closed)
+    (problem,) = closed.document.facts.unpriced
+    assert problem.startswith("GPU GPU-odd: no price for GPU 'NVIDIA A2'; add it under prices:")
+    assert _idle(closed) == {}
+
+
+def test_a_slice_that_no_engine_has_is_unsold(ledger, recording, tmp_path):
+    """An engine has a seventh of a GPU by its MIG instance; the rest of it is paid for as well."""
+    engine = {"name": "h100", "url": "http://127.0.0.1:8000", "probe": True, "gpu_fraction": "0.125"}
+    settings = SETTINGS.model_validate({**SETTINGS.model_dump(), "engines": (engine,)})
+    ledger.add(
+        [
+            _there("GPU-whole", 200),
+            _there("MIG-1", 200, parent="GPU-whole", profile="1g.10gb", kind="mig"),
+            *without_samples(moved(recording, NOVEMBER, 200), uuids=("MIG-1",)),
+        ]
+    )
+    accountant(ledger, settings).advance()
+    closed = close(ledger, NOVEMBER, settings)
+    identity(closed)
+    assert _idle(closed) == {("GPU-whole", c.UNALLOCATED): _cost(200) * 7 // 8}
+    assert {cost.reason for cost in closed.document.facts.costs if cost.account == c.UNALLOCATED} == {"unsold_slice"}
+    proven(ledger, tmp_path)
+
+
+def test_money_and_statements_are_the_same_with_and_without_energy(new_ledger_url, recording, tmp_path):
+    """Only the presence of devices is billed, never their joules; statements of tenants are equal to the byte."""
+    issued = []
+    plain = without_samples(moved(recording, NOVEMBER, 300))
+    silent = [device([one.event_ns], sequence=number + 1) for number, one in enumerate(_moved_devices(recording))]
+    for number, samples in enumerate((silent, _moved_devices(recording), _moved_devices(recording, "integrated"))):
+        ledger = Ledger.open(new_ledger_url(str(number)))
+        ledger.add([*samples, *plain])
+        accountant(ledger, SETTINGS).advance()
+        closed = close(ledger, NOVEMBER)
+        identity(closed)
+        issued.append([statement.lines for statement in closed.statements])
+        millijoules = sum(cost.millijoules for cost in closed.document.facts.costs)
+        assert (millijoules > 0) == (number > 0)
+        proven(ledger, tmp_path)
+        ledger.close()
+    assert issued[0] == issued[1] == issued[2]
+
+
+def _moved_devices(recording, method="counter"):
+    return as_devices(moved(recording, NOVEMBER, 300), method=method)
+
+
+def test_a_draft_bills_devices_up_to_now_and_writes_nothing(ledger, recording):
+    """What a month has cost so far holds what nobody used."""
+    ledger.add([_there("GPU-idle", 7_200, -3_600), *without_samples(moved(recording, NOVEMBER, 5_000))])
+    accountant(ledger, SETTINGS).advance()
+    drafts = [
+        draft_period(ledger, NOVEMBER, SETTINGS, price_book(SETTINGS), Policy.default(), now_ns=END - left * SECOND)
+        for left in (6_000, 3_600, 100)
+    ]
+    for draft in drafts:
+        identity(draft)
+    assert [_idle(draft)["GPU-idle", c.UNALLOCATED] for draft in drafts] == [_cost(1_200), _cost(3_600), _cost(3_600)]
+    assert documents(ledger) == {}
+    assert ledger.select(sa.select(sa.func.count()).where(t.journal.c.debit == c.UNALLOCATED)) == [(0,)]
