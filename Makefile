@@ -11,6 +11,9 @@ export UV_PYTHON_DOWNLOADS := never
 # Options of `farthing up`, for example: make up ARGS="--detach --port-offset 100"
 ARGS ?=
 
+# Tests that can share the machine run on every core; a file stays in one process, where its fixtures are made once.
+SHARED := --numprocesses logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+
 .PHONY: help
 help: ## List the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,7 +33,8 @@ down: ## Stop the stack
 
 .PHONY: test
 test: bootstrap lint types check-generated engine-env ## Check everything and run every test, real parts included
-	$(BIN)/pytest
+	$(BIN)/pytest -m "not alone" $(SHARED)
+	$(BIN)/pytest -m alone
 
 .PHONY: lint
 lint: ## Check style, formatting and import rules
@@ -61,11 +65,12 @@ engine-env: bootstrap ## Create the environment of the real engine that the inte
 .PHONY: unit
 unit: ## Run the tests that need no real parts
 	@tools/bootstrap.sh python
-	$(BIN)/pytest -m "not real"
+	$(BIN)/pytest -m "not real" $(SHARED)
 
 .PHONY: integration
 integration: bootstrap engine-env ## Run the tests that need real parts
-	$(BIN)/pytest -m real
+	$(BIN)/pytest -m "real and not alone" $(SHARED)
+	$(BIN)/pytest -m alone
 
 .PHONY: bench
 bench: ## Run the benchmarks

@@ -1,10 +1,12 @@
 """The Makefile and the scripts behind it."""
 
+import os
 import re
 import subprocess
 from pathlib import Path
 
 import pytest
+from tests.conftest import ALONE
 from tests.stack.scenery import require
 
 ROOT = Path(__file__).parents[2]
@@ -20,6 +22,37 @@ def test_help_is_the_default_and_lists_every_target():
     listed = {line.split()[0] for line in done.stdout.splitlines()}
     assert listed == set(re.findall(r"^([a-z-]+):", MAKEFILE, re.MULTILINE))
     assert listed == set(re.findall(r"^\.PHONY: (\S+)$", MAKEFILE, re.MULTILINE))
+
+
+@pytest.mark.parametrize(
+    ("target", "runs"),
+    [
+        ("test", ["not alone", "alone"]),
+        ("unit", ["not real"]),
+        ("integration", ["real and not alone", "alone"]),
+    ],
+)
+def test_every_test_is_in_one_run_and_a_run_that_fails_fails_the_target(tmp_path, target, runs):
+    """A mark and its absence leave out no test and take none twice; only real tests run alone."""
+    (tmp_path / "Makefile").write_text(re.sub(rf"(?m)^{target}:.*##", f"{target}: ##", MAKEFILE))
+    for name in ("tools/bootstrap.sh", "pytest"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text('#!/bin/sh\n[ "$1" = python ] || echo "$2" >>runs\n[ "$2" != "$FAILING" ]\n')
+        path.chmod(0o755)
+    command = [require("make"), "-C", tmp_path, "BIN=./", target]
+    for failing in ("none of them", *runs):
+        (tmp_path / "runs").unlink(missing_ok=True)
+        environment = {**os.environ, "FAILING": failing}
+        done = subprocess.run(command, env=environment, capture_output=True, check=False)
+        assert (done.returncode != 0) == (failing in runs), done.stderr
+        ran = (tmp_path / "runs").read_text().splitlines()
+        assert ran == (runs[: runs.index(failing) + 1] if failing in runs else runs)
+
+
+def test_the_places_whose_tests_run_alone_are_there():
+    """One that was renamed would share the machine unnoticed."""
+    assert all((ROOT / "tests" / place).exists() for place in ALONE)
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
