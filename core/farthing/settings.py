@@ -89,6 +89,16 @@ class EngineSettings(_Strict):
             raise ValueError(f"engine {self.name!r} has a price and a capacity; a capacity has its own price, keep one")
         return self
 
+    @model_validator(mode="after")
+    def _as_many_devices_as_are_billed(self) -> EngineSettings:
+        uuids = len(set(self.gpu_uuids))
+        if self.gpu and uuids and uuids != self.gpu_count:
+            raise ValueError(
+                f"engine {self.name!r} has {uuids} gpu_uuids and is billed for {self.gpu_count} (gpu_count); "
+                "enter one for each"
+            )
+        return self
+
     @property
     def metrics_url(self) -> str:
         """Where the exposition is."""

@@ -52,6 +52,10 @@ def test_what_electricity_emits_and_costs_is_unknown_until_it_is_entered():
         ),
         ("engines:\n- {name: a, url: http://x, pod: llama}\n", "f.yaml:2: engines.0.pod: "),
         ("engines:\n- {name: a, url: http://x, gpu_uuids: ['']}\n", "engines.0.gpu_uuids.0: "),
+        (
+            "engines:\n- {name: a, url: http://x, gpu: H100-SXM, gpu_uuids: [GPU-1, GPU-2]}\n",
+            "engine 'a' has 2 gpu_uuids and is billed for 1 (gpu_count); enter one for each",
+        ),
         (ENGINES % ("", ""), "GPU GPU-2 is of 'a' and of 'b'"),
         (ENGINES % (", gpu_fraction: 0.5", ""), "GPU GPU-2 is of 'a' and of 'b'"),
         (ENGINES % ("", ", gpu_fraction: 0.5"), "GPU GPU-2 is of 'a' and of 'b'"),
