@@ -13,11 +13,13 @@ from benchmarks.gpu.report_data import Row, Sampled, phases_of
 
 from farthing.books.prices import PriceBook
 from farthing.collectors.engines.exposition import parse_exposition
+from farthing.costing.saturation import unit_costs_at
 from farthing.domain.clock import SECOND, nanoseconds
 from farthing.domain.gpu import GPU
 from farthing.domain.model import SettledWindow
 from farthing.replay.offline import OfflineRun, cost_recording
 from farthing.replay.recording import Recording, load_recording
+from farthing.service.unit_prices import SATURATED_SEQUENCES
 from farthing.settings import Settings
 from farthing.vocabulary.loading import load_catalogue
 from farthing.vocabulary.peaks import PeakRates, peaks_of
@@ -32,11 +34,14 @@ __all__ = [
     "load_run",
     "raw_samples",
     "recorded_joules",
+    "stretches",
     "uuids_of",
 ]
 
 MILLION = 1_000_000
 NANO = 1_000_000_000
+BARE_BYTES = 100_000_000
+"""A process that has a context on the device has more."""
 SETTLES_NS = 2 * SECOND
 """At a phase's begin, where what was begun before is still in the engine."""
 
@@ -61,6 +66,8 @@ class Phase:
     flops: float | None = None
     """Per second, as the engine estimates."""
     memory_bytes: float | None = None
+    saturated_nano: dict[str, int] = field(default_factory=dict)
+    """Phase of work -> nano-dollars per million tokens of the same work, were the engine full."""
 
     @property
     def output(self) -> int:
@@ -150,11 +157,18 @@ def load_run(folder: Path) -> Run:
             if phase.begin_ns <= begin and end <= phase.end_ns:
                 _add(phase, window)
     _estimate(phases, recording)
+    nano_per_hour = account.tariff.nano_per_hour(recording.start_ns)
+    fit = account.fit()
+    if fit is not None:
+        for phase in phases:
+            phase.saturated_nano = unit_costs_at(
+                fit.coefficients, phase.features, nano_per_hour / 3600, SATURATED_SEQUENCES
+            )
     return Run(
         recording=recording,
         costed=costed,
         phases=tuple(phases),
-        nano_per_hour=account.tariff.nano_per_hour(recording.start_ns),
+        nano_per_hour=nano_per_hour,
         peaks=peaks_of(account.started.gpu),
         probe_uuids=account.started.gpu_uuids,
     )
@@ -244,3 +258,23 @@ def recorded_joules(sampled: Sampled) -> float:
 def uuids_of(sampled: Sampled) -> tuple[str, ...]:
     """Devices of the readings, each once, in order of appearance."""
     return tuple(dict.fromkeys(row["uuid"] for row in sampled.readings if row.get("kind") == GPU))
+
+
+def stretches(run: Run, readings: Sequence[Row]) -> dict[str, list[float]]:
+    """Watts of the device while nothing was asked of it: by what was on it, in the order of time.
+
+    A device without an engine has hardly any memory in use; from there to the load's begin a model is loaded.
+    """
+    begin_ns = run.phases[0].begin_ns
+    found: dict[str, list[float]] = {"without an engine": [], "loading a model": [], "with an idle engine": []}
+    for row in readings:
+        at_ns, watts = row["at_ns"], row.get("power_watts")
+        if watts is None:
+            continue
+        if row.get("memory_used_bytes", 0) < BARE_BYTES:
+            found["without an engine"].append(watts)
+        elif at_ns < begin_ns:
+            found["loading a model"].append(watts)
+        elif (idle := run.phase("idle")) is not None and idle.begin_ns + SETTLES_NS <= at_ns < idle.end_ns:
+            found["with an idle engine"].append(watts)
+    return {name: watts for name, watts in found.items() if watts}

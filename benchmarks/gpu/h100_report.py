@@ -23,6 +23,7 @@ from benchmarks.gpu.h100_figures import (
     load_run,
     raw_samples,
     recorded_joules,
+    stretches,
     uuids_of,
 )
 from benchmarks.gpu.plan import PHASES
@@ -30,9 +31,10 @@ from benchmarks.gpu.report_data import Row, Sampled, sampled
 
 from farthing.domain import conventions as c
 from farthing.domain.clock import utc
-from farthing.domain.money import from_nano
+from farthing.domain.money import NANO, from_nano
+from farthing.service.unit_prices import SATURATED_SEQUENCES
 
-__all__ = ["recording_of", "report"]
+__all__ = ["made_of", "recording_of", "report"]
 
 LOADS = ("c1", "c8", "c32", "c128")
 PUBLIC_USD = (0.21, 15.25)
@@ -42,7 +44,10 @@ PUBLIC_JOULES = 0.12
 AGREES_WITHIN = 0.02
 CORE_LIMIT = 0.005
 SAMPLES = "nvml.jsonl.gz"
-SHIPPED = ("records.jsonl.gz", "metrics.jsonl.gz", SAMPLES, "phases.txt")
+READINGS = ("readings-1s.jsonl.gz", "readings-0.1s.jsonl.gz")
+FACTS = "run.json"
+SHIPPED = ("records.jsonl.gz", "metrics.jsonl.gz", SAMPLES, "phases.txt", *READINGS, FACTS)
+"""With them the report can be made of the recording again."""
 DEVICES, SERIES = "devices.jsonl.gz", "gpu_metrics.jsonl.gz"
 
 
@@ -53,6 +58,7 @@ def report(run: Run, slow: Sampled | None, fast: Sampled | None, facts: Row, com
         *_mapping(run, slow),
         *_energy(run, slow, fast),
         *_phases(run),
+        *_without_work(run, slow),
         *_efficiency(run),
         *_sampling(slow, fast),
         *_limits(),
@@ -64,9 +70,9 @@ def recording_of(folder: Path, slow: Sampled, target: Path) -> None:
     """The run as a recording, with the device's records and our own series of it."""
     target.mkdir(parents=True, exist_ok=True)
     for name in SHIPPED:
-        if name == SAMPLES and not (folder / name).exists():
-            continue  # made where there is no NVML: its energy is unknown
-        shutil.copyfile(folder / name, target / name)
+        # without NVML there are no samples, and a recording's energy is unknown
+        if (folder / name).exists() or name != SAMPLES:
+            shutil.copyfile(folder / name, target / name)
     _write(target / DEVICES, slow.records)
     _write(target / SERIES, slow.scrapes)
 
@@ -168,18 +174,19 @@ def _phases(run: Run) -> Iterator[str]:
     yield "## Dollars and joules by concurrency"
     yield ""
     yield (
-        "| clients | windows | output tokens/s | sequences a step | $/M output, decoding | $/M output, all "
-        "| $/M prompt | J/output, decoding | J/output, all | J/prompt token | W |"
+        "| clients | windows | output tokens/s | sequences a step | $/M output, decoding | the same, full "
+        "| $/M output, all | $/M prompt | J/output, decoding | J/output, all | J/prompt token | W |"
     )
-    yield "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|"
+    yield "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|"
     for phase in run.phases:
         if phase.windows:
             yield _phase_row(phase)
     yield ""
     yield (
-        "Decoding is what tenants are charged for output tokens; *all* divides everything that the phase cost or drew, "
-        "prompts and idle moments included, by its output tokens, as public figures do. Prompts are priced per token "
-        "computed, not per cached one."
+        "Decoding is what tenants are charged for output tokens; *full* is what the same work would cost with "
+        f"{SATURATED_SEQUENCES} sequences in every step, by the fit of this run; *all* divides everything that the "
+        "phase cost or drew, prompts and idle moments included, by its output tokens, as public figures do. Prompts "
+        "are priced per token computed, not per cached one."
     )
     yield ""
     alone, full = run.phase("c1"), run.phase("c128")
@@ -202,12 +209,14 @@ def _company(alone: Phase, full: Phase) -> Iterator[str]:
 
 def _phase_row(phase: Phase) -> str:
     clients = PHASES[phase.name].clients if phase.name in PHASES else 0
+    full = phase.saturated_nano.get(c.DECODE)
     cells: list[str] = [
         f"{phase.name} ({clients})",
         str(phase.windows),
         _number(phase.tokens_per_second, ",.0f"),
         _number(phase.sequences, ".1f"),
         _number(phase.usd_per_million(c.DECODE, phase.output), ".3f"),
+        _number(None if full is None else full / NANO, ".3f"),
         _number(phase.usd_per_million("", phase.output), ".3f"),
         _number(phase.usd_per_million(c.PREFILL, phase.prompt), ".4f"),
         _number(phase.joules_per_token(c.DECODE, phase.output), ".3f"),
@@ -247,6 +256,18 @@ def _beside(run: Run) -> Iterator[str]:
         "They are not the same load: prompts here are long (up to 8,000 words at 8 and 32 clients) and share nothing, "
         "the price of a GPU hour differs from run to run, and random weights draw the power of random weights."
     )
+    yield ""
+
+
+def _without_work(run: Run, slow: Sampled | None) -> Iterator[str]:
+    if slow is None:
+        return
+    yield "## Without work"
+    yield ""
+    yield "| the device | readings | W, mean | W, highest |"
+    yield "|---|---:|---:|---:|"
+    for name, watts in stretches(run, slow.readings).items():
+        yield f"| {name} | {len(watts)} | {sum(watts) / len(watts):.0f} | {max(watts):.0f} |"
     yield ""
 
 
@@ -315,8 +336,16 @@ def _number(value: float | None, form: str) -> str:
     return "" if value is None else format(value, form)
 
 
-def _read(folder: Path, period: str) -> Sampled | None:
-    path = folder / f"readings-{period}s.jsonl.gz"
+def made_of(folder: Path, called: str = "") -> str:
+    """The page for the run or the recording in a folder; ``called`` is what the command that it quotes calls it."""
+    slow, fast = (_read(folder / name) for name in READINGS)
+    told = folder / FACTS
+    facts = json.loads(told.read_text(encoding="utf-8")) if told.exists() else {}
+    command = f"python -m benchmarks.gpu.h100_report {called or folder.as_posix()} --out docs/h100.md"
+    return report(load_run(folder), slow, fast, facts, command)
+
+
+def _read(path: Path) -> Sampled | None:
     return sampled(path) if path.exists() else None
 
 
@@ -328,15 +357,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--recording", type=Path, help="folder for the recording")
     options = parser.parse_args(arguments)
     folder: Path = options.folder
-    slow, fast = _read(folder, "1"), _read(folder, "0.1")
-    told = folder / "run.json"
-    facts = json.loads(told.read_text(encoding="utf-8")) if told.exists() else {}
     if options.recording is not None:
+        slow = _read(folder / READINGS[0])
         if slow is None:
-            parser.error(f"{folder} has no readings-1s.jsonl.gz: there is no device to record")
+            parser.error(f"{folder} has no {READINGS[0]}: there is no device to record")
         recording_of(folder, slow, options.recording)
-    command = f"python -m benchmarks.gpu.h100_report {folder.name} --out docs/h100.md"
-    text = report(load_run(folder), slow, fast, facts, command)
+        folder = options.recording
+    text = made_of(folder)
     if options.out is None:
         print(text, end="")
     else:

@@ -20,7 +20,6 @@ from tests.alerts.recorded import SCRAPE_SECONDS, WHOLE, Phase, Picture, Series,
 
 from farthing.alerts.render import rule_groups
 from farthing.alerts.rules import AlertRule, RecordingRule, RuleGroup
-from farthing.replay.recording import packaged_names
 from farthing.settings import Settings
 
 __all__ = ["Fired", "RecordedWorld", "recorded_world"]
@@ -28,6 +27,8 @@ __all__ = ["Fired", "RecordedWorld", "recorded_world"]
 FIRST_SECONDS = 1_800_000_000 // 7200 * 7200
 APART_SECONDS = 40 * 86_400
 """Between the starts of two phases: longer than the longest window (30 days), and whole blocks of Prometheus."""
+WITH_CLIENTS = ("h100-llama8b-vllm0.26", "h100-qwen2vl7b-vllm0.26")
+"""The packaged recordings that hold what clients saw, which says what alerts they deserved."""
 CUMULATIVE = ("_total", "_bucket", "_count", "_sum")
 
 
@@ -88,13 +89,13 @@ def range_of(server: Prometheus, expr: str, phase: Phase, step_seconds: int) -> 
 
 @contextmanager
 def recorded_world(folder: Path, *, lasts_seconds: Mapping[str, int], usual_seconds: int) -> Iterator[RecordedWorld]:
-    """The packaged recordings' phases are in a Prometheus within the block, each repeated for so long."""
+    """The recordings' phases are in a Prometheus within the block, each repeated for so long."""
     groups = rule_groups(Settings())
     wanted = frozenset(
         re.findall(r"[a-zA-Z_:][\w:]*", "\n".join(rule.expr for group in groups for rule in group.rules))
     )
     placed: list[Phase] = []
-    for phase in (phase for name in packaged_names() for phase in phases(name, wanted)):
+    for phase in (phase for name in WITH_CLIENTS for phase in phases(name, wanted)):
         start = FIRST_SECONDS + len(placed) * APART_SECONDS
         whole = (len(phase.engine) - 1) * SCRAPE_SECONDS
         lasts = whole if phase.name == WHOLE else lasts_seconds.get(phase.name, usual_seconds)

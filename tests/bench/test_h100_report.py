@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from benchmarks.gpu.h100_figures import Run, agreement, load_run, raw_samples, recorded_joules
-from benchmarks.gpu.h100_report import main, recording_of, report
+from benchmarks.gpu.h100_report import READINGS, main, recording_of, report
 from benchmarks.gpu.report_data import Sampled, sampled
 
 from farthing.domain import conventions as c
@@ -74,8 +74,10 @@ def written(folder: Path, reading: Sampled) -> Path:
     shutil.copytree(RECORDED, folder, dirs_exist_ok=True)
     lines = [{"reading": row} for row in reading.readings] + [{"device": row} for row in reading.records]
     lines += [{"scrape": row} for row in reading.scrapes] + [{"cost": reading.cost}]
-    with gzip.open(folder / "readings-1s.jsonl.gz", "wt") as file:
-        file.writelines(json.dumps(line) + "\n" for line in lines)
+    for name in READINGS:
+        with gzip.open(folder / name, "wt") as file:
+            file.writelines(json.dumps(line) + "\n" for line in lines)
+    (folder / "run.json").write_text("{}")
     return folder
 
 

@@ -209,7 +209,7 @@ def test_a_recording_that_is_not_there_is_named_with_those_that_are(tmp_path):
     line = one_line(farthing("replay", "h100-lama", "--offline", cwd=tmp_path), errors.RecordingError.exit_code)
     assert line == (
         "h100-lama: no such folder, and no packaged recording of that name "
-        "(packaged: h100-llama8b-vllm0.26, h100-qwen2vl7b-vllm0.26)"
+        "(packaged: h100-llama8b-devices-vllm0.26, h100-llama8b-vllm0.26, h100-qwen2vl7b-vllm0.26)"
     )
 
 

@@ -8,6 +8,8 @@ from farthing.service.server import price_book
 from farthing.settings import Settings
 
 TEXT = "h100-llama8b-vllm0.26"
+DEVICES = "h100-llama8b-devices-vllm0.26"
+"""Of a probe, with what Farthing itself read of the device."""
 VISION = "h100-qwen2vl7b-vllm0.26"
 
 

@@ -5,7 +5,7 @@ import json
 import shutil
 
 import pytest
-from tests.replay.conftest import TEXT, VISION
+from tests.replay.conftest import DEVICES, TEXT, VISION
 
 from farthing.domain.errors import RecordingError
 from farthing.replay.recording import PACKAGED, load_recording, packaged_names
@@ -24,7 +24,7 @@ def folder(tmp_path):
 
 def test_the_packaged_recordings_load_by_name():
     """They ship with the program."""
-    assert packaged_names() == [TEXT, VISION]
+    assert packaged_names() == [DEVICES, TEXT, VISION]
     for name in packaged_names():
         recording = load_recording(name)
         assert recording.name == name
