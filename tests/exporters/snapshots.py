@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from farthing.domain.clock import SECOND
 from farthing.domain.conventions import METRIC_TPOT, METRIC_TTFT
+from farthing.domain.energy import EnergyView, EngineEnergy
 from farthing.domain.model import (
     Check,
     Engine,
@@ -149,6 +150,19 @@ def spend_view(step: int = 100) -> SpendView:
     )
 
 
+def energy_view(step: int = 100) -> EnergyView:
+    """Energy of an engine and of two tenants after ``step`` windows."""
+    lines = {
+        ("charged", "prefill", "modelled"): 800_100 * step,
+        ("charged", "decode", "modelled"): 900_400 * step,
+        ("idle", "", "metered"): 300_000 * step,
+        ("unattributed", "decode", "modelled"): 1_000 * step,
+    }
+    per_token = {"prefill": 0.2, "decode": 0.75}
+    tenants = {("acme-search", MODEL, "interactive"): 1_000_500 * step, ("globex", MODEL, "documents"): 700_000 * step}
+    return EnergyView({"llama-8b": EngineEnergy(lines, per_token, 0.25 * step, 52_000 * step)}, tenants)
+
+
 def snapshot(step: int = 100) -> Snapshot:
     """Everything after ``step`` windows of five seconds."""
     return Snapshot(
@@ -162,10 +176,11 @@ def snapshot(step: int = 100) -> Snapshot:
         spend=spend_view(step),
         requests={(MODEL, "interactive", "finished"): 360 * step, (MODEL, "interactive", "rejected"): 2 * step},
         slo_requests={("acme-total", MODEL, "good"): 88 * step, ("acme-total", MODEL, "bad"): 2 * step},
+        energy=energy_view(step),
     )
 
 
 def empty_snapshot() -> Snapshot:
     """A ledger in which no engine has reported yet."""
     nothing = replace(snapshot(0), engines=(), tenants=(), histograms=(), intake=IntakeView(), spend=None)
-    return replace(nothing, requests={}, slo_requests={})
+    return replace(nothing, requests={}, slo_requests={}, energy=EnergyView())

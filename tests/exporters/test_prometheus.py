@@ -16,7 +16,7 @@ from tests.exporters.snapshots import TRACE, empty_snapshot, engine_view, histog
 
 from farthing.domain import conventions as names
 from farthing.domain.metric_reference import METRICS
-from farthing.domain.metric_reference_gpu import DEVICE_METRICS, ENERGY_METRICS
+from farthing.domain.metric_reference_gpu import DEVICE_METRICS
 from farthing.domain.model import Check, EngineGauges, Fit, Snapshot, TenantView
 from farthing.domain.money import NANO
 from farthing.exporters.prometheus import SnapshotCollector, exposition
@@ -77,7 +77,7 @@ def test_every_metric_of_the_reference_has_a_series_of_its_labels():
         suffix = {"counter": "_total", "info": "_info"}.get(family.type, "")
         labels = {label for sample in family.samples for label in sample.labels} - {"le"}
         exported[family.name + suffix] = (family.type, labels)
-    elsewhere = {*DEVICE_METRICS, *ENERGY_METRICS}
+    elsewhere = {*DEVICE_METRICS}
     assert exported == {entry.name: (entry.type, set(entry.labels)) for entry in METRICS if entry not in elsewhere}
 
 

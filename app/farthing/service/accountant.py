@@ -29,6 +29,7 @@ from farthing.ledger.repository import Boot, Ledger
 from farthing.service.boot_account import BootAccount, Entry, costing_options, kept_options, options_text
 from farthing.service.checks import checks_of
 from farthing.service.devices import Devices
+from farthing.service.energy_totals import EnergyTotals
 from farthing.service.latency import Latencies
 from farthing.service.naming import booked_name
 from farthing.service.ordering import BootOrder
@@ -90,6 +91,7 @@ class Accountant:
         """Engines whose scrapes came to a time without a price: the rest of them waits for one."""
         self._latencies = Latencies(settings.objectives)
         self._totals = Totals.load(ledger)
+        self._energy = EnergyTotals(ledger, settings)
         self._boots: dict[str, Boot] = {boot.boot: boot for boot in ledger.boots()}
         self._devices = Devices(ledger, settings)
         self._checks: dict[str, tuple[Check, ...]] = {}
@@ -383,9 +385,11 @@ class Accountant:
                 posted = self.ledger.post(entry.boot, entry.requests, entry.windows, entry.adjustments)
                 self._boots[entry.boot.boot] = entry.boot
                 self._totals.add(entry.boot.engine, posted)
+                self._energy.add(entry.boot.engine, posted)
                 changed = True
             if isinstance(account, BootAccount):
                 self.unit_prices.observe(account.started, account.engine, entry.windows)
+                self._energy.observe(account.engine, entry.windows)
             unposted.popleft()
         if changed:
             self._checks[account.engine] = checks_of(account.evidence(self._lines(account)), account.refused)
@@ -418,6 +422,7 @@ class Accountant:
                 histograms=self._latencies.views(),
                 requests=self._latencies.requests(),
                 slo_requests=self._latencies.slo_requests(),
+                energy=self._energy.view(),
                 intake=self._intake(),
             )
 

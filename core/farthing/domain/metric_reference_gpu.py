@@ -164,8 +164,9 @@ ENERGY_METRICS: Final = (
         names.METRIC_PHASE_ENERGY,
         "counter",
         "joules",
-        (*ENGINE, names.LABEL_PHASE),
-        "Energy of settled work, charged and aborted, by phase.",
+        (*ENGINE, names.LABEL_ACCOUNT, names.LABEL_PHASE, names.LABEL_METHOD),
+        "Energy of what is settled, as its cost is: by account, phase and method; estimated where power was integrated "
+        "or a MIG slice was given its part. Without what is unattributed, which late records take away.",
     ),
     Metric(
         names.METRIC_TENANT_ENERGY,
@@ -179,8 +180,8 @@ ENERGY_METRICS: Final = (
         "gauge",
         "joules per token",
         (*ENGINE, names.LABEL_PHASE),
-        "Energy of settled work by the tokens that the engine processed in the phase since the ledger began; for "
-        "today's divide rates of farthing_phase_energy_joules_total and farthing_tokens_total.",
+        "Energy of a phase by the tokens that the engine processed in it (computed prompt tokens, output tokens, "
+        "encoder tokens), over its last five minutes of work whose energy is known.",
     ),
     Metric(
         names.METRIC_CARBON,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import NamedTuple, TypeAlias
 
+from farthing.domain.energy import EnergyView
 from farthing.domain.records import RecordKey
 from farthing.domain.spend import SpendView
 
@@ -260,3 +261,5 @@ class Snapshot:
     """(model, tier, outcome) -> requests that ended, outcomes as in conventions.REQUEST_OUTCOMES."""
     slo_requests: Mapping[tuple[str, str, str], int] = field(default_factory=dict)
     """(slo, model, result) -> requests that count for a tenant's SLO."""
+    energy: EnergyView = field(default_factory=EnergyView)
+    """Of settled work, where devices told any."""

@@ -30,6 +30,7 @@ from farthing.domain.metric_reference import Metric as MetricEntry
 from farthing.domain.metric_reference import metric
 from farthing.domain.model import EngineView, HistogramView, Snapshot, TenantView
 from farthing.domain.money import NANO
+from farthing.exporters.prometheus_energy import energy_rows
 from farthing.exporters.prometheus_spend import spend_rows
 from farthing.vocabulary.peaks import PeakRates, peaks_of
 
@@ -82,6 +83,7 @@ class SnapshotCollector(Collector):
             *_engine_families(snapshot.engines, snapshot.currency),
             *_tenant_families(snapshot.tenants, seated, snapshot.currency),
             *(_family(name, rows, snapshot.currency) for name, rows in spend_rows(snapshot.spend, seated).items()),
+            *(_family(name, rows, snapshot.currency) for name, rows in energy_rows(snapshot.energy, seated).items()),
             *_histogram_families(snapshot.histograms, snapshot.currency),
             _family(names.METRIC_REQUESTS, snapshot.requests.items(), snapshot.currency),
             _family(names.METRIC_SLO_REQUESTS, snapshot.slo_requests.items(), snapshot.currency),
