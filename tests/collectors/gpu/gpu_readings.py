@@ -7,8 +7,9 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from farthing.collectors.wire import decode_device
 from farthing.domain.clock import SECOND, nanoseconds
-from farthing.domain.gpu import GpuReading
+from farthing.domain.gpu import DeviceSamples, GpuReading
 from farthing.replay.recording import PACKAGED, SAMPLES
 
 UUID = "GPU-6f0c8f7e-0000-4000-8000-000000000001"
@@ -47,6 +48,21 @@ def recorded(name="h100-llama8b-vllm0.26", every=1):
             energy_mj=row["e_mj"],
             temperature_celsius=row["temp"],
         )
+
+
+def read_again(seconds="1"):
+    """Readings of a run on an H100, as Farthing's own source told them, and the records that were made of them."""
+    readings: list[GpuReading] = []
+    records: list[DeviceSamples] = []
+    with gzip.open(PACKAGED / "h100-llama8b-devices-vllm0.26" / f"readings-{seconds}s.jsonl.gz", "rt") as file:
+        for line in file:
+            row = json.loads(line)
+            if "reading" in row:
+                sets = {"throttle", "faults"} & row["reading"].keys()
+                readings.append(GpuReading(**row["reading"] | {key: frozenset(row["reading"][key]) for key in sets}))
+            elif "device" in row:
+                records.append(decode_device(json.dumps(row["device"]).encode()))
+    return readings, records
 
 
 @dataclass

@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
-from tests.collectors.gpu.gpu_readings import AT, UUID, FakeSource, moments, reading, recorded
+from tests.collectors.gpu.gpu_readings import AT, UUID, FakeSource, moments, read_again, reading, recorded
 
 from farthing.collectors.gpu.sampler import Sampler
 from farthing.collectors.wire import decode_device, device_line
@@ -77,6 +77,30 @@ def test_a_recorded_run_goes_into_the_inbox_to_the_last_millijoule():
     assert {record.method for record in bench.records} == {COUNTER}
     last, first = bench.records[-1].energy_mj[-1], bench.records[0].energy_mj[0]
     assert (last - first) / 1_000 == pytest.approx(139_680, rel=0.001)
+
+
+@pytest.mark.parametrize("seconds", ["1", "0.1"])
+def test_readings_of_a_real_driver_give_the_records_that_were_made_on_its_host(seconds):
+    """Energy is asked every other second there: one boot, one method, and nothing that is not believed."""
+    readings, records = read_again(seconds)
+    bench = Bench(FakeSource.of(*moments(readings)))
+    bench.read(times=len(readings))
+    assert bench.device(records[0].uuid).reading.faults == frozenset()
+    used = bench.device(records[0].uuid).energy_mj
+    bench.sampler.stop()
+    assert bench.records == records
+    assert used == records[-1].energy_mj[-1] - records[0].energy_mj[0]
+
+
+@pytest.mark.parametrize("seconds", ["1", "0.1"])
+def test_power_of_a_real_driver_comes_within_two_percent_of_its_counter(seconds):
+    """The driver's counter against trapezoids of its power, over the same run."""
+    readings, records = read_again(seconds)
+    bench = Bench(FakeSource.of(*moments(replace(one, energy_mj=None) for one in readings)))
+    bench.read(times=len(readings))
+    counted = records[-1].energy_mj[-1] - records[0].energy_mj[0]
+    assert bench.device(records[0].uuid).method == INTEGRATED
+    assert bench.device(records[0].uuid).energy_mj == pytest.approx(counted, rel=0.02)
 
 
 def test_every_record_is_one_that_the_wire_takes():
