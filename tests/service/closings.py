@@ -6,9 +6,9 @@ import json
 import random
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
+import msgspec
 import sqlalchemy as sa
 from tests.service.books import ENGINE, raw_records
 
@@ -43,7 +43,7 @@ def tenants_by_workload(records: Sequence[RawRecord]) -> list[RawRecord]:
         if record.kind == "usage":
             row: dict[str, Any] = json.loads(record.line)
             row["tenant"] = row["workload"]
-            changed.append(replace(record, line=json.dumps(row, separators=(",", ":")).encode()))
+            changed.append(msgspec.structs.replace(record, line=json.dumps(row, separators=(",", ":")).encode()))
         else:
             changed.append(record)
     return changed

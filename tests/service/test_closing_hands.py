@@ -7,9 +7,9 @@ import subprocess
 import sys
 import threading
 import zipfile
-from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 from tests.books.policies import CARD, POOLS, policy
@@ -53,7 +53,7 @@ def raw():
     """Four minutes of an 8B model on one H100, over the end of November; every request names a user."""
     records = moved(load_recording("h100-llama8b-vllm0.26"), NOVEMBER, 120)
     named = b'{"user":"' + USER.encode() + b'",'
-    return [replace(one, line=named + one.line[1:]) if one.kind == "usage" else one for one in records]
+    return [msgspec.structs.replace(one, line=named + one.line[1:]) if one.kind == "usage" else one for one in records]
 
 
 @pytest.fixture(scope="module")
