@@ -19,6 +19,7 @@ from farthing.vocabulary.gpus import QUANTITIES, THROTTLE
 from farthing.vocabulary.loading import load_exporter, load_exporters
 
 RULES = gpu_vocabulary(Settings())
+RULES_TEXT = to_yaml({"groups": [RULES.document()]})
 GIB = 2**30
 OWN = DEVICE["dcgm"]
 
@@ -40,7 +41,7 @@ def promtool(
     rules: str = "",
 ) -> tuple[bool, str]:
     """Whether after four minutes each expression gives the expected series, and what promtool said."""
-    (folder / "rules.yml").write_text(rules or to_yaml({"groups": [RULES.document()]}))
+    (folder / "rules.yml").write_text(rules or RULES_TEXT)
     checks: list[dict[str, Any]] = [
         {
             "expr": expr,
