@@ -203,5 +203,5 @@ class _Watch:
         if learnt is not None:
             self.usual, off = learnt
             off = np.where(self.odd[rows], np.nan, off).reshape(-1)[: at - first * DAY][-DAY:]
-            for value in off[~np.isnan(off)]:
-                self.drift += _PACE * (float(np.clip(value, -1.0, 1.0)) - self.drift)
+            for value in off[~np.isnan(off)].tolist():
+                self.drift += _PACE * (max(-1.0, min(1.0, value)) - self.drift)

@@ -79,7 +79,7 @@ def learn(spend: Array, surprise: Array, first_day: int) -> tuple[Usual, Array] 
     counts = known.sum(axis=1)
     full = counts >= min(_FULL, counts.max())
     means = np.where(known, spend, 0.0).sum(axis=1) / np.maximum(counts, 1)
-    middle = float(np.median(means[full])) or float(means[full].mean())
+    middle = _middle(means[full]) or float(means[full].mean())
     floor = max(1.0, FLOOR * middle)
     logs = np.log(spend + floor)
     shape = _shape(logs, np.where(full, np.log(means + floor), np.nan), weekend)
@@ -88,7 +88,7 @@ def learn(spend: Array, surprise: Array, first_day: int) -> tuple[Usual, Array] 
     by_day = _days(shape.levels, weekend, weekday)
     active = shape.curves > shape.curves.max(axis=1, keepdims=True) - _ACTIVE
     freed = shape.levels - by_day[weekday]
-    level = float(np.median(freed[~np.isnan(freed)][-_RECENT:]))
+    level = _middle(freed[~np.isnan(freed)][-_RECENT:])
     fitted = shape.levels[:, None] + shape.curves[weekend.astype(int)]
     left = np.where(np.isnan(surprise), 1.2 * (logs - fitted), surprise)
     like = weekend == weekend[-1]
@@ -122,7 +122,7 @@ def _days(levels: Array, weekend: Rows, weekday: NDArray[np.int_]) -> Array:
     seen = ~np.isnan(levels)
     by_day = np.zeros(_WEEK)
     if (seen & weekend).any() and (seen & ~weekend).any():
-        by_day[5:] = np.median(levels[seen & weekend]) - np.median(levels[seen & ~weekend])
+        by_day[5:] = _middle(levels[seen & weekend]) - _middle(levels[seen & ~weekend])
     if seen.sum() < _LONG:
         return by_day
     freed = levels - by_day[weekday]
@@ -131,7 +131,7 @@ def _days(levels: Array, weekend: Rows, weekday: NDArray[np.int_]) -> Array:
     for day in range(_WEEK):
         own = _known((freed - local)[weekday == day])
         if own.size >= 2:
-            by_day[day] += np.median(own)
+            by_day[day] += _middle(own)
     return by_day
 
 
@@ -147,7 +147,7 @@ def _spread(left: Array, active: Rows, like: Rows) -> Array:
     """Robust standard deviation by hour of the day, from the hour and its neighbours, leaning on that of all hours."""
     sizes = np.abs(np.where(active, left, np.nan))
     overall = _known(sizes[like if like.sum() > 1 else slice(None)].reshape(-1))
-    base = float(np.median(overall)) if overall.size else 0.0
+    base = _middle(overall) if overall.size else 0.0
     alone = sizes[like] if like.sum() > 5 else sizes
     near = np.concatenate([np.roll(alone, step, axis=1) for step in (-1, 0, 1)])
     count = (~np.isnan(near)).sum(axis=0)
@@ -175,6 +175,13 @@ def _median(rows: Array) -> Array:
     columns = np.arange(rows.shape[1])
     low, high = np.maximum(count - 1, 0) // 2, np.minimum(count // 2, len(rows) - 1)
     return np.asarray(np.where(count > 0, (ordered[low, columns] + ordered[high, columns]) / 2, np.nan))
+
+
+def _middle(values: Array) -> float:
+    """Median of values that are all known: what ``np.median`` gives, ten times as fast for so few."""
+    ordered = np.sort(values)
+    half = len(ordered) // 2
+    return float(ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2)
 
 
 def _known(values: Array) -> Array:
