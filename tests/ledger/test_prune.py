@@ -11,6 +11,7 @@ from tests.service.books import accountant
 from tests.service.closings import SETTINGS as CLOSING_SETTINGS
 from tests.service.closings import close as close_month
 from tests.service.closings import late_and_on_time, moved
+from tests.service.devices import device
 
 from farthing.books.periods import bounds
 from farthing.domain.errors import LedgerError
@@ -24,6 +25,7 @@ from farthing.ledger.evidence import boot_evidence
 from farthing.ledger.partitions import partition_names
 from farthing.ledger.period_books import PeriodBooks
 from farthing.ledger.prune import Retention, prune
+from farthing.ledger.prune_devices import old_samples
 from farthing.ledger.repository import Ledger, Posted
 from farthing.ledger.verify import verify, verify_within
 from farthing.replay.recording import load_recording
@@ -344,3 +346,40 @@ def test_partitions_of_sealed_days_are_dropped_whole(postgres):
     assert _wrong(ledger) == []
     ledger.close()
     postgres.drop(url)
+
+
+def test_samples_of_devices_go_when_they_are_old_read_and_needed_by_no_open_boot(ledger):
+    """Presence stays, and with it what devices cost; a boot that is open is costed once more after a restart."""
+    at = ledger.boots()[-1].started_ns
+    old = [device([at - days * DAY], uuid=f"GPU-{days}", sequence=1) for days in (400, 40)]
+    ledger.add([*old, device([at], uuid="GPU-0", sequence=1)])
+    accountant(ledger).advance()
+    close(ledger)
+    # not read yet
+    ledger.add([device([at - 300 * DAY], uuid="GPU-300", sequence=1)])
+    keep = {"requests_days": 10_000, "windows_days": 10_000, "journal_days": 10_000}
+    dry = prune(ledger.engine, Retention(30, **keep), now_ns=at - 5 * DAY, dry_run=True)
+    assert [(part.table, part.period, part.rows) for part in dry.parts] == [("records", "", 2)]
+    assert prune(ledger.engine, Retention(30, **keep), now_ns=at - 5 * DAY).parts == dry.parts
+    r = t.records.c
+    kept = {row[0] for row in ledger.select(sa.select(r.boot).where(r.kind == "device"))}
+    assert {boot.split("/")[0] for boot in kept} == {"device:GPU-0", "device:GPU-300"}
+    assert len(ledger.select(sa.select(t.gpu_presence.c.uuid))) == 3
+    assert _wrong(ledger) == []
+
+
+def test_samples_that_an_open_boot_needs_stay(ledger):
+    """It is read again from its start when the service restarts."""
+    close(ledger)
+    at = ledger.boots()[0].started_ns
+    ledger.add(
+        [device([at - 100 * DAY + second * 10**9], uuid="GPU-1", sequence=second) for second in range(1, 300, 30)]
+    )
+    accountant(ledger).advance()
+    with transaction(ledger.engine, write=True) as connection:
+        first = sa.select(sa.func.min(t.boots.c.boot)).scalar_subquery()
+        opened = sa.update(t.boots).where(t.boots.c.boot == first)
+        connection.execute(opened.values(closed_ns=None, started_ns=at - 100 * DAY + 200 * 10**9))
+        wanted = old_samples(connection, at)
+        sampled = connection.execute(sa.select(t.records.c.event_ns).where(*wanted)).scalars()
+        assert {(one - at + 100 * DAY) // 10**9 for one in sampled} == {1, 31, 61}

@@ -271,7 +271,9 @@ class Accountant:
             return
         self._unpriced.priced(engine)
         if scraped:
-            self._accounts[boot] = ScrapedAccount(started, tariff, engine, options_text(self._options_of(boot)))
+            scrapes = ScrapedAccount(started, tariff, engine, options_text(self._options_of(boot)))
+            scrapes.gpu_uuids = self._devices.configured(engine)
+            self._accounts[boot] = scrapes
             return
         for earlier in self._open_accounts(engine):
             self._end(earlier)

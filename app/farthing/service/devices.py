@@ -13,7 +13,6 @@ from fractions import Fraction
 
 from farthing.collectors.wire import decode_device
 from farthing.costing.energy import Readings
-from farthing.domain.clock import SECOND
 from farthing.domain.gpu import GPU, DeviceSamples
 from farthing.ledger.database import transaction
 from farthing.ledger.devices import (
@@ -25,14 +24,12 @@ from farthing.ledger.devices import (
     last_read,
     presences,
 )
+from farthing.ledger.prune_devices import BEFORE_NS
 from farthing.ledger.repository import Ledger
 from farthing.service.boot_account import BootAccount
 from farthing.settings import Settings
 
 __all__ = ["Devices"]
-
-BEFORE_NS = 120 * SECOND
-"""How far before a boot's start its devices' samples are looked at: the last before it says where its energy begins."""
 
 
 class Devices:
@@ -67,6 +64,10 @@ class Devices:
             uuids |= {one.uuid for stays in self.stays.values() for one in stays if self._in_pod(account, one)}
         for uuid in sorted(uuids):
             self._assign(account, uuid)
+
+    def configured(self, engine: str) -> tuple[str, ...]:
+        """UUIDs of an engine's devices by farthing.yaml."""
+        return tuple(sorted(self._uuids.get(engine, ())))
 
     def forget(self, account: BootAccount) -> None:
         """Nothing of the boot is costed any further."""

@@ -37,6 +37,8 @@ class ScrapedAccount:
         """The engine's probe reports now: scrapes are not costed any more."""
         self.state = "ready"
         self.read_id = 0
+        self.gpu_uuids: tuple[str, ...] = ()
+        """Of its devices, as settings tell."""
         self.running: int | None = None
         self.waiting: int | None = None
         self._coster = ScrapedCoster(started.key.boot, tariff.bill, started.model)
@@ -122,4 +124,5 @@ class ScrapedAccount:
             read_id=self.read_id,
             price_content=self.tariff.content,
             costing=self._costing,
+            gpu_uuids=self.gpu_uuids,
         )

@@ -1,9 +1,9 @@
 """Prune: delete rows of closed periods that are older than they need to be, once seals hold what they came to.
 
-Only what can never change again goes. Of records, requests and windows that is what belongs to boots whose books a
-closing found final; of the journal, what was posted in closed periods. All sums, closings, statements, boots, fits and
-versions stay for ever, and so do the starts of boots, and the record that arrived last: SQLite would give its number
-to the next one.
+Only what can never change again goes, and samples of devices that no open boot needs. Of records, requests and windows
+that is what belongs to boots whose books a closing found final; of the journal, what was posted in closed periods. All
+sums, closings, statements, boots, fits and versions stay for ever, and so do the starts of boots, and the record that
+arrived last: SQLite would give its number to the next one.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from farthing.ledger.append_only import allow, protect
 from farthing.ledger.database import snapshot, transaction
 from farthing.ledger.partitions import DAY
 from farthing.ledger.period_books import PeriodBooks
+from farthing.ledger.prune_devices import delete_samples, old_samples
 from farthing.ledger.prune_partitions import drop_partitions
 from farthing.ledger.sealing import seal_of_boot, seal_of_period
 from farthing.ledger.seals import Sealed, seal
@@ -53,7 +54,7 @@ class Retention:
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """Rows of a table that belong to a period."""
+    """Rows of a table that belong to a period; samples of devices to none."""
 
     table: str
     period: str
@@ -91,14 +92,15 @@ def prune(
     Others go on writing. Killed at any moment it leaves books that verify, and the next run does the rest. Raises
     LedgerError when the ledger does not verify: what is wrong must not be sealed.
     """
+    sampled_ns = now_ns - DAY * retention.records_days
     with snapshot(engine) as connection:
         parts = _parts(connection, retention, now_ns)
-        found = _measured(connection, parts)
+        found = [*_measured(connection, parts), *_samples(connection, sampled_ns)]
         left = _left(connection)
         closed = PeriodBooks(connection).closed()
     if not closed:
         return Pruning((), "no period was ever closed, so nothing is pruned; see farthing period close")
-    if not parts and not left:
+    if not found and not left:
         return Pruning((), "nothing of a closed period is older than retention: says")
     if not dry_run:
         wrong = next((check for check in verify(engine) if not check.ok), None)
@@ -107,6 +109,7 @@ def prune(
         for part in parts:
             _seal(engine, part, now_ns)
         _delete(engine, progress)
+        delete_samples(engine, sampled_ns, CHUNK, progress)
     return Pruning(tuple(found))
 
 
@@ -168,6 +171,14 @@ def _measured(connection: Connection, parts: Sequence[_Part]) -> list[Pruned]:
         known = sums.get((part.table, part.period), (0, 0))
         sums[part.table, part.period] = (known[0] + int(rows), known[1] + int(size))
     return [Pruned(*key, *amounts) for key, amounts in sums.items()]
+
+
+def _samples(connection: Connection, before_ns: int) -> list[Pruned]:
+    """What of samples of devices goes; they are of no period."""
+    size = sa.func.coalesce(sa.func.sum(_size(connection, t.records)), 0)
+    query = sa.select(sa.func.count(), size).select_from(t.records).where(*old_samples(connection, before_ns))
+    rows, total = connection.execute(query).one()
+    return [Pruned(t.records.name, "", int(rows), int(total))] if rows else []
 
 
 def _size(connection: Connection, table: sa.Table) -> sa.ColumnElement[int]:
