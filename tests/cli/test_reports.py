@@ -6,13 +6,14 @@ import json
 import shutil
 from decimal import Decimal
 
+import httpx
 import pytest
 import yaml
 from tests.alerts.real_parts import free_port
 from tests.cli.commands import farthing
 from tests.replay.conftest import TEXT, VISION, cost
-from tests.service.books import journal_sums
-from tests.service.running import served
+from tests.service.books import journal_sums, raw_records
+from tests.service.running import served, wait_until
 
 from farthing.books.prices import DEFAULT_PRICES
 from farthing.domain import conventions as c
@@ -213,6 +214,21 @@ def test_status_is_live_when_the_service_answers(tmp_path):
     assert json.loads(ran.out)["source"] == f"{url}/api/v1/snapshot"
     findings = {finding["subject"]: finding for finding in json.loads(checked.out)}
     assert findings["service"]["level"] == "ok"
+
+
+def test_status_tells_what_output_costs_now_and_in_a_full_engine(tmp_path):
+    """Beside one another, from a service that has just costed a recording; in the currency's own units."""
+    ledger = Ledger.open(f"sqlite:///{tmp_path}/ledger.db")
+    ledger.add(raw_records(load_recording(TEXT)))
+    with served(Service(Settings(), ledger).app) as url:
+        (tmp_path / "farthing.yaml").write_text(yaml.safe_dump({"serve": {"port": int(url.rsplit(":", 1)[1])}}))
+        wait_until(lambda: httpx.get(f"{url}/readyz").status_code == 200, 60, "costing of what was stored")
+        table = farthing("status", "--output", "csv", cwd=tmp_path)
+    ledger.close()
+    (row,) = csv.DictReader(io.StringIO(table.out))
+    now, full = Decimal(row["now_usd"]), Decimal(row["full_usd"])
+    assert 1.5 < now / full < 4
+    assert Decimal("0.1") < full < Decimal("0.3")
 
 
 def test_check_tells_what_is_degraded_and_why(tmp_path):
