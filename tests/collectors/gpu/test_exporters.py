@@ -8,11 +8,14 @@ from typing import Any
 
 import httpx
 import pytest
+from prometheus_client import CollectorRegistry, generate_latest
 
 from farthing.collectors.gpu.exporters import ExporterSource, HttpFetch
 from farthing.domain.conventions import FAULT_SENTINEL
+from farthing.domain.devices import DevicesView, DeviceView
 from farthing.domain.errors import ConfigError, GpuError
 from farthing.domain.gpu import MIG, GpuReading
+from farthing.exporters.prometheus_gpu import DeviceCollector
 from farthing.vocabulary.gpus import QUANTITIES, THROTTLE
 from farthing.vocabulary.loading import load_exporter
 
@@ -119,6 +122,29 @@ def test_the_kinds_together_know_every_quantity():
     assert told == set(QUANTITIES)
     named = {field.name for field in fields(GpuReading)}
     assert {FIELD.get(name, name) for name in QUANTITIES if not name.startswith(THROTTLE)} <= named
+
+
+def own_exposition() -> str:
+    """What Farthing exports of the true device and of an engine on it."""
+    read_by_nvml = replace(TRUE, source="nvml", sm_active=None, tensor_active=None, dram_active=None)
+    view = DevicesView(
+        NOW,
+        devices=(DeviceView(read_by_nvml, method="counter", energy_mj=TRUE.energy_mj),),
+        sources={"nvml": True},
+        engines={TRUE.uuid: ("chat",)},
+    )
+    registry = CollectorRegistry()
+    registry.register(DeviceCollector(lambda: view))
+    return generate_latest(registry).decode()
+
+
+def test_what_farthing_exports_of_a_device_is_the_same_reading_too():
+    """An agent's metrics are read as any exporter's; every name of its catalogue is in a real exposition."""
+    (reading,) = read(own_exposition())
+    unknown: dict[str, Any] = dict.fromkeys(load_exporter("farthing").lacking)
+    assert reading == replace(TRUE, source="farthing", **unknown)
+    names = {line.partition("{")[0] for line in own_exposition().splitlines()}
+    assert set(load_exporter("farthing").metric_names()) <= names
 
 
 @pytest.mark.parametrize("kind", KINDS)
