@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
+from datetime import UTC, datetime
+
 import pytest
 from tests.service.books import accountant, raw_records
 from tests.service.devices import as_devices, without_samples
 
+from farthing.exporters.report import render
 from farthing.ledger.repository import Ledger
 from farthing.replay.recording import load_recording
+from farthing.service.reports import report
 from farthing.settings import CapacitySettings, EngineSettings, GpuSettings, Settings
 
 TEXT = "h100-llama8b-vllm0.26"
 MILLIJOULES = 139_680_093
+EARLY = datetime(2026, 2, 1, tzinfo=UTC)
 
 
 @pytest.fixture(scope="module")
@@ -73,3 +79,17 @@ def test_money_and_carbon_of_energy_go_by_tariff_grid_and_building(booked):
     engine = _energy(ledger, settings).engines["h100"]
     assert engine.carbon_grams == pytest.approx(kwh * 1.5 * 400)
     assert engine.cost_nano == pytest.approx(kwh * 1.5 * 0.2 * 1e9, abs=1)
+
+
+@pytest.mark.parametrize("by", ["tenant", "account", "phase"])
+def test_reports_tell_programs_the_energy_of_everybody_and_everything(booked, by):
+    """In integers that add up; the table for people has no room for it, and what is unknown is not 0."""
+    ledger, _ = booked
+    table = report(ledger, datetime(2026, 1, 1, tzinfo=UTC), by, "USD")
+    rows = json.loads(render(table, "json"))
+    assert rows["total"]["energy_mj"] == MILLIJOULES
+    assert sum(row["energy_mj"] or 0 for row in rows["rows"]) == MILLIJOULES
+    assert all(row["energy_mj"] is None or row["energy_mj"] > 0 for row in rows["rows"])
+    assert "Energy" not in render(table, "table")
+    nothing = json.loads(render(report(ledger, datetime(2026, 1, 1, tzinfo=UTC), by, "USD", until=EARLY), "json"))
+    assert nothing["total"]["energy_mj"] is None

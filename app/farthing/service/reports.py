@@ -44,6 +44,8 @@ _TIMES = {"hour": "%Y-%m-%d %H:00", "day": "%Y-%m-%d", "month": "%Y-%m"}
 _BUSY = (c.CHARGED, c.ABORTED, c.UNATTRIBUTED)
 _SELDOM = (c.ASLEEP, c.DRAINING, *c.CAPACITY_ACCOUNTS)
 """Accounts whose column a table may do without while nothing is in it."""
+ENERGY = Column("energy_mj", "Energy, mJ", "integer", data=True)
+"""Of what is settled, in millijoules by devices; none where it is not known."""
 _ORDER = {account: number for number, account in enumerate(c.BOOK_ACCOUNTS)}
 
 
@@ -105,6 +107,9 @@ def _by_who(request: _Request) -> _Parts:
     used = ("requests", "prompt_computed", "prompt_cached", "output_tokens")
     counts = _sums(request, t.usage_hours, keys, used)
     saved = _sums(request, t.saving_hours, keys, ("nano",))
+    energy: defaultdict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
+    for line in _lines(request, *keys, "account", amount="millijoules"):
+        energy[line[: len(keys)]][line[-2]] += line[-1]
     columns = (
         *(Column(key, key.capitalize()) for key in keys),
         Column("requests", "Requests", "integer"),
@@ -112,6 +117,7 @@ def _by_who(request: _Request) -> _Parts:
         Column("prompt_cached", "Cached tokens", "integer"),
         Column("output", "Output tokens", "integer"),
         Column("saved", "Saved by caches", "money"),
+        ENERGY,
         *(Column(phase, phase.capitalize(), "money") for phase in c.PHASES),
         Column("aborted", "Aborted", "money"),
         Column("cost", "Total", "money"),
@@ -123,14 +129,24 @@ def _by_who(request: _Request) -> _Parts:
     for who in sorted({*cost, *counts}, key=lambda names: (-cost[names].total(), names)):
         parts = cost[who]
         money = [parts[name] for name in (*c.PHASES, c.ABORTED)]
-        numbers = (*counts.get(who, (0,) * len(used)), *saved.get(who, (0,)))
+        joules = sum(energy[who][account] for account in (c.CHARGED, c.ABORTED)) or None
+        numbers = (*counts.get(who, (0,) * len(used)), *saved.get(who, (0,)), joules)
         rows.append((*(name or None for name in who), *numbers, *money, parts.total(), _share(parts.total(), bill)))
-    blank = (None,) * (len(columns) - 3)
+    before, after = (None,) * (len(columns) - len(c.PHASES) - 5), (None,) * (len(c.PHASES) + 1)
     rows += [
-        (f"({account})", *blank, others[account], _share(others[account], bill))
+        (
+            f"({account})",
+            *before,
+            sum(found[account] for found in energy.values()) or None,
+            *after,
+            others[account],
+            _share(others[account], bill),
+        )
         for account in sorted(others, key=_ORDER.__getitem__)
     ]
-    sums = _column_sums(rows, range(len(keys), len(columns) - 1))
+    sums: list[int | None] = [*_column_sums(rows, range(len(keys), len(columns) - 1))]
+    joules_at = columns.index(ENERGY) - len(keys)
+    sums[joules_at] = sums[joules_at] or None
     return columns, rows, ("Bill", *([""] * (len(keys) - 1)), *sums, 1.0 if bill else None), methods
 
 
@@ -166,7 +182,10 @@ def _by_line(request: _Request) -> _Parts:
     """A row for every account, with its phase and method, or with its reason."""
     keys = ("account", "phase", "method") if request.by == "phase" else ("account", "reason")
     sums: Counter[tuple[str, ...]] = Counter()
+    energy: Counter[tuple[str, ...]] = Counter()
     methods: Counter[str] = Counter()
+    for *told, millijoules in _lines(request, *keys, amount="millijoules"):
+        energy[tuple(told)] += millijoules
     for account, phase, method, reason, nano in _lines(request, "account", "phase", "method", "reason"):
         line = {"account": account, "phase": phase, "method": method, "reason": reason}
         sums[tuple(line[key] for key in keys)] += nano
@@ -177,16 +196,19 @@ def _by_line(request: _Request) -> _Parts:
         *(Column(key, key.capitalize()) for key in keys),
         Column("cost", "Cost", "money"),
         Column("share", "Share", "ratio"),
+        ENERGY,
     )
     rows: list[tuple[Cell, ...]] = [
-        (*key, sums[key], _share(sums[key], bill)) for key in sorted(sums, key=lambda key: (_ORDER[key[0]], key))
+        (*key, sums[key], _share(sums[key], bill), energy[key] or None)
+        for key in sorted(sums, key=lambda key: (_ORDER[key[0]], key))
     ]
-    return columns, rows, ("Bill", *([""] * (len(keys) - 1)), bill, 1.0 if bill else None), methods
+    total = ("Bill", *([""] * (len(keys) - 1)), bill, 1.0 if bill else None, energy.total() or None)
+    return columns, rows, total, methods
 
 
-def _lines(request: _Request, *keys: str) -> list[tuple[Any, ...]]:
-    """(keys …, nano-dollars) of the hourly sums of cost."""
-    found = cost_sums(request.ledger, keys, request.scope.where(t.cost_hours.c))
+def _lines(request: _Request, *keys: str, amount: str = "nano") -> list[tuple[Any, ...]]:
+    """(keys …, nano-dollars or another amount) of the hourly sums of cost."""
+    found = cost_sums(request.ledger, keys, request.scope.where(t.cost_hours.c), (amount,))
     return [(*key, nano) for key, (nano,) in found.items()]
 
 

@@ -46,6 +46,8 @@ class Column:
     kind: Kind = "text"
     spare: bool = False
     """Left out of the table for people while it holds nothing but zeros; json and csv always have it."""
+    data: bool = False
+    """In json and csv alone: the table for people has no room for it."""
     fine: bool = False
     """Money of very different sizes, as unit costs are: shown with six decimals, whatever the largest is."""
 
@@ -177,7 +179,11 @@ def _table(table: ReportTable, color: bool, width: int | None) -> str:
 
 
 def _without_spare_columns(table: ReportTable) -> ReportTable:
-    keep = [i for i, column in enumerate(table.columns) if not column.spare or any(line[i] for line in table._lines())]
+    keep = [
+        i
+        for i, column in enumerate(table.columns)
+        if not column.data and (not column.spare or any(line[i] for line in table._lines()))
+    ]
 
     def kept(line: tuple[Cell, ...]) -> tuple[Cell, ...]:
         return tuple(line[i] for i in keep)
