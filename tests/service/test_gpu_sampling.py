@@ -165,6 +165,8 @@ def test_exporters_come_after_the_driver(monkeypatch):
     monkeypatch.setattr(gpu_sampling, "_nvml", lambda: driver)
     exporters = [{"url": "http://node-2:9400/metrics", "kind": "dcgm"}, {"url": "http://node-3:9835/metrics"}]
     opened = open_sources(GpuSettings.model_validate({"exporters": exporters}))
+    # looked at, and given back: the sampler's first reading is its first
+    assert driver.closed.is_set()
     assert [source.name for source in opened] == ["nvml", "http://node-2:9400/metrics", "http://node-3:9835/metrics"]
     for source in opened:
         source.close()

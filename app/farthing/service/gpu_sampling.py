@@ -188,6 +188,8 @@ def open_sources(gpus: GpuSettings, said: Callable[[str], None] = _log.info) -> 
                 source.close()
                 said(f"{error}; not read until Farthing starts again")
                 continue
+            # so that the sampler's first reading is a source's first one, which has everything
+            source.close()
         found.append(source)
     if gpus.exporters:
         from farthing.collectors.gpu.exporters import ExporterSource  # noqa: PLC0415 - only where there is one

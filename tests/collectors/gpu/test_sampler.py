@@ -129,7 +129,7 @@ def test_a_device_without_energy_is_in_the_inbox_all_the_same():
     assert bench.device().energy_mj is None
 
 
-def test_another_method_is_another_boot_that_begins_where_the_first_ended():
+def test_another_method_is_another_boot_that_begins_right_behind_the_first():
     """One record's energies have one method, and no second is lost between them."""
     steps = [*counted(3), *(reading(after=second, power_watts=500.0) for second in range(3, 20))]
     bench = Bench(FakeSource.of(*moments(steps)))
@@ -139,8 +139,8 @@ def test_another_method_is_another_boot_that_begins_where_the_first_ended():
     counter, *integrated = bench.records
     assert counter.method == COUNTER
     assert {record.method for record in integrated} == {INTEGRATED}
-    assert {record.key.boot for record in integrated} == {f"device:{UUID}/{counter.at_ns[-1]}"}
-    assert integrated[0].energy_mj[0] == 0
+    assert {record.key.boot for record in integrated} == {f"device:{UUID}/{counter.at_ns[-1] + 1}"}
+    assert (integrated[0].at_ns[0], integrated[0].energy_mj[0]) == (counter.at_ns[-1] + 1, 0)
     # the last counter was of second 2, from which on power times time counts
     assert integrated[-1].energy_mj[-1] == pytest.approx(480_000 + 16 * 500_000, rel=0.01)
     assert shown == 800_000 + integrated[-1].energy_mj[-1]

@@ -70,7 +70,8 @@ class Track:
             self._boot = ""
         if not self._boot:
             follows = method != NO_ENERGY and self._meter.method == INTEGRATED
-            began = told_ns if follows else reading.at_ns
+            # a moment later than the other method's last: one moment has one energy
+            began = told_ns + 1 if follows else reading.at_ns
             self._boot, self._sequence = f"{DEVICE_BOOT}{reading.uuid}/{began}", 0
             if follows:
                 self._at_ns.append(began)
