@@ -40,7 +40,7 @@ def nano(cell):
 def test_months_of_spend_add_up_to_the_bill(booked, bill, by):
     """Everything in the months, whatever it is grouped by."""
     found = json.loads(run(booked, "spend", "--by", by, "--output", "json"))
-    assert {"spend", "daily", "monthly", "anomalies"} == set(found)
+    assert {"spend", "daily", "monthly", "idle", "anomalies"} == set(found)
     for series in ("daily", "monthly"):
         rows = [row for row in found[series]["rows"] if row[by] == "everything"]
         assert sum(nano(row["cost"]) for row in rows) == bill

@@ -19,6 +19,7 @@ from farthing.ledger import tables as t
 from farthing.ledger.repository import Ledger
 from farthing.replay.recording import load_recording
 from farthing.service.closing import draft_period
+from farthing.service.idle_table import idle_table
 from farthing.service.pricing import price_book
 
 H100 = 3_348_000_000
@@ -221,5 +222,8 @@ def test_a_draft_bills_devices_up_to_now_and_writes_nothing(ledger, recording):
     for draft in drafts:
         identity(draft)
     assert [_idle(draft)["GPU-idle", c.UNALLOCATED] for draft in drafts] == [_cost(1_200), _cost(3_600), _cost(3_600)]
+    table = idle_table(ledger, price_book(SETTINGS), END - 3_600 * SECOND, "USD")
+    (row,) = [row for row in table.rows if row[0] == "GPU-idle"]
+    assert row == ("GPU-idle", None, c.UNALLOCATED, "unassigned", 1.0, _cost(3_600))
     assert documents(ledger) == {}
     assert ledger.select(sa.select(sa.func.count()).where(t.journal.c.debit == c.UNALLOCATED)) == [(0,)]

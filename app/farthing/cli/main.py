@@ -152,7 +152,9 @@ def report(
 def spend(
     config: Config = None,
     by: Annotated[SpendBy, typer.Option(help="Whose spend.")] = SpendBy.tenant,
-    show: Annotated[str | None, typer.Option(help="One table: spend, daily, monthly, budgets or anomalies.")] = None,
+    show: Annotated[
+        str | None, typer.Option(help="One table: spend, daily, monthly, budgets, idle or anomalies.")
+    ] = None,
     output: OutputOption = Output.table,
     ledger: Annotated[str | None, typer.Option(help="Ledger URL instead of the settings'.")] = None,
 ) -> None:

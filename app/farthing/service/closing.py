@@ -49,7 +49,13 @@ from farthing.ledger.database import PERIODS_LOCK, advisory_lock, transaction
 from farthing.ledger.evidence import evidence_hash
 from farthing.ledger.period_books import InputHashes, PeriodBooks
 from farthing.ledger.repository import Ledger
-from farthing.service.device_billing import BilledLife, DeviceBilling, billed_lives
+from farthing.service.device_billing import (
+    BilledLife,
+    DeviceBilling,
+    billed_lives,
+    boot_groups,
+    unpriced_engine_names,
+)
 from farthing.settings import Settings
 
 __all__ = ["Closed", "PeriodState", "close_period", "draft_period", "list_periods"]
@@ -271,7 +277,7 @@ class _Closing:
             before.update({boot.name: boot for boot in document.boots})
         reach = self._books.reach(self._period_end)
         found = []
-        for name, rows in _groups(self._connection).items():
+        for name, rows in boot_groups(self._connection).items():
             known = before.get(name)
             if (known and known.final) or min(int(row.started_ns) for row in rows) >= self._period_end:
                 continue
@@ -426,18 +432,8 @@ class _Closing:
         Scrapes say nothing of the time after them, and never that they were the last: nor does a boot that another
         one followed, and one that came to a time without a price is billed no further.
         """
-        groups = _groups(self._connection)
-        unpriced = set(self._connection.execute(sa.select(t.unpriced_engines.c.engine)).scalars())
-        return billed_lives(groups, unpriced, self._end)
-
-
-def _groups(connection: Connection) -> dict[str, list[Any]]:
-    """Boots by what is billed as one: each for itself, those costed from counters by engine; oldest first."""
-    groups: defaultdict[str, list[Any]] = defaultdict(list)
-    for row in connection.execute(sa.select(t.boots).order_by(t.boots.c.started_ns, t.boots.c.boot)):
-        scraped = row.boot.startswith(c.SCRAPED_BOOT)
-        groups[f"{c.SCRAPED_BOOT}{row.engine}" if scraped else row.boot].append(row)
-    return groups
+        groups = boot_groups(self._connection)
+        return billed_lives(groups, unpriced_engine_names(self._connection), self._end)
 
 
 def _cost(accrual: Accrual) -> Cost:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -23,7 +23,15 @@ from farthing.domain.gpu import GPU, MIG
 from farthing.ledger import tables as t
 from farthing.ledger.devices import Presence, presences
 
-__all__ = ["BilledLife", "DeviceBilling", "billed_lives", "lives_of", "slots_of"]
+__all__ = [
+    "BilledLife",
+    "DeviceBilling",
+    "billed_lives",
+    "boot_groups",
+    "lives_of",
+    "slots_of",
+    "unpriced_engine_names",
+]
 
 _Key = tuple[str, str, str]
 """GPU, fraction of it, and the engine that chose its price."""
@@ -41,6 +49,20 @@ class BilledLife:
     gpu: str
     count: int
     price_version: str
+
+
+def boot_groups(connection: Connection) -> dict[str, list[Any]]:
+    """Boots by what is billed as one: each for itself, those costed from counters by engine; oldest first."""
+    groups: defaultdict[str, list[Any]] = defaultdict(list)
+    for row in connection.execute(sa.select(t.boots).order_by(t.boots.c.started_ns, t.boots.c.boot)):
+        scraped = row.boot.startswith(c.SCRAPED_BOOT)
+        groups[f"{c.SCRAPED_BOOT}{row.engine}" if scraped else row.boot].append(row)
+    return groups
+
+
+def unpriced_engine_names(connection: Connection) -> frozenset[str]:
+    """Engines that have come to a time without a price."""
+    return frozenset(connection.execute(sa.select(t.unpriced_engines.c.engine)).scalars())
 
 
 def billed_lives(groups: Mapping[str, Sequence[Any]], unpriced: Collection[str], until_ns: int) -> list[BilledLife]:
