@@ -1,5 +1,8 @@
 """From an exporter's own series to the alert: whoever wrote the exporter, the same trouble tells the same."""
 
+import gzip
+import json
+import re
 import subprocess
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -17,10 +20,13 @@ from farthing.alerts.gpu_signals import gpu_vocabulary
 from farthing.domain import conventions as names
 from farthing.settings import Settings
 
+ROOT = Path(__file__).parents[2]
+PACKAGED = ROOT / "app" / "farthing" / "replay" / "recordings"
 GROUPS = tuple(replace(group, interval_seconds=60) for group in (gpu_vocabulary(Settings()), gpu_hardware(Settings())))
 """Evaluated each minute, which takes promtool a quarter of the time."""
 RULES = to_yaml({"groups": [group.document() for group in GROUPS]})
 ALERTS = [alert.name for alert in GROUPS[1].alerts]
+SAMPLE_LINE = re.compile(r"^(\w+\{[^}]*\}) (\S+)$", re.MULTILINE)
 STEPS = 400
 """Of 15 s: 100 minutes, longer than any of the alerts waits."""
 Series = dict[str, str]
@@ -182,3 +188,91 @@ def test_a_gpu_that_its_exporter_does_not_show_any_more_is_lost_while_its_host_i
     assert fired(tmp_path, gone, "40m") == set()
     nothing = [{**one, "values": one["values"].partition("x")[0] + "x120 stale"} for one in series]
     assert fired(tmp_path, [*nothing, ran], "40m") == set()
+
+
+RECORDINGS = (
+    *(PACKAGED / f"h100-{shape}-vllm0.26" / "nvml.jsonl.gz" for shape in ("llama8b", "qwen2vl7b")),
+    *(
+        ROOT / "tests" / "fixtures" / "recordings" / f"h100-llama8b-{run}" / "nvml.jsonl.gz"
+        for run in ("probe", "pressure")
+    ),
+)
+"""What H100s told while they served, ten times a second; a first line says what it is."""
+OWN_SERIES = PACKAGED / "h100-llama8b-devices-vllm0.26" / "gpu_metrics.jsonl.gz"
+"""What Farthing exported of another, every five seconds."""
+
+
+def recorded_rows(path: Path) -> list[dict[str, Any]]:
+    """One reading each 15 s, again and again for as long as the tests last."""
+    with gzip.open(path, "rt") as lines:
+        _, *rows = [json.loads(line) for line in lines]
+    looks = rows[:: round(15 / ((rows[-1]["t"] - rows[0]["t"]) / len(rows)))]
+    return [looks[step % len(looks)] for step in range(STEPS)]
+
+
+def recorded_series(path: Path) -> list[Series]:
+    """A recording as Farthing exports it; the throttle mask is NVML's: 1 no work, 4 power."""
+    rows = recorded_rows(path)
+    device = f'uuid="{path.parent.name}", hostname="gpu-host-1", device="0", gpu_model="NVIDIA H100 80GB HBM3"'
+    values: dict[str, list[float]] = {
+        f"{names.METRIC_GPU_UTILIZATION}{{{device}}}": [row["gpu"] / 100 for row in rows],
+        f"{names.METRIC_GPU_MEMORY_USED}{{{device}}}": [row["mem"] for row in rows],
+        f"{names.METRIC_GPU_MEMORY_TOTAL}{{{device}}}": [85_520_809_984] * STEPS,
+        f"{names.METRIC_GPU_POWER}{{{device}}}": [row["p_mw"] / 1000 for row in rows],
+        f"{names.METRIC_GPU_POWER_LIMIT}{{{device}}}": [700] * STEPS,
+        f"{names.METRIC_GPU_SM_CLOCK}{{{device}}}": [row["sm"] * 1e6 for row in rows],
+        f"{names.METRIC_GPU_TEMPERATURE}{{{device}}}": [row["temp"] for row in rows],
+        f"{names.METRIC_GPU_LAST_XID}{{{device}}}": [0] * STEPS,
+        f"{names.METRIC_GPU_XID}{{{device}}}": [0] * STEPS,
+        f'{names.METRIC_GPU_ECC}{{{device}, kind="uncorrected"}}': [0] * STEPS,
+        f'{names.METRIC_GPU_ENGINE}{{{device}, engine="chat"}}': [1] * STEPS,
+    }
+    for reason, bit in (("idle", 1), ("power", 4), ("thermal", 32 | 64)):
+        values[f'{names.METRIC_GPU_THROTTLED}{{{device}, reason="{reason}"}}'] = [
+            float(bool(row["thr"] & bit)) for row in rows
+        ]
+    return [{"series": name, "values": " ".join(f"{value:f}" for value in column)} for name, column in values.items()]
+
+
+def exported_series() -> list[Series]:
+    """The recorded exposition of Farthing, each 15 s, again and again."""
+    with gzip.open(OWN_SERIES, "rt") as lines:
+        bodies = [json.loads(line)["body"] for line in lines][::3]
+    looks = [dict(SAMPLE_LINE.findall(body)) for body in bodies]
+    named = {series for look in looks for series in look if series.startswith("farthing_gpu_") and "uuid=" in series}
+    return [
+        {"series": series, "values": " ".join(_plain(looks[step % len(looks)].get(series)) for step in range(STEPS))}
+        for series in sorted(named)
+    ]
+
+
+def _plain(value: str | None) -> str:
+    """As promtool reads it."""
+    return "_" if value is None else f"{float(value):f}"
+
+
+@pytest.mark.real
+def test_h100s_that_serve_as_they_were_recorded_tell_nothing(tmp_path):
+    """At their power limit most of the time, with 93 to 96 % of their memory taken, and idle in between."""
+    series = [one for path in RECORDINGS for one in recorded_series(path)] + exported_series()
+    assert fired(tmp_path, series, "99m") == set()
+    rows = [recorded_rows(path) for path in RECORDINGS]
+    assert all(sum(bool(row["thr"] & 4) for row in each) > 0.3 * STEPS for each in rows)
+    assert sum(max(row["mem"] for row in each) > 0.93 * 85_520_809_984 for each in rows) == 3
+
+
+@pytest.mark.real
+def test_a_recorded_h100_whose_utilization_sticks_is_told(tmp_path):
+    """Kept as busy as it was at its busiest, and said to do nothing: its power gives it away."""
+    busiest = max(recorded_rows(RECORDINGS[0]), key=lambda row: int(row["p_mw"]))
+    for busy, expected in ((busiest["gpu"] / 100, set()), (0, {("LLMGPUTelemetryStuck", "GPU-1")})):
+        told = (
+            (names.METRIC_GPU_UTILIZATION, busy),
+            (names.METRIC_GPU_POWER, busiest["p_mw"] / 1000),
+            (names.METRIC_GPU_POWER_LIMIT, 700),
+        )
+        series = [
+            {"series": f'{metric}{{uuid="GPU-1", hostname="gpu-host-1"}}', "values": f"{value:f}x{STEPS}"}
+            for metric, value in told
+        ]
+        assert fired(tmp_path, series, "20m") == expected

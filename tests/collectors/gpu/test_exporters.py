@@ -1,5 +1,7 @@
 """Every kind of exporter gives the same reading of the same device, and no reading of what it does not know."""
 
+import gzip
+import json
 import re
 from dataclasses import fields, replace
 from pathlib import Path
@@ -20,6 +22,9 @@ from farthing.vocabulary.gpus import QUANTITIES, THROTTLE
 from farthing.vocabulary.loading import load_exporter
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "gpu"
+RECORDED = (
+    Path(__file__).parents[3] / "app/farthing/replay/recordings/h100-llama8b-devices-vllm0.26/gpu_metrics.jsonl.gz"
+)
 URL = "http://gpu-host-1:9400/metrics"
 KINDS = ("dcgm", "amd", "nvidia_smi", "xpum")
 NOW = 1_795_445_251_000_000_000
@@ -145,6 +150,22 @@ def test_what_farthing_exports_of_a_device_is_the_same_reading_too():
     assert reading == replace(TRUE, source="farthing", **unknown)
     names = {line.partition("{")[0] for line in own_exposition().splitlines()}
     assert set(load_exporter("farthing").metric_names()) <= names
+
+
+def test_a_recorded_h100_is_read_from_farthings_own_exposition():
+    """48 scrapes of five seconds while it served: the same device, idle, at its limit, and 102 kJ in between."""
+    with gzip.open(RECORDED, "rt") as lines:
+        readings = [read(json.loads(line)["body"]) for line in lines]
+    assert [len(each) for each in readings] == [1] * 48
+    told = [one for (one,) in readings]
+    assert {(one.source, one.index, one.name) for one in told} == {("farthing", 0, "NVIDIA H100 80GB HBM3")}
+    assert told[-1].energy_mj is not None
+    assert told[-1].energy_mj - (told[0].energy_mj or 0) == 102_070_470
+    assert [one.energy_mj for one in told] == sorted(one.energy_mj or 0 for one in told)
+    assert {one.throttle for one in told} == {frozenset(), frozenset({"idle"}), frozenset({"power"})}
+    assert {one.memory_total_bytes for one in told} == {81_559 * 2**20}
+    assert max(one.utilization or 0 for one in told) == 1.0
+    assert {one.faults for one in told} == {frozenset()}
 
 
 @pytest.mark.parametrize("kind", KINDS)
