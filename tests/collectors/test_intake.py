@@ -161,6 +161,17 @@ def test_a_bad_line_is_refused_by_field_and_the_rest_is_stored(bench: Bench, cap
     assert "ada" not in caplog.text
 
 
+def test_one_control_character_in_a_body_is_found(bench: Bench):
+    """Most bodies have none for certain, and are not looked through line by line."""
+    odd = json.dumps(usage(2, workload="a\x7fb"), ensure_ascii=False).encode()
+    body = b"\n".join([json.dumps(usage(1)).encode(), odd, json.dumps(usage(3)).encode()])
+    assert b"\\" not in body
+    assert bench.post(wire.USAGE_PATH, body).json()["refused"] == [
+        {"line": 2, "field": "workload", "problem": "holds a control character"}
+    ]
+    assert bench.store.sequences() == [1, 3]
+
+
 def test_only_the_first_refusals_are_shown_and_all_are_counted(bench: Bench):
     """A hundred wrong lines need no hundred explanations."""
     answer = bench.post(wire.USAGE_PATH, b"nonsense\n" * 100)

@@ -14,7 +14,7 @@ from tests.collectors.wire_records import Pair, pairs
 
 from farthing.collectors import schema
 from farthing.collectors.schema import MAX_LINE_BYTES, MAX_MARKS, MAX_STRING
-from farthing.collectors.wire import decode_line, decode_raw
+from farthing.collectors.wire import decode_line, decode_raw, is_plain
 from farthing.domain.conventions import WIRE_VERSION
 from farthing.domain.errors import RecordError
 from farthing.domain.records import Counters, GpuSamples, RecordKey, StepBatch, StepMarks, Usage, event_ns
@@ -249,6 +249,35 @@ def test_a_wrong_record_is_refused_by_the_name_of_its_field(record, field, probl
         decode_line(json.dumps(record).encode())
     assert caught.value.field == field
     assert problem in caught.value.problem
+
+
+NAMES = st.text("ab /", max_size=6) | st.text(
+    st.characters(max_codepoint=0x2FF) | st.sampled_from('\x7f\\"/'), max_size=6
+)
+
+
+def _outcome(line: bytes, plain: bool) -> object:
+    try:
+        return decode_raw(line, plain=plain)
+    except RecordError as error:
+        return error.field, error.problem
+
+
+@given(text=NAMES, escaped=st.booleans(), times=st.sampled_from([1, 60]))
+def test_plain_lines_are_judged_as_all_others_are(text, escaped, times):
+    """Knowing that a line is plain saves looks at it, which would have found nothing."""
+    names = dict.fromkeys(("tenant", "project", "model"), text * times)
+    line = json.dumps(usage(**names), ensure_ascii=escaped).encode()
+    if is_plain(line):
+        assert _outcome(line, plain=True) == _outcome(line, plain=False)
+
+
+@pytest.mark.parametrize("text", ["\x7f", "\n", "\x00", "\\", "\u00e9", "\u732b"])
+def test_a_line_with_an_escape_or_another_alphabet_is_not_plain(text):
+    """It has to be looked at."""
+    assert is_plain(json.dumps(usage(workload="plain")).encode())
+    for escaped in (True, False):
+        assert not is_plain(json.dumps(usage(workload=text), ensure_ascii=escaped).encode())
 
 
 @given(text=st.text(st.characters(max_codepoint=0x2FF) | st.sampled_from('\x7f\\"/'), max_size=60))

@@ -26,7 +26,7 @@ from starlette.routing import Route
 
 from farthing.collectors.group_commit import GroupCommit, RecordStore
 from farthing.collectors.rate_limit import RateLimit
-from farthing.collectors.wire import decode_raw, refusal
+from farthing.collectors.wire import decode_raw, is_plain, refusal
 from farthing.domain.conventions import INBOX_REFUSED, SCRAPED_BOOT, UNKNOWN
 from farthing.domain.errors import ConfigError, LedgerError, RecordError
 from farthing.domain.model import IntakeView
@@ -309,14 +309,14 @@ def _read_batch(body: bytes, encoding: str, limit: int, path: str) -> _Batch:
     if body.count(b"\n") > MAX_LINES:
         raise _BodyRefusedError(413, f"the body has more than {MAX_LINES} lines; send fewer records at a time")
     batch = _Batch(len(body))
-    records, boots, usage_path = batch.records, batch.boots, path == USAGE_PATH
+    records, boots, usage_path, plain = batch.records, batch.boots, path == USAGE_PATH, is_plain(body)
     for number, line in enumerate(body.split(b"\n"), start=1):
         text = line.strip()
         if not text:
             continue
         kind = UNKNOWN
         try:
-            record = decode_raw(text)
+            record = decode_raw(text, plain=plain)
             kind, boot = record.kind, record.key.boot
             if (kind == "usage") != usage_path:
                 _refuse_path(kind)

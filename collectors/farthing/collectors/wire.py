@@ -52,7 +52,7 @@ from farthing.domain.records import (
 )
 from farthing_probe import wire as probe_wire
 
-__all__ = ["decode_device", "decode_line", "decode_raw", "device_line", "device_record", "refusal"]
+__all__ = ["decode_device", "decode_line", "decode_raw", "device_line", "device_record", "is_plain", "refusal"]
 
 _decode: Callable[[bytes], AnyWire] = msgspec.json.Decoder(AnyWire).decode
 _HEAD_DECODER = msgspec.json.Decoder(WireHead)
@@ -114,16 +114,24 @@ def device_record(samples: DeviceSamples) -> RawRecord:
     return RawRecord(samples.key, "device", samples.at_ns[-1], device_line(samples))
 
 
-def decode_raw(line: bytes) -> RawRecord:
+def is_plain(text: bytes) -> bool:
+    """Whether JSON text is ASCII and has no escapes: then no string in it has a control character or is long in UTF-8.
+
+    JSON has no control character but DEL that is not escaped.
+    """
+    return b"\\" not in text and b"\x7f" not in text and text.isascii()
+
+
+def decode_raw(line: bytes, *, plain: bool = False) -> RawRecord:
     """One line validated and reduced to the fields that the schema names, ready for durable storage.
 
-    A sender that posts a prompt or an answer in some field of its own must not find it stored.
-    Raises RecordError as ``decode_line`` does.
+    A sender that posts a prompt or an answer in some field of its own must not find it stored. ``plain`` says that
+    ``is_plain`` holds for the line, which is known of a whole body at once. Raises RecordError as ``decode_line`` does.
     """
-    wire = _parse(line)
+    wire = _parse(line, plain)
     if isinstance(wire, WireUsage):
         # nearly every record is one: it is checked, and not made into a record that nobody looks at
-        _check_usage(wire)
+        _check_usage(wire, plain)
         return RawRecord(RecordKey(wire.boot, wire.proc, wire.seq), "usage", wire.ended_ns, _encode(wire))
     if isinstance(wire, WireDevice):
         return RawRecord(wire.record_key(), "device", _device_samples(wire).at_ns[-1], _encode(wire))
@@ -149,7 +157,7 @@ def refusal(line: bytes, error: RecordError) -> RawRecord | None:
     return RawRecord(mirrored(head.record_key()), INBOX_REFUSED, 0, reason)
 
 
-def _parse(line: bytes) -> AnyWire:
+def _parse(line: bytes, plain: bool = False) -> AnyWire:
     if len(line) > MAX_LINE_BYTES:
         raise RecordError("line", f"is longer than {MAX_LINE_BYTES} bytes")
     try:
@@ -160,8 +168,7 @@ def _parse(line: bytes) -> AnyWire:
         raise RecordError("line", f"is not JSON in UTF-8 ({_lower(str(error))})") from None
     except RecursionError:
         raise RecordError("line", "is nested too deeply") from None
-    # JSON has no control character but DEL that is not escaped, so most lines hold none for certain
-    if b"\\" in line or b"\x7f" in line:
+    if not plain and (b"\\" in line or b"\x7f" in line):
         _refuse_control_characters(wire, "")
     if wire.boot.startswith(DEVICE_BOOT) and not isinstance(wire, WireDevice):
         raise RecordError("boot", f"must not begin with {DEVICE_BOOT}, which names a device's samples")
@@ -301,10 +308,12 @@ def _step_batch(wire: WireSteps) -> StepBatch:
     )
 
 
-def _check_usage(wire: WireUsage) -> None:
+def _check_usage(wire: WireUsage, plain: bool = False) -> None:
     # for nearly every record that arrives: what is wrong is looked for only where something is
-    _one_of("outcome", wire.outcome, OUTCOMES)
-    _one_of("seen_by", wire.seen_by, SEEN_BY)
+    if wire.outcome not in OUTCOMES:
+        _one_of("outcome", wire.outcome, OUTCOMES)
+    if wire.seen_by not in SEEN_BY:
+        _one_of("seen_by", wire.seen_by, SEEN_BY)
     arrived, first, last = wire.arrived_ns, wire.first_ns, wire.last_ns
     first = arrived if first is None else first
     last = first if last is None else last
@@ -316,7 +325,8 @@ def _check_usage(wire: WireUsage) -> None:
             _more_than_prompt("cached_tokens")
         if wire.image_tokens is not None and wire.image_tokens > prompt:
             _more_than_prompt("image_tokens")
-    _short_enough(wire.tenant + wire.project + wire.model + wire.tier)
+    if not plain:
+        _short_enough(wire.tenant + wire.project + wire.model + wire.tier)
     for sequence in wire.sequences:
         first = sequence.scheduled_ns if sequence.first_ns is None else sequence.first_ns
         if not sequence.scheduled_ns <= first <= sequence.last_ns:
