@@ -14,7 +14,7 @@ from farthing.domain import conventions as c
 from farthing.domain.clock import SECOND
 from farthing.domain.gpu import ENERGY_SHARE, INTEGRATED, MIG
 from farthing.ledger import tables as t
-from farthing.ledger.devices import presences
+from farthing.ledger.devices import energy_before, presences
 from farthing.ledger.repository import Ledger
 from farthing.ledger.verify import verify
 from farthing.replay.recording import load_recording
@@ -176,6 +176,33 @@ def test_a_restart_at_any_moment_ends_in_the_same_books(text):
     assert content(ledger) == content(undisturbed)
     ((joules,),) = ledger.select(sa.select(sa.func.sum(t.windows.c.energy_mj)))
     assert joules == 139_680_093
+
+
+def test_a_boot_that_has_run_for_long_is_read_again_as_far_back_as_its_fit_looks(text, monkeypatch):
+    """Its earlier samples may be gone; what its windows used before counts on."""
+    plain, samples = without_samples(text), as_devices(text)
+    start, mono = samples[0].event_ns, next(record.event_ns for record in plain if record.kind == "started")
+    records = sorted([*plain, *samples], key=lambda one: one.event_ns - (start - mono if one.kind == "device" else 0))
+    ledger = Ledger.open("sqlite://")
+    cut = len(records) * 2 // 3
+    ledger.add(records[:cut])
+    accountant(ledger).advance()
+    with ledger.engine.begin() as connection:
+        r = t.records.c
+        old = sa.delete(t.records).where(r.kind == "device", r.event_ns < start + 30 * SECOND)
+        assert connection.execute(old).rowcount > 3
+    reach = 40 * SECOND
+    monkeypatch.setattr("farthing.service.devices.energy_before", lambda led, boot, _: energy_before(led, boot, reach))
+    books = accountant(ledger)
+    books.advance()
+    assert [check for check in verify(ledger.engine) if not check.ok] == []
+    ledger.add(records[cut:])
+    books.advance()
+    assert [check for check in verify(ledger.engine) if not check.ok] == []
+    assert _money(ledger) == _money(_booked(plain))
+    ((joules,),) = ledger.select(sa.select(sa.func.sum(t.windows.c.energy_mj)))
+    assert joules == 139_680_093
+    assert [boot.energy_mj for boot in ledger.boots()] == [joules]
 
 
 def test_a_start_reads_only_the_samples_that_open_boots_need(text, monkeypatch):

@@ -20,6 +20,7 @@ from farthing.ledger.devices import (
     Presence,
     device_history,
     device_records,
+    energy_before,
     extend,
     last_read,
     presences,
@@ -49,6 +50,8 @@ class Devices:
         self._accounts: dict[str, list[BootAccount]] = {}
         """By UUID: boots whose energy is not complete."""
         self._by_pod: list[BootAccount] = []
+        self._begun: dict[str, int] = {}
+        """By boot: from when on its samples were read."""
 
     # ---- boots ---------------------------------------------------------------------------------
 
@@ -80,7 +83,7 @@ class Devices:
     def _assign(self, account: BootAccount, uuid: str) -> None:
         account.gpu_uuids.add(uuid)
         self._accounts.setdefault(uuid, []).append(account)
-        start_ns = account.started.anchor.to_wall(account.started.at_ns)
+        start_ns = account.started.anchor.to_wall(self._since(account))
         stays = self.stays.get(uuid, ())
         if any(
             one.first_ns <= start_ns + PRESENCE_GAP_NS and start_ns <= one.last_ns + PRESENCE_GAP_NS for one in stays
@@ -88,6 +91,21 @@ class Devices:
             account.expect_device(uuid, account.started.at_ns)
         for raw in device_history(self._ledger, uuid, start_ns - BEFORE_NS):
             _feed(account, decode_device(raw.line))
+
+    def _since(self, account: BootAccount) -> int:
+        """From when on a boot's samples are needed, on its clock: its start, or not long before its books end.
+
+        One that has run for months is read again as far back as its fit of energy looks.
+        """
+        boot = account.started.key.boot
+        if boot not in self._begun:
+            options = account.stream.options
+            reach_ns = options.horizon * options.window_ns + 2 * options.grace_ns + options.warm_up_ns
+            self._begun[boot] = account.started.at_ns
+            if before := energy_before(self._ledger, boot, reach_ns):
+                self._begun[boot] = before[0]
+                account.stream.begin_energy(*before)
+        return self._begun[boot]
 
     def _in_pod(self, account: BootAccount, stay: Presence) -> bool:
         start_ns = account.started.anchor.to_wall(account.started.at_ns)
@@ -98,8 +116,8 @@ class Devices:
 
     def advance(self) -> int:
         """Read every record of samples that has arrived; returns how many. Raises LedgerError when the ledger fails."""
-        read = 0
-        while rows := device_records(self._ledger, self._last_id):
+        read, through_id = 0, self._ledger.last_id()
+        while rows := device_records(self._ledger, self._last_id, through_id):
             samples = [(row_id, decode_device(raw.line)) for row_id, raw in rows]
             seen = [stay for row_id, one in samples for stay in _stays(one, row_id)]
             self.stays |= extend(self._ledger, seen)
@@ -108,6 +126,8 @@ class Devices:
                 self._take(one)
             self._last_id = rows[-1][0]
             read += len(rows)
+        # what lies before holds none of them, and is not looked through again
+        self._last_id = max(self._last_id, through_id)
         return read
 
     def _take(self, samples: DeviceSamples) -> None:

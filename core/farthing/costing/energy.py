@@ -122,7 +122,12 @@ class EnergyTrack:
 
     def __init__(self, origin_ns: int = 0) -> None:
         self._origin_ns = origin_ns
+        self._before_mj = 0
         self._devices: dict[Hashable, _Device] = {}
+
+    def begin(self, origin_ns: int, before_mj: int) -> None:
+        """Go on from a moment up to which so much was used: no sample before it is needed."""
+        self._origin_ns, self._before_mj = origin_ns, before_mj
 
     def add(self, samples: GpuSamples) -> None:
         """Take samples of one GPU that came among the boot's own records."""
@@ -182,7 +187,7 @@ class EnergyTrack:
 
     def since_origin(self, at_ns: int) -> int:
         """Millijoules from the boot's start to a moment."""
-        total = 0
+        total = self._before_mj
         for device in self._devices.values():
             origin = device.value(self._origin_ns) if device.origin is None else device.origin
             total += max(0, device.value(at_ns) - origin)

@@ -170,6 +170,10 @@ class CostStream:
         self._energy.add_readings(readings)
         return self._join()
 
+    def begin_energy(self, at_ns: int, before_mj: int) -> None:
+        """Go on with energy from a moment up to which so much was used; the windows before it are settled."""
+        self._energy.begin(at_ns, before_mj)
+
     def expect_device(self, device: str, since_ns: int) -> None:
         """Let windows wait for samples of a device that is known to be read, for the grace period at most."""
         self._energy.expect(device, since_ns)

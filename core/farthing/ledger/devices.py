@@ -27,6 +27,7 @@ __all__ = [
     "Presence",
     "device_history",
     "device_records",
+    "energy_before",
     "extend",
     "last_read",
     "presences",
@@ -120,10 +121,11 @@ def merged(stays: Iterable[Presence]) -> list[Presence]:
     return found
 
 
-def device_records(ledger: Ledger, after_id: int, limit: int = 5_000) -> list[tuple[int, RawRecord]]:
-    """Up to ``limit`` records of samples in order of arrival, after a record's id."""
+def device_records(ledger: Ledger, after_id: int, through_id: int, limit: int = 5_000) -> list[tuple[int, RawRecord]]:
+    """Up to ``limit`` records of samples in order of arrival, after a record's id and up to another's."""
     r = t.records.c
-    query = sa.select(t.records).where(r.id > after_id, r.kind == DEVICE_KIND).order_by(r.id).limit(limit)
+    wanted = (r.id > after_id, r.id <= through_id, r.kind == DEVICE_KIND)
+    query = sa.select(t.records).where(*wanted).order_by(r.id).limit(limit)
     return [(int(row.id), _raw(row)) for row in ledger.select(query)]
 
 
@@ -139,6 +141,21 @@ def device_history(ledger: Ledger, uuid: str, since_ns: int) -> list[RawRecord]:
         r.event_ns >= since_ns,
     )
     return [_raw(row) for row in ledger.select(query) if row.boot.startswith(prefix)]
+
+
+def energy_before(ledger: Ledger, boot: str, reach_ns: int) -> tuple[int, int] | None:
+    """Where a boot's samples have to be read again from, and the energy of its windows that begin before.
+
+    That is the first posted window that ends within ``reach_ns`` (nanoseconds) before the last one's end, on the boot's
+    monotonic clock; None where all of them do.
+    """
+    w = t.windows.c
+    ((first, last),) = ledger.select(sa.select(sa.func.min(w.start_ns), sa.func.max(w.end_ns)).where(w.boot == boot))
+    if last is None or last - first <= reach_ns:
+        return None
+    since = ledger.select(sa.select(sa.func.min(w.end_ns)).where(w.boot == boot, w.end_ns >= last - reach_ns))[0][0]
+    query = sa.select(sa.func.coalesce(sa.func.sum(w.energy_mj), 0)).where(w.boot == boot, w.start_ns < since)
+    return int(since), int(ledger.select(query)[0][0])
 
 
 def _raw(row: sa.Row[tuple[object, ...]]) -> RawRecord:
