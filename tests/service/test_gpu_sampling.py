@@ -51,8 +51,11 @@ class Turning:
     def __init__(self):
         self.began_ns = time.time_ns()
         self.closed = threading.Event()
+        self.gone = False
 
     def read(self):
+        if self.gone:
+            return []
         one = reading(index=0, power_watts=500.0, power_limit_watts=700.0, utilization=0.97)
         used = (one.at_ns - self.began_ns) * 500_000 // SECOND
         return [reading(index=0, power_watts=500.0, power_limit_watts=700.0, utilization=0.97, energy_mj=10**9 + used)]
@@ -226,6 +229,26 @@ def test_an_engine_is_on_the_device_that_its_probe_tells(ledger, monkeypatch):
         ((labels, _),) = samples(url)[c.METRIC_GPU_ENGINE]
         wait_until(lambda: c.METRIC_GPU_UNALLOCATED not in samples(url), 30, "that somebody has it")
     assert (labels[c.LABEL_UUID], labels[c.LABEL_ENGINE]) == (UUID, "probed")
+
+
+def test_a_gpu_that_goes_away_ends_its_series_keeps_its_energy_and_may_come_back(ledger, monkeypatch):
+    """Off its bus in the middle of a record, and there again: two boots of one device, none of it lost."""
+    source = Turning()
+    monkeypatch.setattr(gpu_sampling, "open_sources", lambda _: [source])
+    gpus = QUICK.model_copy(update={"batch_seconds": 600.0})
+    with served(Service(Settings(gpus=gpus), ledger).app) as url:
+        wait_until(lambda: c.METRIC_GPU_POWER in samples(url), 30, "a device's series")
+        source.gone = True
+        wait_until(lambda: c.METRIC_GPU_POWER not in samples(url), 30, "their end")
+        assert samples(url)[c.METRIC_GPU_SOURCE_UP] == [({c.LABEL_SOURCE: "nvml"}, 1)]
+        wait_until(lambda: devices_in(ledger), 30, "the record of what it used")
+        source.gone = False
+        wait_until(lambda: c.METRIC_GPU_POWER in samples(url), 30, "its series again")
+    assert source.closed.wait(30)
+    before, after = devices_in(ledger)
+    assert before.uuid == after.uuid == UUID
+    assert before.key.boot != after.key.boot
+    assert before.energy_mj[-1] <= after.energy_mj[0]
 
 
 def test_without_a_device_the_service_says_nothing_of_devices(ledger):
