@@ -371,6 +371,18 @@ def test_what_an_exporter_may_not_do_is_an_error(response, message):
         answering(handler)(URL)
 
 
+def test_an_exporter_that_drips_is_not_waited_for():
+    """The time-out is of the whole answer, not of each of its bytes."""
+    ticks = iter(range(0, 100, 3))
+    fetch = HttpFetch(
+        timeout_seconds=5,
+        transport=httpx.MockTransport(lambda _: httpx.Response(200, content=iter([b"up ", b"1", b"\n"]))),
+        clock=lambda: float(next(ticks)),
+    )
+    with pytest.raises(GpuError, match="was not read within 5 s"):
+        fetch(URL)
+
+
 def test_a_source_is_named_by_its_url_and_may_be_closed_twice():
     """Messages say which exporter it is."""
     source = ExporterSource(URL, "dcgm")

@@ -43,14 +43,16 @@ class HttpFetch:
         timeout_seconds: float = TIMEOUT_SECONDS,
         max_body: int = MAX_BODY,
         transport: httpx.BaseTransport | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._timeout = timeout_seconds
+        self._clock = clock
         self._max_body = max_body
         self._client = httpx.Client(transport=transport, trust_env=False, timeout=timeout_seconds)
 
     def __call__(self, url: str) -> tuple[bytes, str]:
         """Body and content type; GpuError when there is no answer in time, another status, or too much of it."""
-        deadline = time.monotonic() + self._timeout
+        deadline = self._clock() + self._timeout
         try:
             with self._client.stream("GET", url, headers=_ACCEPT, follow_redirects=False) as response:
                 if response.status_code != httpx.codes.OK:
@@ -60,7 +62,7 @@ class HttpFetch:
                     body += chunk
                     if len(body) > self._max_body:
                         raise GpuError(f"{url} answered more than {self._max_body} bytes; {_CHECK}")
-                    if time.monotonic() > deadline:
+                    if self._clock() > deadline:
                         raise GpuError(f"{url} was not read within {self._timeout:g} s; is its host overloaded?")
                 return bytes(body), response.headers.get("content-type", "")
         except (httpx.HTTPError, httpx.InvalidURL) as error:
