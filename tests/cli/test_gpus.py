@@ -11,10 +11,10 @@ from tests.exporters.snapshots import snapshot
 from tests.service.running import served
 from typer.testing import CliRunner
 
-from farthing.cli.gpu_table import gpu_rows, gpu_table
+from farthing.cli.gpu_table import FAULT_WORDS, gpu_rows, gpu_table
 from farthing.cli.gpus import GpuWatch, show_gpus
 from farthing.cli.main import app
-from farthing.domain.conventions import FAULT_STUCK_UTILIZATION
+from farthing.domain.conventions import FAULT_STUCK_UTILIZATION, FAULTS
 from farthing.domain.devices import DevicesView, DeviceView
 from farthing.domain.errors import EngineUnreachableError
 from farthing.domain.gpu import MIG, THROTTLE_IDLE, THROTTLE_POWER, THROTTLE_THERMAL, GpuReading
@@ -133,7 +133,7 @@ def test_serious_reasons_and_faults_are_told_and_idling_is_not():
     )
     idle, hot = (line for line in shown if "H100" in line)
     assert "idle" not in idle
-    assert "thermal, not believed: utilization stuck at zero, XID 79" in hot
+    assert "thermal, busy stuck at 0, XID 79" in hot
 
 
 def test_a_slice_is_named_by_its_profile():
@@ -151,6 +151,23 @@ def test_hosts_are_named_where_there_are_several():
 def test_a_name_cannot_move_the_cursor():
     """Names come from other machines."""
     assert not any("\x1b" in line for line in lines_of(payload_of(reading(name="\x1b[2J\x1b[31mH100"))))
+
+
+def test_eighty_columns_have_room_for_names_and_figures():
+    """Memory and temperature stand back; nothing is folded letter by letter."""
+    text = io.StringIO()
+    payload = payload_of(reading(faults=frozenset({FAULT_STUCK_UTILIZATION})))
+    Console(file=text, width=80).print(gpu_table(payload, "", 80))
+    lines = text.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert len(lines) < 12
+    assert not any("74.0/80" in line for line in lines)
+    assert any("478/700" in line and "98%" in line for line in lines)
+
+
+def test_every_fault_has_words_for_the_table():
+    """Short ones."""
+    assert set(FAULT_WORDS) == set(FAULTS)
 
 
 def test_a_source_that_is_down_is_told():

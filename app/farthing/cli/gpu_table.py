@@ -9,7 +9,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from farthing.domain.conventions import FAULTS
+from farthing.domain.conventions import FAULT_ENERGY_WENT_BACK, FAULT_SENTINEL, FAULT_STUCK_UTILIZATION
 from farthing.domain.gpu import CPU, MIG, THROTTLE_BOARD, THROTTLE_IDLE, THROTTLE_THERMAL
 from farthing.exporters.report import Cell, Column, ReportTable
 
@@ -21,6 +21,13 @@ UNKNOWN: Final = "—"
 GIB: Final = 2**30
 SERIOUS: Final = (THROTTLE_THERMAL, THROTTLE_BOARD)
 UNPRINTABLE: Final = "\ufffd"
+WIDE: Final = 100
+"""Columns of a terminal that has room for everything."""
+FAULT_WORDS: Final = {
+    FAULT_STUCK_UTILIZATION: "busy stuck at 0",
+    FAULT_SENTINEL: "sentinel",
+    FAULT_ENERGY_WENT_BACK: "energy fell",
+}
 MAKERS: Final = ("NVIDIA ", "AMD Instinct ", "Intel(R) ")
 """Left out of a device's name, for width."""
 
@@ -73,20 +80,23 @@ def gpu_rows(payload: Payload) -> ReportTable:
     return ReportTable(COLUMNS, tuple(rows), currency=payload.get("currency") or "USD")
 
 
-def gpu_table(payload: Payload, note: str = "") -> Table:
-    """The table for people; ``note`` and what sources fail stand below it."""
+def gpu_table(payload: Payload, note: str = "", width: int = WIDE) -> Table:
+    """The table for people; ``note`` and what sources fail stand below it. Below WIDE columns memory and temperature
+    make room for names.
+    """
     currency = payload.get("currency") or "USD"
-    grid = Table(box=box.SIMPLE, pad_edge=False, header_style="bold", caption_justify="left")
-    grid.add_column("Engine", overflow="fold")
+    narrow = width < WIDE
+    grid = Table(box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0), header_style="bold", caption_justify="left")
+    grid.add_column("Engine", overflow="fold", min_width=8)
     for title in ("Tokens/s", "$/h" if currency == "USD" else f"{currency}/h", "J/token"):
         grid.add_column(title, justify="right", no_wrap=True)
-    grid.add_column("GPU", overflow="fold")
-    for title in ("Busy", "Memory, GiB", "Power, W", "°C"):
+    grid.add_column("GPU", overflow="fold", min_width=10)
+    for title in ("Busy", "Power, W") if narrow else ("Busy", "Memory, GiB", "Power, W", "°C"):
         grid.add_column(title, justify="right", no_wrap=True)
-    grid.add_column("Held down by", overflow="fold")
+    grid.add_column("Held down by", overflow="fold", min_width=7)
     several = len({device["host"] for device in payload["devices"]}) > 1
     for engine, device, first in _pairs(payload):
-        grid.add_row(*_engine_cells(engine, device, first), *_device_cells(device, several))
+        grid.add_row(*_engine_cells(engine, device, first), *_device_cells(device, several, narrow))
     down = [source["name"] for source in payload["sources"] if not source["up"]]
     notes = [note, *(f"{name} does not answer." for name in down)]
     if not payload["devices"]:
@@ -121,17 +131,14 @@ def _engine_cells(engine: Payload, device: Payload, first: bool) -> list[Text]:
     ]
 
 
-def _device_cells(device: Payload, several_hosts: bool) -> list[Text]:
+def _device_cells(device: Payload, several_hosts: bool, narrow: bool) -> list[Text]:
     if not device:
-        return [Text(UNKNOWN)] * 6
-    return [
-        Text(_called(device, several_hosts)),
-        Text(UNKNOWN if device["utilization"] is None else f"{device['utilization']:.0%}"),
-        _of(device["memory_used_bytes"], device["memory_total_bytes"], GIB, 1),
-        _of(device["power_watts"], device["power_limit_watts"], 1, 0),
-        _number(device["temperature_celsius"], 0),
-        _held(device),
-    ]
+        return [Text(UNKNOWN)] * (4 if narrow else 6)
+    busy = Text(UNKNOWN if device["utilization"] is None else f"{device['utilization']:.0%}")
+    memory = _of(device["memory_used_bytes"], device["memory_total_bytes"], GIB, 1)
+    power = _of(device["power_watts"], device["power_limit_watts"], 1, 0)
+    cells = [busy, power] if narrow else [busy, memory, power, _number(device["temperature_celsius"], 0)]
+    return [Text(_called(device, several_hosts)), *cells, _held(device)]
 
 
 def _called(device: Payload, several_hosts: bool) -> str:
@@ -154,8 +161,7 @@ def _held(device: Payload) -> Text:
         if reason != THROTTLE_IDLE:
             text.append(f"{' ' if text else ''}{reason}", style="red" if reason in SERIOUS else "yellow")
     for fault in device["faults"]:
-        shown = fault.replace("_", " ") if fault in FAULTS else _printable(fault)
-        text.append(f"{', ' if text else ''}not believed: {shown}", style="red")
+        text.append(f"{', ' if text else ''}{FAULT_WORDS.get(fault, _printable(fault))}", style="red")
     if device["xid"]:
         text.append(f"{', ' if text else ''}XID {device['xid']}", style="red")
     return text

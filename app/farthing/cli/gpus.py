@@ -55,18 +55,18 @@ def show_gpus(
         elif once or not screen.is_terminal:
             if not screen.is_terminal:
                 screen.width = UNBOUNDED_WIDTH
-            screen.print(gpu_table(watch.payload(), watch.note))
+            screen.print(gpu_table(watch.payload(), watch.note, screen.width))
         else:
             _live(watch, screen, interval_seconds)
 
 
 def _live(watch: GpuWatch, screen: Console, interval_seconds: float) -> None:
-    picture = gpu_table(watch.payload(), watch.note)
+    picture = gpu_table(watch.payload(), watch.note, screen.width)
     try:
         with Live(picture, console=screen, auto_refresh=False) as live:
             while True:
                 time.sleep(interval_seconds)
-                live.update(gpu_table(watch.payload(), watch.note), refresh=True)
+                live.update(gpu_table(watch.payload(), watch.note, screen.width), refresh=True)
     except KeyboardInterrupt:
         return
 
