@@ -12,7 +12,7 @@ series by (uuid, hostname, device, gpu_model), in base units.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from functools import cache
 from typing import Final
@@ -68,6 +68,7 @@ GPU_BOTH_WAYS: Final = {
 }
 """Record -> the quantities of which it is the sum, as a throughput."""
 
+_THROUGHPUTS: Final = {quantity for ways in GPU_BOTH_WAYS.values() for quantity in ways}
 _OWN: Final = "farthing"
 """The exporter whose series are Farthing's."""
 _ANYTHING: Final = 1e18
@@ -156,16 +157,23 @@ class _Telling:
         info = self.device.info
         return {what: label for what, label in info.labels.items() if what in {"index", "name"}} if info else {}
 
-    def series(self, metric: str, **matchers: dict[str, str]) -> str:
+    def series(self, metric: str, **matchers: Mapping[str, str]) -> str:
         """A selector of the exporter's series."""
         return selector(self._prefix + metric, self._job, **matchers)
 
-    def told(self, metric: str, slices: Callable[[dict[str, str], dict[str, str]], None] | None = None) -> str:
-        """A selector with the source's own matchers, of whole devices or of slices where that matters."""
-        where, excluding = dict(self.telling.where), dict(self.telling.excluding)
-        if slices:
-            slices(where, excluding)
-        return self.series(metric, where=where, excluding=excluding)
+    def told(self, metric: str) -> str:
+        """A selector with the source's own matchers."""
+        return self.series(metric, where=self.telling.where, excluding=self.telling.excluding)
+
+    def whole(self, metric: str) -> str:
+        """The same, of GPUs that are not told slice by slice."""
+        where = {**self.telling.where, self.device.slice: ""}
+        return self.series(metric, where=where, excluding=self.telling.excluding)
+
+    def slices(self, metric: str) -> str:
+        """The same, of slices alone."""
+        excluding = {**self.telling.excluding, self.device.slice: ""}
+        return self.series(metric, where=self.telling.where, excluding=excluding)
 
     def named(self, expr: str) -> str:
         """``expr`` with the labels of GPU_DEVICE, whatever the exporter calls them."""
@@ -209,11 +217,10 @@ def _aggregated(one: _Telling) -> list[str]:
         return [f"max by ({by}) ({one.named(_counted(one))})"]
     if telling.adding:
         return [_added(one, _value(one, one.told), telling.adding)]
-    slice_label = one.device.slice
-    if slice_label and QUANTITIES[one.quantity].unit == "bytes" and QUANTITIES[one.quantity].of_slices:
-        whole = _value(one, lambda metric: one.told(metric, lambda where, _: where.update({slice_label: ""})))
-        slices = _value(one, lambda metric: one.told(metric, lambda _, without: without.update({slice_label: ""})))
-        return [f"max by ({by}) ({one.named(whole)})", _added(one, slices, (slice_label,))]
+    quantity = QUANTITIES[one.quantity]
+    if one.device.slice and quantity.of_slices and quantity.unit == "bytes":
+        slices = _added(one, _value(one, one.slices), (one.device.slice,))
+        return [f"max by ({by}) ({one.named(_value(one, one.whole))})", slices]
     return [f"max by ({by}) ({one.named(_value(one, one.told))})"]
 
 
@@ -245,9 +252,7 @@ def _value(one: _Telling, select: Callable[[str], str]) -> str:
 
 def _is_rising(quantity: str, base: str) -> bool:
     """Whether the source is a counter of which the rate is told."""
-    return base == "seconds" or (
-        base == "bytes" and quantity in {way for ways in GPU_BOTH_WAYS.values() for way in ways}
-    )
+    return base == "seconds" or (base == "bytes" and quantity in _THROUGHPUTS)
 
 
 def _believed(series: str, ceiling: float) -> str:
