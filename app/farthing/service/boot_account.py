@@ -157,6 +157,8 @@ class BootAccount:
             key = RecordKey(record.key.boot, process, record.key.sequence)
             batch = StepBatch(key, index, until_ns, until_ns, _NO_MARKS)
             self._take(partial(self.stream.feed, batch))
+        # whoever read its devices may have died with it
+        self._gather(self.stream.give_up_energy())
 
     @property
     def ended(self) -> bool:
@@ -178,7 +180,7 @@ class BootAccount:
 
     @property
     def energy_mj(self) -> int | None:
-        """Millijoules of all its devices, from its start to the last sample or its end; None without samples."""
+        """Millijoules of all its devices, up to where its steps are known or to its end; None without samples."""
         return self.stream.energy_mj
 
     def drain(self) -> list[Entry]:

@@ -86,7 +86,14 @@ def idle_devices(
     known = _known(lives)
     found: list[IdleDevice] = []
     for gpu, there in sorted(by_gpu.items()):
-        found += _joined(_of_kind(there, lives, [one for one in slots if one.gpu == gpu], known))
+        bought = [one for one in slots if one.gpu == gpu]
+        if bought or any(_unnamed(life, gpu) for life in lives):
+            found += _joined(_of_kind(there, lives, bought, known))
+            continue
+        # where every GPU is named, none depends on another
+        for uuid in sorted({stay.uuid for stay in there}):
+            own = [stay for stay in there if stay.uuid == uuid]
+            found += _joined(_of_kind(own, known.get(uuid, ()), (), known))
     return found
 
 

@@ -86,7 +86,6 @@ class EnergyJoin:
         self._started = started
         self._track = track
         self._grace_ns = grace_ns
-        self._given_up = False
         self._indices = [_Index(_joules(horizon), late) for late in lates]
 
     @property
@@ -131,12 +130,8 @@ class EnergyJoin:
                 free.append(adjustment)
         return free
 
-    def give_up(self) -> None:
-        """Wait for no energy any longer."""
-        self._given_up = True
-
-    def join(self, now: Moment) -> tuple[list[SettledWindow], list[Adjustment]]:
-        """What does not wait any longer, in order."""
+    def join(self, now: Moment, *, wait: bool = True) -> tuple[list[SettledWindow], list[Adjustment]]:
+        """What does not wait any longer, in order; all of it, unless ``wait``."""
         windows: list[SettledWindow] = []
         adjustments: list[Adjustment] = []
         for number, index in enumerate(self._indices):
@@ -144,7 +139,7 @@ class EnergyJoin:
                 head = index.waiting[0]
                 if isinstance(head, Adjustment):
                     adjustments.append(head)
-                elif self._meter(number, index, head[1], now):
+                elif self._meter(number, index, head[1], now if wait else None):
                     windows.append(self._joined(number, index, head[0]))
                 else:
                     break
@@ -156,9 +151,9 @@ class EnergyJoin:
 
     # ---- inside --------------------------------------------------------------------------------------
 
-    def _meter(self, number: int, index: _Index, count: int, now: Moment) -> bool:
+    def _meter(self, number: int, index: _Index, count: int, now: Moment | None) -> bool:
         """Whether the energy of so many windows is known or given up; what is, is added to the fit."""
-        while index.metered < count and self._is_told(index.unmetered[0].span, now):
+        while index.metered < count and (now is None or self._is_told(index.unmetered[0].span, now)):
             span, time, work = index.unmetered.popleft()
             index.metered += 1
             first = self._track.first_ns
@@ -177,7 +172,7 @@ class EnergyJoin:
         is known of them: books do not wait for a collector that has died.
         """
         track = self._track
-        if self._given_up or not (track.known or track.awaited):
+        if not (track.known or track.awaited):
             return True
         through = track.through_ns
         if through >= span.end or (now.ended and not track.awaited):

@@ -179,9 +179,8 @@ class CostStream:
         self._energy.expect(device, since_ns)
 
     def give_up_energy(self) -> list[SettledWindow]:
-        """Let nothing wait for energy any longer."""
-        self._joining.give_up()
-        return self._join()
+        """Settle what waits for energy alone, with what is known of it."""
+        return self._join(wait=False)
 
     @property
     def awaits_energy(self) -> bool:
@@ -242,10 +241,10 @@ class CostStream:
 
     @property
     def energy_mj(self) -> int | None:
-        """Millijoules by the devices' counters from the first sample to the last, or to the end; None without any."""
+        """Millijoules of the devices from the start, or their first sample, to the watermark; None without any."""
         if not self._energy.known:
             return None
-        return self._energy.since_origin(self.watermark_ns if self.ended else self._energy.last_ns)
+        return self._energy.since_origin(self.watermark_ns)
 
     # ---- inside ------------------------------------------------------------------------------------
 
@@ -382,8 +381,8 @@ class CostStream:
     def _adjust(self, number: int, adjustments: list[Adjustment]) -> None:
         self.adjustments += self._joining.adjusted(number, adjustments)
 
-    def _join(self) -> list[SettledWindow]:
+    def _join(self, *, wait: bool = True) -> list[SettledWindow]:
         measured_ns = min(index.unknown_ns for index in self._indices)
-        windows, adjustments = self._joining.join(Moment(self.watermark_ns, measured_ns, self.ended))
+        windows, adjustments = self._joining.join(Moment(self.watermark_ns, measured_ns, self.ended), wait=wait)
         self.adjustments += adjustments
         return windows
