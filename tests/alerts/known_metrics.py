@@ -10,11 +10,12 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 from tests.alerts.promql import read, result_labels
 from tests.exporters.snapshots import histogram_view, snapshot
+from tests.exporters.test_prometheus_gpu import VIEW as DEVICES
 
 from farthing.alerts.render import rule_groups
 from farthing.domain import conventions as names
-from farthing.domain.metric_reference_gpu import DEVICE_METRICS
 from farthing.exporters.prometheus import SnapshotCollector, exposition
+from farthing.exporters.prometheus_gpu import DeviceCollector
 from farthing.settings import Settings
 from farthing.vocabulary.catalogue import Evidence
 from farthing.vocabulary.loading import load_catalogues, load_exporters
@@ -57,7 +58,7 @@ def probe_exposition() -> str:
 
 
 def farthing_exposition(step: int = 100) -> str:
-    """What Farthing's exporter says after ``step`` windows of an engine of which everything is known."""
+    """What Farthing's exporter says after ``step`` windows of an engine and a device of which everything is known."""
     pictured = snapshot(step)
     everything = replace(
         pictured,
@@ -66,6 +67,7 @@ def farthing_exposition(step: int = 100) -> str:
     )
     registry = CollectorRegistry()
     registry.register(SnapshotCollector(lambda: everything))
+    registry.register(DeviceCollector(lambda: DEVICES))
     body, _ = exposition(registry, "")
     return body.decode()
 
@@ -131,9 +133,7 @@ def _of_gpu_exporters() -> dict[str, set[str]]:
 def known_labels(engine_texts: Iterable[str], farthing_text: str) -> dict[str, set[str]]:
     """Every series that a query may name -> its labels: scraped ones, recorded ones, and ``up``."""
     scraped = labels_in([*engine_texts, SGLANG.read_text(), probe_exposition(), farthing_text])
-    # what a device told in no exposition here; tests/alerts/test_names_exist.py holds the reference to the exporter
-    documented = {entry.name: set(entry.labels) for entry in DEVICE_METRICS}
-    known = {name: labels | OF_THE_SCRAPE for name, labels in (never_seen_labels() | documented | scraped).items()}
+    known = {name: labels | OF_THE_SCRAPE for name, labels in (never_seen_labels() | scraped).items()}
     known["up"] = set(OF_THE_SCRAPE)
     for group in rule_groups(Settings()):
         for rule in group.recordings:
