@@ -80,7 +80,7 @@ def _xid(settings: Settings) -> AlertRule:
     """The driver reported an error of the device itself. Nothing inhibits it; it inhibits LLMGPUECCUncorrected."""
     return AlertRule(
         name="LLMGPUXid",
-        expr=f"({_hardware_code()})\nand {_SAME} {_news_of_xid()}",
+        expr=f"{names.REC_GPU_LAST_XID} > 0\nand {_SAME} ({_hardware_code()})\nand {_SAME} {_news_of_xid()}",
         for_seconds=NEWS_SECONDS,
         severity="critical",
         team=TEAM_PLATFORM,
