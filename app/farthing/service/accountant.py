@@ -21,6 +21,7 @@ from farthing.costing.checks import Evidence
 from farthing.costing.stream import Options
 from farthing.domain import conventions as c
 from farthing.domain.clock import utc
+from farthing.domain.devices import IdleGpu
 from farthing.domain.errors import PriceError
 from farthing.domain.model import Check, EngineGauges, EngineView, IntakeView, Snapshot
 from farthing.domain.records import RawRecord, Record, Started, Usage
@@ -28,8 +29,10 @@ from farthing.ledger.engine_notes import note_probed, probed_since
 from farthing.ledger.repository import Boot, Ledger
 from farthing.service.boot_account import BootAccount, Entry, costing_options, kept_options, options_text
 from farthing.service.checks import checks_of
+from farthing.service.device_billing import BilledLife, lives_of, slots_of
 from farthing.service.devices import Devices
 from farthing.service.energy_totals import EnergyTotals
+from farthing.service.idle_now import unallocated_now
 from farthing.service.latency import Latencies
 from farthing.service.naming import booked_name
 from farthing.service.ordering import BootOrder
@@ -175,6 +178,28 @@ class Accountant:
             if isinstance(account, BootAccount) and not account.closed:
                 found[account.engine] |= account.gpu_uuids
         return {engine: frozenset(uuids) for engine, uuids in found.items() if uuids}
+
+    def idle(self) -> tuple[IdleGpu, ...]:
+        """What no open boot has of the GPUs that were read within the last minute, and what that costs now."""
+        with self._lock:
+            now = self._clock_ns()
+            alive = [one for one in dict.fromkeys(self._accounts.values()) if not _is_over(one)]
+            billed = [
+                BilledLife(
+                    one.engine,
+                    now,
+                    now + 1,
+                    tuple(sorted(one.gpu_uuids)),
+                    one.tariff.gpu,
+                    one.tariff.count,
+                    one.tariff.version,
+                )
+                for one in alive
+            ]
+            stays = [stay for stays in self._devices.stays.values() for stay in stays]
+            lives = lives_of(billed, stays, {one.tariff.version: one.tariff for one in alive}, self._prices)
+            there = self._devices.there(now)
+            return unallocated_now(there, lives, slots_of(self._prices), self._prices, now)
 
     def account(self, boot: str) -> Account | None:
         """The account of a boot that is open or was closed by this process."""
@@ -493,6 +518,11 @@ class Accountant:
             detail = f"boot {self._broken[engine][-1]} cannot be costed any further, see the log; its records are kept"
             latest[c.CHECK_ARRIVED] = Check(c.CHECK_ARRIVED, False, detail)
         return tuple(latest.values())
+
+
+def _is_over(account: Account) -> bool:
+    """Whether nothing of its GPUs is billed to it any longer."""
+    return account.ended if isinstance(account, BootAccount) else account.closed
 
 
 def _is_scraped(boot: Boot) -> bool:

@@ -21,6 +21,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from farthing.collectors.intake import IntakeCounts, IntakeLimits, intake_routes
+from farthing.domain.devices import DevicesView, IdleGpu
 from farthing.domain.errors import LedgerError
 from farthing.domain.model import Snapshot
 from farthing.domain.spend import SpendView
@@ -31,9 +32,7 @@ from farthing.exporters.web.history import History
 from farthing.exporters.web.routes import web_routes
 from farthing.ledger.repository import Ledger
 from farthing.service.accountant import Accountant
-from farthing.service.device_billing import slots_of
 from farthing.service.gpu_sampling import GpuSampling
-from farthing.service.idle_now import unallocated_now
 from farthing.service.listening import bind, end_well_on_sigterm
 from farthing.service.pricing import price_book
 from farthing.service.scraping import Scraping
@@ -64,7 +63,6 @@ class Service:
         self._wake = asyncio.Event()
         self._scraping = Scraping(settings, ledger, self._wake.set, self._is_probed)
         self._prices = price_book(settings)
-        self._slots = slots_of(self._prices)
         self._accountant = Accountant(
             ledger,
             settings,
@@ -74,13 +72,13 @@ class Service:
             intake=self._counts.view,
         )
         self._on_devices: Mapping[str, Collection[str]] = {}
-        self._unallocated: Mapping[str, int] = {}
+        self._idle: tuple[IdleGpu, ...] = ()
         self._gpus = GpuSampling(
             settings,
             ledger,
             self._wake.set,
             reported=lambda: self._on_devices,
-            unallocated=lambda: self._unallocated,
+            unallocated=lambda: {one.uuid: one.nano_per_hour for one in self._idle},
         )
         self._watch = SpendWatch(ledger, settings, time.time_ns)
         self._spend: SpendView | None = None
@@ -89,7 +87,7 @@ class Service:
         self._ready = False
         registry = CollectorRegistry()
         registry.register(SnapshotCollector(self.snapshot))
-        registry.register(DeviceCollector(self._gpus.view, settings.currency))
+        registry.register(DeviceCollector(self._devices, settings.currency))
         self._registry = registry
         token = read_secret(TOKEN_VARIABLE, settings.serve.token_file)
         serve = settings.serve
@@ -105,6 +103,10 @@ class Service:
                 *gpu_routes(self._gpus.view, self.snapshot),
             ],
         )
+
+    def _devices(self) -> DevicesView:
+        """The devices of this host, and what those of all hosts cost that no engine has."""
+        return replace(self._gpus.view(), idle=self._idle)
 
     def snapshot(self) -> Snapshot:
         """The picture after the last costing; the page, ``/metrics`` and the API share it."""
@@ -178,10 +180,7 @@ class Service:
         self._accountant.note_silence()
         self._snapshot = replace(self._accountant.snapshot(), spend=self._spend)
         self._on_devices = self._accountant.devices()
-        devices = self._gpus.view()
-        if devices.devices:
-            engines = [view.engine for view in self._snapshot.engines]
-            self._unallocated = unallocated_now(devices, engines, self.settings.engines, self._prices, self._slots)
+        self._idle = self._accountant.idle()
         self._history.observe(self._snapshot)
 
 

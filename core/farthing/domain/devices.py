@@ -7,7 +7,18 @@ from dataclasses import dataclass, field
 
 from farthing.domain.gpu import NO_ENERGY, GpuReading
 
-__all__ = ["DeviceView", "DevicesView"]
+__all__ = ["DeviceView", "DevicesView", "IdleGpu"]
+
+
+@dataclass(frozen=True, slots=True)
+class IdleGpu:
+    """A GPU on any host that no engine has, or has all of."""
+
+    uuid: str
+    host: str
+    name: str
+    nano_per_hour: int
+    """What nobody has of it costs now, in nano-dollars."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +45,8 @@ class DevicesView:
     """Device UUID -> names of the engines that run on it."""
     unallocated_nano: Mapping[str, int] = field(default_factory=dict)
     """UUID of a device that no engine has -> its nano-dollars per hour, where it has a price."""
+    idle: tuple[IdleGpu, ...] = ()
+    """GPUs without an engine as the books know them, also those that are read on other hosts."""
     waiting: int | None = None
     """Records that wait for delivery; None where nothing is delivered."""
     dropped: int | None = None

@@ -82,6 +82,11 @@ def _unallocated(view: DevicesView) -> Rows:
         nano = view.unallocated_nano.get(device.reading.uuid)
         if nano is not None:
             yield _device(device.reading), nano / NANO
+    here = {device.reading.uuid for device in view.devices}
+    for one in view.idle:
+        if one.uuid not in here:
+            # whoever reads it knows its number
+            yield (one.uuid, one.host, "", one.name), one.nano_per_hour / NANO
 
 
 def _info(view: DevicesView) -> Metric:
