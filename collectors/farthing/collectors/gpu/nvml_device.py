@@ -254,7 +254,7 @@ def _due(now_ns: int, before_ns: int | None, period_ns: int) -> bool:
 def _unbelievable(name: str, answer: Any) -> bool:
     """Whether an answer is a stand-in for one that is not there."""
     if name == "utilization":
-        return max(answer) > 100
+        return bool(max(answer) > 100)
     if name == "memory":
-        return ULLONG_MAX in answer
+        return bool(ULLONG_MAX in answer)
     return answer is None or answer in {UINT_MAX, ULLONG_MAX} or (answer == 0 and name in _POSITIVE)
