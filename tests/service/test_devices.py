@@ -263,6 +263,20 @@ def test_an_engine_that_stopped_waits_for_its_last_samples_and_not_for_ever(text
     assert _money(ledger) == _money(_booked(plain))
 
 
+def test_a_device_that_tells_no_energy_is_not_waited_for(text):
+    """It is there, and that is all: windows settle as without it, and the boot closes with its last record."""
+    plain = without_samples(text)
+    silent = [device([one.event_ns], sequence=number + 1) for number, one in enumerate(as_devices(text))]
+    for records in ([*silent, *plain], [*silent[:-5], *plain]):
+        ledger = Ledger.open("sqlite://")
+        ledger.add(records)
+        books = accountant(ledger)
+        books.advance()
+        assert _account(books).closed
+        assert ledger.select(sa.select(sa.func.count(t.windows.c.energy_mj))) == [(0,)]
+        assert _money(ledger) == _money(_booked(plain))
+
+
 def test_the_last_samples_close_a_boot_that_waits_for_them(text):
     """They come some seconds after its last record."""
     plain, samples = without_samples(text), as_devices(text)

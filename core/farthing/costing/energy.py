@@ -137,7 +137,10 @@ class EnergyTrack:
 
     def add_readings(self, readings: Readings) -> None:
         """Take samples of a device that somebody else sent."""
-        if readings.method == NO_ENERGY or not readings.at_ns:
+        if readings.method == NO_ENERGY:
+            # it is read, and says nothing of energy: nobody needs to wait for it
+            if readings.device in self._devices and not self._devices[readings.device].at:
+                del self._devices[readings.device]
             return
         device = self._devices.setdefault(readings.device, _Device())
         device.share = readings.share
