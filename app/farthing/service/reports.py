@@ -96,8 +96,10 @@ def _by_who(request: _Request) -> _Parts:
     cost: defaultdict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
     others: Counter[str] = Counter()
     methods: Counter[str] = Counter()
+    energy: defaultdict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
     for line in _lines(request, *keys, "account", "phase", "method"):
-        bearer, (account, phase, method, nano) = line[: len(keys)], line[len(keys) :]
+        bearer, (account, phase, method, nano, millijoules) = line[: len(keys)], line[len(keys) :]
+        energy[bearer][account] += millijoules
         if account in _BUSY:
             methods[method] += nano
         if account in {c.CHARGED, c.ABORTED}:
@@ -107,9 +109,6 @@ def _by_who(request: _Request) -> _Parts:
     used = ("requests", "prompt_computed", "prompt_cached", "output_tokens")
     counts = _sums(request, t.usage_hours, keys, used)
     saved = _sums(request, t.saving_hours, keys, ("nano",))
-    energy: defaultdict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
-    for line in _lines(request, *keys, "account", amount="millijoules"):
-        energy[line[: len(keys)]][line[-2]] += line[-1]
     columns = (
         *(Column(key, key.capitalize()) for key in keys),
         Column("requests", "Requests", "integer"),
@@ -162,7 +161,7 @@ def _by_account(request: _Request) -> _Parts:
 
     cells: defaultdict[str, Counter[str]] = defaultdict(Counter)
     methods: Counter[str] = Counter()
-    for value, account, method, nano in _lines(request, key, "account", "method"):
+    for value, account, method, nano, _ in _lines(request, key, "account", "method"):
         cells[name(value)][account] += nano
         if account in _BUSY:
             methods[method] += nano
@@ -184,11 +183,11 @@ def _by_line(request: _Request) -> _Parts:
     sums: Counter[tuple[str, ...]] = Counter()
     energy: Counter[tuple[str, ...]] = Counter()
     methods: Counter[str] = Counter()
-    for *told, millijoules in _lines(request, *keys, amount="millijoules"):
-        energy[tuple(told)] += millijoules
-    for account, phase, method, reason, nano in _lines(request, "account", "phase", "method", "reason"):
+    for account, phase, method, reason, nano, millijoules in _lines(request, "account", "phase", "method", "reason"):
         line = {"account": account, "phase": phase, "method": method, "reason": reason}
-        sums[tuple(line[key] for key in keys)] += nano
+        told = tuple(line[key] for key in keys)
+        sums[told] += nano
+        energy[told] += millijoules
         if account in _BUSY:
             methods[method] += nano
     bill = sums.total()
@@ -206,10 +205,10 @@ def _by_line(request: _Request) -> _Parts:
     return columns, rows, total, methods
 
 
-def _lines(request: _Request, *keys: str, amount: str = "nano") -> list[tuple[Any, ...]]:
-    """(keys …, nano-dollars or another amount) of the hourly sums of cost."""
-    found = cost_sums(request.ledger, keys, request.scope.where(t.cost_hours.c), (amount,))
-    return [(*key, nano) for key, (nano,) in found.items()]
+def _lines(request: _Request, *keys: str) -> list[tuple[Any, ...]]:
+    """(keys …, nano-dollars, millijoules) of the hourly sums of cost."""
+    found = cost_sums(request.ledger, keys, request.scope.where(t.cost_hours.c), ("nano", "millijoules"))
+    return [(*key, *amounts) for key, amounts in found.items()]
 
 
 def _sums(

@@ -19,7 +19,7 @@ def cost_sums(
     where: Sequence[sa.ColumnElement[bool]] = (),
     amounts: Sequence[str] = ("nano",),
 ) -> dict[tuple[str, ...], tuple[int, ...]]:
-    """Values of the key columns of ``cost_hours`` -> sums of the amounts (``nano``, ``late_nano``).
+    """Values of the key columns of ``cost_hours`` -> sums of the amounts (``nano``, ``late_nano``, ``millijoules``).
 
     SQLite groups by sorting, which takes ten times as long as reading. Whatever the keys, it is therefore asked for
     the groups that its index has in order, every combination of names that ever bore a cost, and those are added up

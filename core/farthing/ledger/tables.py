@@ -237,7 +237,7 @@ cost_hours = Table(
     Column("millijoules", BigInteger, nullable=False),
     Index(None, "period"),
     # sums by any of them are read in order from the index alone; PostgreSQL has no need of it, since it groups by hash
-    Index("ix_cost_hours_sums", *COST_KEYS, "hour", "nano", "late_nano").ddl_if("sqlite"),
+    Index("ix_cost_hours_sums", *COST_KEYS, "hour", "nano", "late_nano", "millijoules").ddl_if("sqlite"),
 )
 
 usage_hours = Table(
