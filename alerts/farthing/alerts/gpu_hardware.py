@@ -9,7 +9,14 @@ from __future__ import annotations
 
 from typing import Final
 
-from farthing.alerts.annotations import DEVICE_SPEND, ENGINE_SPEND, by_instance, dashboard_url, percent_text
+from farthing.alerts.annotations import (
+    DEVICE_SPEND,
+    ENGINE_SPEND,
+    FLEET_SPEND,
+    by_instance,
+    dashboard_url,
+    percent_text,
+)
 from farthing.alerts.gpu_signals import GPU_DEVICE
 from farthing.alerts.rules import TEAM_PLATFORM, TEAM_SERVING, AlertRule, RuleGroup
 from farthing.domain import conventions as names
@@ -38,6 +45,8 @@ LOST_RANGE: Final = "6h"
 """How long a device that is gone is missed."""
 LOST_SECONDS: Final = 120
 """An exporter that restarts is back by then."""
+DOWN_SECONDS: Final = 300
+"""Energy waits two minutes for its samples, and an exporter that is rolled out is back by then."""
 STUCK_RANGE: Final = "5m"
 STUCK_SECONDS: Final = 300
 WORKING_WATTS: Final = 300
@@ -61,6 +70,7 @@ def gpu_hardware(settings: Settings) -> RuleGroup:
             _memory(settings),
             _lost(settings),
             _telemetry(settings),
+            _telemetry_down(settings),
         ),
         EVALUATION_SECONDS,
     )
@@ -270,6 +280,28 @@ def _telemetry(settings: Settings) -> AlertRule:
             f"{{{{ $value }}}}, at a power of {watts}. Above {percent_text(settings.alerts.gpu_working_ratio)} of its "
             "power limit a GPU works. Whoever goes by its utilization sees it idle. The engines on it cost "
             f"{DEVICE_SPEND}."
+        ),
+        dashboard=dashboard_url(settings, names.DASHBOARD_FLEET),
+    )
+
+
+def _telemetry_down(settings: Settings) -> AlertRule:
+    """Nobody reads some GPUs now. Nothing inhibits it: of a driver or exporter that is gone it is the only word."""
+    source = names.LABEL_SOURCE
+    exporter = f'up{{{names.LABEL_JOB}="{names.JOB_GPUS}"}} == 0'
+    named = f'label_replace({exporter}, "{source}", "$1", "{names.LABEL_INSTANCE}", "(.*)")'
+    return AlertRule(
+        name="LLMGPUTelemetryDown",
+        expr=f"max by ({source}) ({names.METRIC_GPU_SOURCE_UP}) == 0\nor max by ({source}) ({named}) == 0",
+        for_seconds=DOWN_SECONDS,
+        severity="warning",
+        team=TEAM_PLATFORM,
+        component="gpu",
+        summary=f"No GPU is read from {{{{ $labels.{source} }}}} any more",
+        description=(
+            f"{{{{ $labels.{source} }}}} has not told of its GPUs for five minutes (up is {{{{ $value }}}}): their "
+            "energy, faults and throttling are unknown, and GPUs that no engine has are not billed meanwhile. The "
+            f"fleet costs {FLEET_SPEND}."
         ),
         dashboard=dashboard_url(settings, names.DASHBOARD_FLEET),
     )
