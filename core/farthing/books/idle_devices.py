@@ -91,8 +91,10 @@ def idle_devices(
             found += _joined(_of_kind(there, lives, bought, known))
             continue
         # where every GPU is named, none depends on another
-        for uuid in sorted({stay.uuid for stay in there}):
-            own = [stay for stay in there if stay.uuid == uuid]
+        by_uuid: defaultdict[str, list[Stay]] = defaultdict(list)
+        for stay in there:
+            by_uuid[stay.uuid].append(stay)
+        for uuid, own in sorted(by_uuid.items()):
             found += _joined(_of_kind(own, known.get(uuid, ()), (), known))
     return found
 
