@@ -263,6 +263,16 @@ def test_an_engine_that_stopped_waits_for_its_last_samples_and_not_for_ever(text
     assert _money(ledger) == _money(_booked(plain))
 
 
+def test_samples_that_cannot_be_read_hold_nobody_up(text, caplog):
+    """As of a version that said more: they are told of, and the others' books go on."""
+    plain, samples = without_samples(text), as_devices(text)
+    broken = type(samples[3])(samples[3].key, "device", samples[3].event_ns, b'{"kind":"device","v":1}')
+    ledger = _booked([*samples[:3], broken, *samples[4:], *plain])
+    assert "cannot be read and are left out" in caplog.text
+    assert sum(_millijoules(ledger, "debit").values()) == 139_680_093
+    assert _money(ledger) == _money(_booked(plain))
+
+
 def test_a_device_that_tells_no_energy_is_not_waited_for(text):
     """It is there, and that is all: windows settle as without it, and the boot closes with its last record."""
     plain = without_samples(text)

@@ -8,12 +8,15 @@ of money depends on when they come.
 from __future__ import annotations
 
 import fnmatch
+import logging
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 
 from farthing.collectors.wire import decode_device
 from farthing.costing.energy import Readings
+from farthing.domain.errors import RecordError
 from farthing.domain.gpu import GPU, DeviceSamples
+from farthing.domain.records import RawRecord
 from farthing.ledger.database import transaction
 from farthing.ledger.devices import (
     PRESENCE_GAP_NS,
@@ -31,6 +34,8 @@ from farthing.service.boot_account import BootAccount
 from farthing.settings import Settings
 
 __all__ = ["Devices"]
+
+_log = logging.getLogger(__name__)
 
 
 class Devices:
@@ -90,7 +95,8 @@ class Devices:
         ):
             account.expect_device(uuid, account.started.at_ns)
         for raw in device_history(self._ledger, uuid, start_ns - BEFORE_NS):
-            _feed(account, decode_device(raw.line))
+            if samples := _samples(raw):
+                _feed(account, samples)
 
     def _since(self, account: BootAccount) -> int:
         """From when on a boot's samples are needed, on its clock: its start, or not long before its books end.
@@ -118,7 +124,7 @@ class Devices:
         """Read every record of samples that has arrived; returns how many. Raises LedgerError when the ledger fails."""
         read, through_id = 0, self._ledger.last_id()
         while rows := device_records(self._ledger, self._last_id, through_id):
-            samples = [(row_id, decode_device(raw.line)) for row_id, raw in rows]
+            samples = [(row_id, found) for row_id, raw in rows if (found := _samples(raw))]
             seen = [stay for row_id, one in samples for stay in _stays(one, row_id)]
             self.stays |= extend(self._ledger, seen)
             self._by_pod = [account for account in self._by_pod if not account.ended]
@@ -150,6 +156,15 @@ class Devices:
         for stays in self.stays.values():
             if stays[-1].last_ns >= now_ns - PRESENCE_GAP_NS:
                 yield stays[-1]
+
+
+def _samples(raw: RawRecord) -> DeviceSamples | None:
+    """A record's samples; None, and a line in the log, for one that this version cannot read: the others go on."""
+    try:
+        return decode_device(raw.line)
+    except RecordError as error:
+        _log.error("samples of %s cannot be read and are left out: %s", raw.key.boot, error)
+        return None
 
 
 def _feed(account: BootAccount, samples: DeviceSamples) -> None:
