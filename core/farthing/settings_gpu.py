@@ -44,6 +44,8 @@ class GpuSettings(_Strict):
 
     nvml: Switch = "auto"
     """NVIDIA's driver on this host. `auto`: read it where there is one, and say once where there is none."""
+    pcie: bool = False
+    """Measure NVIDIA's PCIe throughput, every ten seconds: the driver waits 40 ms for each device."""
     cpu: Switch = "off"
     """The processors' energy counters (RAPL), for engines without a GPU. `auto`: where they can be read."""
     exporters: tuple[ExporterSettings, ...] = ()

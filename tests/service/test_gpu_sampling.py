@@ -11,9 +11,12 @@ import httpx
 import pytest
 import sqlalchemy as sa
 from prometheus_client.parser import text_string_to_metric_families as parse_text
+from tests.collectors.gpu.fake_nvml import FakeNvml
+from tests.collectors.gpu.nvml_host import gpu
 from tests.exporters.snapshots import snapshot
 from tests.service.running import FARTHING, served, wait_until
 
+from farthing.collectors.gpu import nvml as nvml_source
 from farthing.collectors.gpu.delivery import Delivery
 from farthing.collectors.wire import decode_device
 from farthing.domain import conventions as c
@@ -142,7 +145,7 @@ def test_without_a_driver_auto_says_so_once_and_goes_on(monkeypatch):
     """Whoever has no GPU needs no setting."""
     absent = Absent()
     said: list[str] = []
-    monkeypatch.setattr(gpu_sampling, "_nvml", lambda: absent)
+    monkeypatch.setattr(gpu_sampling, "_nvml", lambda _: absent)
     assert open_sources(GpuSettings(), said.append) == []
     (text,) = said
     assert "no NVIDIA driver" in text
@@ -152,20 +155,20 @@ def test_without_a_driver_auto_says_so_once_and_goes_on(monkeypatch):
 def test_without_a_driver_on_keeps_trying(monkeypatch):
     """Whoever asks for it wants to see that it is missing."""
     absent = Absent()
-    monkeypatch.setattr(gpu_sampling, "_nvml", lambda: absent)
+    monkeypatch.setattr(gpu_sampling, "_nvml", lambda _: absent)
     assert open_sources(GpuSettings(nvml="on")) == [absent]
 
 
 def test_off_loads_nothing(monkeypatch):
     """Not even the bindings."""
-    monkeypatch.setattr(gpu_sampling, "_nvml", lambda: pytest.fail("loaded"))
+    monkeypatch.setattr(gpu_sampling, "_nvml", lambda _: pytest.fail("loaded"))
     assert open_sources(GpuSettings(nvml="off")) == []
 
 
 def test_exporters_come_after_the_driver(monkeypatch):
     """A device that both have is read from the driver."""
     driver = Turning()
-    monkeypatch.setattr(gpu_sampling, "_nvml", lambda: driver)
+    monkeypatch.setattr(gpu_sampling, "_nvml", lambda _: driver)
     exporters = [{"url": "http://node-2:9400/metrics", "kind": "dcgm"}, {"url": "http://node-3:9835/metrics"}]
     opened = open_sources(GpuSettings.model_validate({"exporters": exporters}))
     # looked at, and given back: the sampler's first reading is its first
@@ -173,6 +176,16 @@ def test_exporters_come_after_the_driver(monkeypatch):
     assert [source.name for source in opened] == ["nvml", "http://node-2:9400/metrics", "http://node-3:9835/metrics"]
     for source in opened:
         source.close()
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_pcie_is_measured_only_where_it_is_asked_for(monkeypatch, asked):
+    """The driver lets its caller wait for it."""
+    monkeypatch.setattr(nvml_source, "_bindings", lambda: FakeNvml(gpu()))
+    (source,) = open_sources(GpuSettings(nvml="on", pcie=asked))
+    (found,) = source.read()
+    source.close()
+    assert (found.pcie_tx_bytes_per_second is not None) == asked
 
 
 # ---- farthing serve ----------------------------------------------------------------------------------

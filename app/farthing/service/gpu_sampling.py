@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Final, Protocol
 
 from farthing.collectors.gpu.sampler import Sampler, Sink
@@ -177,7 +178,7 @@ def open_sources(gpus: GpuSettings, said: Callable[[str], None] = _log.info) -> 
     again. Drivers and their bindings are loaded only when they are asked for.
     """
     found: list[GpuSource] = []
-    for switch, opened in ((gpus.nvml, _nvml), (gpus.cpu, _processors)):
+    for switch, opened in ((gpus.nvml, partial(_nvml, gpus)), (gpus.cpu, _processors)):
         if switch == "off":
             continue
         source = opened()
@@ -213,10 +214,10 @@ def engines_on(
     return found
 
 
-def _nvml() -> GpuSource:
-    from farthing.collectors.gpu.nvml import NvmlSource  # noqa: PLC0415 - loads the driver's bindings
+def _nvml(gpus: GpuSettings) -> GpuSource:
+    from farthing.collectors.gpu.nvml import NvmlOptions, NvmlSource  # noqa: PLC0415 - loads the driver's bindings
 
-    return NvmlSource(host=_host())
+    return NvmlSource(host=_host(), options=NvmlOptions(blocking_pcie=gpus.pcie))
 
 
 def _processors() -> GpuSource:
