@@ -109,8 +109,25 @@ def test_a_record_goes_to_the_intake_compressed_and_with_the_token():
         httpx.Response(401, json={"error": "a valid bearer token is required"}),
         httpx.Response(200, text="<html>somebody else</html>"),
         httpx.Response(502, text="bad gateway"),
+        lambda _: httpx.Response(502, headers={"Content-Encoding": "gzip"}, stream=httpx.ByteStream(b"no gzip")),
+        httpx.Response(200, text='{"duplicate": 1e999, "\\u0061ccepted": 0, "refused": []}'),
+        httpx.Response(200, text="[" * 100_000),
+        httpx.Response(502, text="[" * 100_000),
     ],
-    ids=["refused", "slow", "half", "503", "429", "401", "another program", "proxy"],
+    ids=[
+        "refused",
+        "slow",
+        "half",
+        "503",
+        "429",
+        "401",
+        "another program",
+        "proxy",
+        "no gzip",
+        "infinity",
+        "brackets",
+        "brackets of a proxy",
+    ],
 )
 def test_whatever_is_in_the_way_nothing_is_lost_and_it_is_said_once(trouble, caplog):
     """An outage, and a mistake that somebody mends, look alike from here."""
@@ -123,6 +140,14 @@ def test_whatever_is_in_the_way_nothing_is_lost_and_it_is_said_once(trouble, cap
     said = [entry.getMessage() for entry in caplog.records]
     assert len([text for text in said if "not delivered, trying again" in text]) == 1
     assert len([text for text in said if "takes records again" in text]) == 1
+
+
+def test_what_nobody_foresaw_ends_no_delivery(caplog):
+    """It is logged, and the records go later."""
+    script = Script(RuntimeError("nobody foresaw it"))
+    delivery = deliver(script, [0])
+    assert (script.accepted, delivery.waiting) == ([0], 0)
+    assert "nobody foresaw it" in caplog.text
 
 
 def test_a_body_that_is_too_large_is_cut_in_halves():

@@ -39,6 +39,8 @@ MAX_WAIT_SECONDS: Final = 30.0
 LONGEST_RETRY_AFTER: Final = 300.0
 LAST_TRY_SECONDS: Final = 5.0
 """How long the end may wait for what is still in the queue."""
+_NOT_AS_AGREED: Final = (ValueError, TypeError, KeyError, ArithmeticError, RecursionError)
+"""What reading an answer raises that is no intake's: no JSON, another shape, 1e999, too many brackets."""
 
 
 class _AgainError(Exception):
@@ -79,6 +81,7 @@ class Delivery:
             self._headers["Authorization"] = f"Bearer {token}"
         self._client = client
         self._queue_bytes = queue_bytes
+        self._max_wait_seconds = max_wait_seconds
         self._backoff = wait_exponential(multiplier=first_wait_seconds, max=max_wait_seconds) + wait_random(
             0, first_wait_seconds
         )
@@ -134,12 +137,19 @@ class Delivery:
         while not self._stop.is_set():
             self._filled.wait()
             self._filled.clear()
-            self._deliver_all()
+            try:
+                self._deliver_all()
+            except Exception:
+                # whatever answers in the intake's place may do what nobody foresaw: records wait, and the thread lives
+                _log.exception("%s: delivery failed in a way that nobody foresaw; it is tried again", self._url)
+                self._done(0)
+                self._filled.set()
+                self._wait(self._max_wait_seconds)
         self._deliver_all()
 
     def _deliver_all(self) -> None:
         retrying = Retrying(
-            retry=retry_if_exception_type((_AgainError, httpx.TransportError)),
+            retry=retry_if_exception_type(_AgainError),
             wait=self._pause,
             stop=stop_when_event_set(self._stop),
             sleep=self._wait,
@@ -157,7 +167,7 @@ class Delivery:
                     _log.warning("%s: one record alone is too large: %s", self._url, error)
                     self._done(1)
                 size = max(1, len(batch) // 2)
-            except (_AgainError, httpx.TransportError) as error:
+            except _AgainError as error:
                 self._complain(error)
                 self._done(0)
                 return
@@ -192,6 +202,8 @@ class Delivery:
             answer = self._client.post(self._url, content=_body(batch), headers=self._headers)
         except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
             raise _AgainError(f"the request cannot be sent: {error}") from error
+        except httpx.HTTPError as error:
+            raise _AgainError(str(error) or type(error).__name__) from error
         if answer.status_code == httpx.codes.REQUEST_ENTITY_TOO_LARGE:
             raise _TooLargeError(_words_of(answer))
         if answer.status_code != httpx.codes.OK:
@@ -199,7 +211,7 @@ class Delivery:
         try:
             said = answer.json()
             known, refused = int(said["accepted"]) + int(said["duplicate"]), list(said["refused"])
-        except (ValueError, TypeError, KeyError) as error:
+        except _NOT_AS_AGREED as error:
             raise _AgainError("answered 200, but not as Farthing's intake does; check the URL") from error
         self.delivered += known
         self.refused += len(batch) - known
@@ -254,5 +266,5 @@ def _words_of(answer: httpx.Response) -> str:
     try:
         said: Any = answer.json()
         return str(said["error"])
-    except (ValueError, TypeError, KeyError):
+    except _NOT_AS_AGREED:
         return " ".join(answer.text.split())[:200] or answer.reason_phrase
