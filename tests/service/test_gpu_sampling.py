@@ -343,6 +343,14 @@ def test_the_agent_sends_what_it_reads_to_the_service_and_shows_it(ledger):
     assert [labels[c.LABEL_ENGINE] for labels, _ in shown[c.METRIC_GPU_ENGINE]] == ["llama-8b"]
 
 
+def test_a_record_that_is_refused_is_among_the_dropped_of_an_agents_metrics():
+    """Whoever watches them sees every loss."""
+    with httpx.Client(trust_env=False) as client:
+        delivery = Delivery("http://farthing:9464", None, client)
+        delivery.refused, delivery.dropped = 3, 4
+        assert Agent(Settings(gpus=QUICK), [Turning()], delivery).view().dropped == 7
+
+
 def test_an_agent_that_is_ended_sends_what_it_read_last(ledger, tmp_path):
     """As a process, reading another agent's metrics as an exporter's, ended by SIGTERM in the middle of a record."""
     shown = Agent(Settings(gpus=QUICK), [Turning()], None)

@@ -77,7 +77,7 @@ class Agent:
             view,
             engines=engines_on((one.reading for one in view.devices), self._settings.engines, {}),
             waiting=None if self._delivery is None else self._delivery.waiting,
-            dropped=None if self._delivery is None else self._delivery.dropped,
+            dropped=None if self._delivery is None else self._delivery.dropped + self._delivery.refused,
         )
 
     async def _metrics(self, request: Request) -> Response:

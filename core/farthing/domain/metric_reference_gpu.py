@@ -153,8 +153,8 @@ DEVICE_METRICS: Final = (
         "counter",
         "records",
         (),
-        "Records of devices that could not wait any longer, since the process began. Energies are cumulative: what "
-        "was used is still known, only not when.",
+        "Records of devices that could not wait any longer or were refused, since the process began. Energies are "
+        "cumulative: what was used is still known, only not when.",
     ),
 )
 """What is read of devices, each absent where its source does not tell."""

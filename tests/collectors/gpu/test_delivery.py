@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tests.collectors.gpu.gpu_readings import UUID
 
 from farthing.collectors.gpu.delivery import Delivery
+from farthing.collectors.intake import SHOWN_REFUSALS
 from farthing.collectors.wire import decode_device, decode_raw
 from farthing.domain.errors import ConfigError
 from farthing.domain.gpu import COUNTER, DeviceSamples
@@ -113,6 +114,9 @@ def test_a_record_goes_to_the_intake_compressed_and_with_the_token():
         httpx.Response(200, text='{"duplicate": 1e999, "\\u0061ccepted": 0, "refused": []}'),
         httpx.Response(200, text="[" * 100_000),
         httpx.Response(502, text="[" * 100_000),
+        httpx.Response(413, text="<html>a proxy's own limit</html>"),
+        httpx.Response(200, text='{"\\u0061ccepted": 0, "duplicate": 0, "refused": []}'),
+        httpx.Response(200, text='{"\\u0061ccepted": 99, "duplicate": 0, "refused": []}'),
     ],
     ids=[
         "refused",
@@ -127,6 +131,9 @@ def test_a_record_goes_to_the_intake_compressed_and_with_the_token():
         "infinity",
         "brackets",
         "brackets of a proxy",
+        "413",
+        "no account",
+        "too much of it",
     ],
 )
 def test_whatever_is_in_the_way_nothing_is_lost_and_it_is_said_once(trouble, caplog):
@@ -163,14 +170,15 @@ def test_a_body_that_is_too_large_is_cut_in_halves():
 
 
 def test_one_record_that_is_too_large_is_counted_and_the_next_ones_go():
-    """It would stop everything behind it for ever."""
+    """A record of an hour at ten samples a second, say: it would stop everything behind it for ever."""
+    large = samples(1, at_ns=tuple(range(36_000)), energy_mj=tuple(range(36_000)))
 
     def picky(request):
         return httpx.Response(413, json={"error": "too large"}) if 1 in sequences_of(request) else ok(request)
 
     script = Script(*[picky] * 20)
     delivery = delivering(script.client())
-    delivery.put([samples(sequence) for sequence in range(3)])
+    delivery.put([samples(0), large, samples(2)])
     script.wanted = 2
     delivery.start()
     assert script.answered.wait(30)
@@ -190,6 +198,18 @@ def test_a_record_that_the_intake_finds_wrong_is_counted_and_said(caplog):
     delivery.stop()
     assert (delivery.delivered, delivery.refused, len(script.seen)) == (1, 1, 1)
     assert "goes backwards" in caplog.text
+
+
+def test_of_many_wrong_records_the_intake_shows_the_first_and_all_are_counted():
+    """Its answer has a bound."""
+    wrong = [{"line": line, "field": "at_ns", "problem": "goes backwards"} for line in range(SHOWN_REFUSALS)]
+    script = Script(httpx.Response(200, json={"accepted": 1, "duplicate": 0, "refused": wrong}))
+    delivery = delivering(script.client())
+    delivery.put([samples(sequence) for sequence in range(SHOWN_REFUSALS + 6)])
+    delivery.start()
+    assert script.answered.wait(30)
+    delivery.stop()
+    assert (delivery.delivered, delivery.refused, len(script.seen)) == (1, SHOWN_REFUSALS + 5, 1)
 
 
 def test_a_record_that_no_wire_carries_is_not_sent(caplog):

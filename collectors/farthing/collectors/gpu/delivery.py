@@ -22,6 +22,7 @@ from tenacity import (
     wait_random,
 )
 
+from farthing.collectors.intake import SHOWN_REFUSALS
 from farthing.collectors.wire import device_line
 from farthing.domain.errors import ConfigError, RecordError
 from farthing.domain.gpu import DeviceSamples
@@ -37,6 +38,8 @@ BATCH_LINES: Final = 500
 FIRST_WAIT_SECONDS: Final = 0.5
 MAX_WAIT_SECONDS: Final = 30.0
 LONGEST_RETRY_AFTER: Final = 300.0
+ORDINARY_BYTES: Final = 16 * 1024
+"""A record of a few hundred samples. An intake that finds one of these alone too large is none, or wrongly set up."""
 LAST_TRY_SECONDS: Final = 5.0
 """How long the end may wait for what is still in the queue."""
 _NOT_AS_AGREED: Final = (ValueError, TypeError, KeyError, ArithmeticError, RecursionError)
@@ -204,7 +207,9 @@ class Delivery:
             raise _AgainError(f"the request cannot be sent: {error}") from error
         except httpx.HTTPError as error:
             raise _AgainError(str(error) or type(error).__name__) from error
-        if answer.status_code == httpx.codes.REQUEST_ENTITY_TOO_LARGE:
+        if answer.status_code == httpx.codes.REQUEST_ENTITY_TOO_LARGE and (
+            len(batch) > 1 or len(batch[0]) > ORDINARY_BYTES
+        ):
             raise _TooLargeError(_words_of(answer))
         if answer.status_code != httpx.codes.OK:
             raise _AgainError(f"answered {answer.status_code}: {_words_of(answer)}", _retry_after(answer))
@@ -213,6 +218,10 @@ class Delivery:
             known, refused = int(said["accepted"]) + int(said["duplicate"]), list(said["refused"])
         except _NOT_AS_AGREED as error:
             raise _AgainError("answered 200, but not as Farthing's intake does; check the URL") from error
+        told = known + len(refused)
+        # the intake shows the first refusals and not all
+        if told > len(batch) or (told < len(batch) and len(refused) < SHOWN_REFUSALS):
+            raise _AgainError(f"answered 200, but for {told} of {len(batch)} records; check the URL")
         self.delivered += known
         self.refused += len(batch) - known
         if refused:
