@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 from tests.service.books import accountant
 from tests.service.closings import SETTINGS, close, documents, identity, moved
-from tests.service.devices import UUID, as_devices, device, without_samples
+from tests.service.devices import NAME, UUID, as_devices, device, without_samples
 from tests.service.edges import CAPACITY, proven
 
 from farthing.books.periods import bounds
@@ -21,6 +21,7 @@ from farthing.replay.recording import load_recording
 from farthing.service.closing import draft_period
 from farthing.service.idle_table import idle_table
 from farthing.service.pricing import price_book
+from farthing.settings import CostingSettings, Settings
 
 H100 = 3_348_000_000
 """Nano-dollars per hour."""
@@ -227,3 +228,61 @@ def test_a_draft_bills_devices_up_to_now_and_writes_nothing(ledger, recording):
     assert row == ("GPU-idle", None, c.UNALLOCATED, "unassigned", 1.0, _cost(3_600))
     assert documents(ledger) == {}
     assert ledger.select(sa.select(sa.func.count()).where(t.journal.c.debit == c.UNALLOCATED)) == [(0,)]
+
+
+def _priced(usd, **others):
+    """An H100 at a price an hour in dollars, and other GPUs at theirs."""
+    prices = [{"gpu": "H100-SXM", "usd_per_hour": usd, "from": "2026-01-01", "source": "contract"}]
+    prices += [
+        {"gpu": name, "usd_per_hour": one, "from": since, "source": "x"} for name, (one, since) in others.items()
+    ]
+    return Settings(costing=CostingSettings(grace_seconds=20), prices=prices)
+
+
+def _moved_in_november(closed):
+    return sum(one.nano for one in closed.document.accruals if one.source.startswith("gpu/") and one.end_ns <= END)
+
+
+def test_a_price_by_the_drivers_name_that_is_added_later_changes_no_closed_month(ledger, recording, tmp_path):
+    """A GPU keeps the key of the table that its month was closed by."""
+    ledger.add([_there("GPU-idle", 1_200, 600), *without_samples(moved(recording, NOVEMBER, 900))])
+    before, after = _priced(2.0), _priced(2.0, **{NAME: (5.0, "2026-12-01")})
+    accountant(ledger, before).advance()
+    assert _moved_in_november(close(ledger, NOVEMBER, before)) == 666_666_667
+    december = close(ledger, DECEMBER, after)
+    identity(december)
+    assert _moved_in_november(december) == 0
+    # December itself is billed by the new one
+    assert sum(_idle(december).values()) == 833_333_333
+    assert _moved_in_november(close(ledger, "2027-01", after)) == 0
+    proven(ledger, tmp_path)
+
+
+def test_time_that_turns_out_to_be_down_keeps_the_price_of_its_closed_month(ledger, recording, tmp_path):
+    """An engine comes back after the price was corrected: the account changes, the sum does not, then or later."""
+    first = _priced(2.0)
+    ledger.add([_there(UUID, 1_200, 1_200), *without_samples(moved(recording, NOVEMBER, 900, boot="one"))])
+    accountant(ledger, first).advance()
+    close(ledger, NOVEMBER, first)
+    ledger.add(without_samples(moved(recording, DECEMBER, 31 * 86_400 - 60, boot="two")))
+    accountant(ledger, _priced(3.0)).advance()
+    december = close(ledger, DECEMBER, _priced(3.0))
+    identity(december)
+    down = [one.nano for one in december.document.accruals if one.account == c.DOWN and one.end_ns <= END]
+    assert sum(down) > 0
+    assert _moved_in_november(december) == 0
+    january = close(ledger, "2027-01", _priced(4.0))
+    assert january.document.accruals == ()
+    proven(ledger, tmp_path)
+
+
+def test_a_month_that_was_priced_late_is_not_priced_again(ledger, recording, tmp_path):
+    """The closing that first gave a GPU its price decides for the months before it."""
+    name = "Foo"
+    ledger.add([_there("GPU-idle", 1_200, 600, name=name), *without_samples(moved(recording, NOVEMBER, 900))])
+    accountant(ledger, _priced(2.0)).advance()
+    assert _moved_in_november(close(ledger, NOVEMBER, _priced(2.0))) == 0
+    december = close(ledger, DECEMBER, _priced(2.0, Foo=(1.0, "2026-01-01")))
+    assert _moved_in_november(december) == 333_333_334
+    assert close(ledger, "2027-01", _priced(2.0, Foo=(3.0, "2026-01-01"))).document.accruals == ()
+    proven(ledger, tmp_path)

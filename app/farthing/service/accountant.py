@@ -197,7 +197,7 @@ class Accountant:
                 for one in alive
             ]
             stays = [stay for stays in self._devices.stays.values() for stay in stays]
-            lives = lives_of(billed, stays, {one.tariff.version: one.tariff for one in alive}, self._prices)
+            lives = lives_of(billed, stays, {one.tariff.version: one.tariff for one in alive}, self._prices.key)
             there = self._devices.there(now)
             return unallocated_now(there, lives, slots_of(self._prices), self._prices, now)
 

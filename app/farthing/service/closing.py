@@ -257,6 +257,7 @@ class _Closing:
                 for engine, tariff in holding.engines.items()
             ),
             device_tariffs=self._devices.tariffs(),
+            device_names=self._devices.names(),
             device_slots=self._devices.slots,
             costing=self._settings.costing.model_dump(include={"window_seconds", "grace_seconds", "horizon_windows"}),
             settlement_policy=c.POLICY_VERSION,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
@@ -16,12 +16,13 @@ from sqlalchemy.engine import Connection
 from farthing.books.closing import DAY, DEVICE_SOURCE, Accrual, ClosingDocument, days_of, priced_spans
 from farthing.books.idle_devices import IdleDevice, Life, Slots, Stay, idle_devices
 from farthing.books.prices import PriceBook
+from farthing.books.stays import united
 from farthing.books.tariff import Tariff, parse_tariff
 from farthing.domain import conventions as c
 from farthing.domain.errors import PriceError
 from farthing.domain.gpu import GPU, MIG
 from farthing.ledger import tables as t
-from farthing.ledger.devices import Presence, presences
+from farthing.ledger.devices import PRESENCE_GAP_NS, Presence, presences
 
 __all__ = [
     "BilledLife",
@@ -93,9 +94,15 @@ def slots_of(prices: PriceBook) -> tuple[Slots, ...]:
 
 
 def lives_of(
-    billed: Iterable[BilledLife], stays: Iterable[Presence], tariffs: Mapping[str, Tariff], prices: PriceBook
+    billed: Iterable[BilledLife],
+    stays: Iterable[Presence],
+    tariffs: Mapping[str, Tariff],
+    key: Callable[[str], str],
 ) -> list[Life]:
-    """Lives as devices are billed by: of whole GPUs, a slice as its part of one."""
+    """Lives as devices are billed by: of whole GPUs, a slice as its part of one.
+
+    ``key`` gives the price table's key of a GPU's name.
+    """
     parents = {stay.uuid: stay.parent for stay in stays if stay.kind == MIG and stay.parent}
     found = []
     for one in billed:
@@ -106,7 +113,7 @@ def lives_of(
                 start_ns=one.start_ns,
                 end_ns=one.end_ns,
                 devices=tuple(parents.get(uuid, uuid) for uuid in one.devices),
-                gpu=prices.key(one.gpu),
+                gpu=key(one.gpu),
                 count=one.count,
                 fraction=Fraction(tariff.fraction) if tariff else Fraction(1),
                 # the cost of a capacity is divided over its slots
@@ -125,7 +132,12 @@ class DeviceBilling:
         self._presences = presences(connection)
         self.slots = slots_of(prices)
         self._used: dict[_Key, Tariff] = {}
+        self._names: dict[str, str] = {}
         self._known: dict[str, Tariff] | None = None
+
+    def names(self) -> tuple[tuple[str, str], ...]:
+        """(name, key of the price table) of every GPU that was looked up in the table and not in earlier closings."""
+        return tuple(sorted(self._names.items()))
 
     def tariffs(self) -> tuple[tuple[str, str, str, str], ...]:
         """(GPU, fraction, engine, content) of every tariff that was used and is not of an earlier closing."""
@@ -135,7 +147,7 @@ class DeviceBilling:
         """What no engine has in [start, end), by device and day; and what of that has no price."""
         accruals: list[Accrual] = []
         unpriced: list[str] = []
-        for idle in self._idle(billed, self.slots, start_ns, end_ns):
+        for idle in self._idle(billed, self.slots, start_ns, end_ns, {}):
             try:
                 tariff = self._tariff(idle, {})
                 accruals += _accruals(idle, tariff)
@@ -154,10 +166,17 @@ class DeviceBilling:
                 if one.source.startswith(DEVICE_SOURCE):
                     due[one.source, one.engine, one.account, one.reason, one.start_ns // DAY] -= one.nano
                     versions[one.source, one.engine] = one.price_version
+        # what the first closing came to use, unless a period's own used another
+        first_tariffs: dict[_Key, Tariff] = {}
+        first_names: dict[str, str] = {}
+        for document in reversed(before):
+            first_tariffs |= _tariffs_of(document)
+            first_names |= dict(document.device_names)
         for document in before:
-            kept = {tuple(key): parse_tariff(content) for *key, content in document.device_tariffs}
+            kept = first_tariffs | _tariffs_of(document)
+            names = first_names | dict(document.device_names)
             facts = document.facts
-            for idle in self._idle(billed, document.device_slots, facts.start_ns, facts.end_ns):
+            for idle in self._idle(billed, document.device_slots, facts.start_ns, facts.end_ns, names):
                 try:
                     accruals = _accruals(idle, self._tariff(idle, kept))
                 except PriceError:
@@ -172,31 +191,52 @@ class DeviceBilling:
         ]
 
     def _idle(
-        self, billed: Iterable[BilledLife], slots: Sequence[Slots], start_ns: int, end_ns: int
+        self,
+        billed: Iterable[BilledLife],
+        slots: Sequence[Slots],
+        start_ns: int,
+        end_ns: int,
+        names: Mapping[str, str],
     ) -> list[IdleDevice]:
+        def key(name: str) -> str:
+            if name not in names:
+                self._names[name] = self._prices.key(name)
+            return names[name] if name in names else self._names[name]
+
         stays = [
-            Stay(stay.uuid, self._prices.key(stay.name), stay.first_ns, stay.last_ns)
-            for stay in self._presences
-            if stay.kind == GPU and stay.first_ns < end_ns and stay.last_ns > start_ns
+            Stay(stay.uuid, key(stay.name), stay.first_ns, stay.last_ns) for stay in self._presences if stay.kind == GPU
         ]
+        stays = [one for one in united(stays, PRESENCE_GAP_NS) if one.start_ns < end_ns and one.end_ns > start_ns]
         if not stays:
             return []
-        return idle_devices(stays, self._lives(billed), slots, start_ns, end_ns)
+        return idle_devices(stays, self._lives(billed, key), slots, start_ns, end_ns)
 
-    def _lives(self, billed: Iterable[BilledLife]) -> list[Life]:
+    def _lives(self, billed: Iterable[BilledLife], key: Callable[[str], str]) -> list[Life]:
         if self._known is None:
             self._known = _kept_tariffs(self._connection)
-        return lives_of(billed, self._presences, self._known, self._prices)
+        return lives_of(billed, self._presences, self._known, key)
 
-    def _tariff(self, idle: IdleDevice, kept: Mapping[Any, Tariff]) -> Tariff:
-        """The price of a part of a GPU, as a closing kept it, else as the table has it now."""
+    def _tariff(self, idle: IdleDevice, kept: Mapping[_Key, Tariff]) -> Tariff:
+        """The price of a part of a GPU, as closings kept it, else as the table has it now."""
         fraction = Decimal(idle.fraction.numerator) / Decimal(idle.fraction.denominator)
         engine = "" if self._prices.is_held(idle.engine) else idle.engine
         key = (idle.gpu, str(fraction), engine)
         if key in kept:
             return kept[key]
+        if not self._prices.chooses(engine):
+            # an engine that chose no price by name has that of its GPU
+            key = (idle.gpu, str(fraction), "")
+            if key in kept:
+                return kept[key]
         tariff = self._used[key] = self._prices.tariff(idle.gpu, 1, fraction, engine=engine)
         return tariff
+
+
+def _tariffs_of(document: ClosingDocument) -> dict[_Key, Tariff]:
+    """The prices of devices that a closing was the first to use, or used for its own period."""
+    return {
+        (gpu, fraction, engine): parse_tariff(content) for gpu, fraction, engine, content in document.device_tariffs
+    }
 
 
 def _kept_tariffs(connection: Connection) -> dict[str, Tariff]:

@@ -142,6 +142,8 @@ class ClosingDocument:
     """(capacity, engine, content of its tariff) for gaps that late boots fill."""
     device_tariffs: tuple[tuple[str, str, str, str], ...] = ()
     """(GPU, fraction, engine, content of the tariff) of devices that no engine had, for the same."""
+    device_names: tuple[tuple[str, str], ...] = ()
+    """(name, key of the price table) of GPUs, for the same: a key that is added later changes nothing of it."""
     device_slots: tuple[Slots, ...] = ()
     """GPUs of capacities, which were billed whoever had them."""
     costing: dict[str, int] = field(default_factory=dict)

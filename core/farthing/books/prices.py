@@ -149,6 +149,10 @@ class PriceBook:
             self._tariffs[asked] = self._tariff(*asked)
         return self._tariffs[asked]
 
+    def chooses(self, engine: str) -> bool:
+        """Whether an engine chose a price by its name."""
+        return bool(self._chosen.get(engine, ""))
+
     def key(self, device: str) -> str:
         """Key of the table for a device's name in it, or by its driver; the name itself when it is not known."""
         return device if any(price.gpu == device for price in self.prices) else canonical_gpu(device)
