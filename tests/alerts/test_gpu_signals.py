@@ -255,6 +255,13 @@ def test_every_selector_leaves_sentinels_out():
         assert believed + beside >= selectors, rule.record
 
 
+def test_a_flag_told_in_percent_is_believed_up_to_100_percent():
+    """65535 of a residency is AMD's "unknown", and no heat that takes the clock."""
+    ceilings = re.findall(r"gpu_violation_\w+\{[^}]*\} >= 0 < ([0-9.e+]+)\)", RULES_TEXT)
+    assert ceilings
+    assert {float(ceiling) for ceiling in ceilings} == {101.0}
+
+
 def test_every_source_is_asked_in_the_order_of_preference():
     """Farthing's own first: it has what exporters of the same driver have, and leaves out what is stuck."""
     for rule in RULES.recordings:

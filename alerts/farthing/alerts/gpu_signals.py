@@ -31,6 +31,7 @@ from farthing.vocabulary.gpus import (
     DeviceLabels,
     ExporterCatalogue,
     Telling,
+    ceiling_of,
 )
 from farthing.vocabulary.loading import load_exporters
 
@@ -238,8 +239,8 @@ def _value(one: _Telling, select: Callable[[str], str]) -> str:
         bits = " + ".join(f"floor({mask} / {bit}) % 2" for bit in telling.bits)
         return f"({bits}) > bool 0"
     rising = _is_rising(one.quantity, base)
-    as_told = rising or wanted == "flag"
-    ceiling = _ANYTHING if as_told else float(Fraction(QUANTITIES[one.quantity].ceiling) / factor)
+    as_told = rising or (wanted == "flag" and base != "ratio")
+    ceiling = _ANYTHING if as_told else float(Fraction(ceiling_of(one.quantity, telling)) / factor)
     parts = [_believed(select(metric), ceiling) for metric in (telling.metric, *telling.plus)]
     if rising:
         series = select(telling.metric)

@@ -31,6 +31,7 @@ __all__ = [
     "Telling",
     "Unit",
     "Zero",
+    "ceiling_of",
 ]
 
 XID_APPLICATION: Final = (13, 31, 43, 45)
@@ -190,6 +191,12 @@ class Telling(_Strict):
     def labels(self) -> tuple[str, ...]:
         """Every label that the source names."""
         return (*self.where, *self.excluding, *self.adding, *((self.latest,) if self.latest else ()))
+
+
+def ceiling_of(quantity: str, telling: Telling) -> float:
+    """From which on, in the base unit of the source, a value is no reading; a flag told as a share has a share's."""
+    is_share = UNITS[telling.unit][0] == "ratio" and not telling.bits
+    return (_RATIO if is_share else QUANTITIES[quantity]).ceiling
 
 
 class InfoSeries(_Strict):

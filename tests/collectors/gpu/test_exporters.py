@@ -213,6 +213,16 @@ def test_every_blank_of_dcgm_is_left_out_of_every_quantity(blank):
         assert {name for name, value in said.items() if value not in (None, "", ())} == set()
 
 
+@pytest.mark.parametrize("unknown", ["65535", "4294967295", "18446744073709551615"])
+def test_a_share_of_time_that_amd_does_not_know_holds_no_clock_down(unknown):
+    """All bits of a residency are more than 100 % of it: nobody says that heat takes the clock."""
+    body = re.sub(r"^(gpu_violation_\w+\{.*\}) \S+$", rf"\1 {unknown}", text("amd"), flags=re.MULTILINE)
+    assert body != text("amd")
+    first, *_ = read(body, "amd")
+    assert first.throttle is None
+    assert FAULT_SENTINEL in first.faults
+
+
 def test_a_counter_without_total_in_its_name_is_read():
     """DCGM's energy is a counter whose name has no suffix, which parsers add."""
     assert "# TYPE DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION counter" in text("dcgm")

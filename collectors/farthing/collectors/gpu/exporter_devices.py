@@ -16,7 +16,7 @@ from typing import Final, TypeAlias
 from farthing.collectors.engines.exposition import Exposition, Sample
 from farthing.domain.conventions import FAULT_SENTINEL
 from farthing.domain.gpu import GPU, MIG, THROTTLE_REASONS, GpuReading
-from farthing.vocabulary.gpus import QUANTITIES, THROTTLE, UNITS, DeviceLabels, ExporterCatalogue, Telling
+from farthing.vocabulary.gpus import QUANTITIES, THROTTLE, UNITS, DeviceLabels, ExporterCatalogue, Telling, ceiling_of
 
 __all__ = ["devices_in", "prefix_of"]
 
@@ -221,7 +221,7 @@ def _believed(quantity: str, telling: Telling, value: float) -> Fraction | None:
     if not math.isfinite(value) or value < 0:
         return None
     base = Fraction(value) * UNITS[telling.unit][1]
-    return base if base < QUANTITIES[quantity].ceiling else None
+    return base if base < ceiling_of(quantity, telling) else None
 
 
 def _converted(quantity: str, telling: Telling, value: Fraction) -> Fraction:
