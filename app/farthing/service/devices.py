@@ -26,6 +26,7 @@ from farthing.ledger.devices import (
     energy_before,
     extend,
     last_read,
+    merged,
     presences,
 )
 from farthing.ledger.prune_devices import BEFORE_NS
@@ -95,7 +96,8 @@ class Devices:
         ):
             account.expect_device(uuid, account.started.at_ns)
         for raw in device_history(self._ledger, uuid, start_ns - BEFORE_NS):
-            if samples := _samples(raw):
+            # the history of a GPU has its slices' records as well, whose boots begin as its own do
+            if (samples := _samples(raw)) and samples.uuid == uuid:
                 _feed(account, samples)
 
     def _since(self, account: BootAccount) -> int:
@@ -126,7 +128,8 @@ class Devices:
         while rows := device_records(self._ledger, self._last_id, through_id):
             samples = [(row_id, found) for row_id, raw in rows if (found := _samples(raw))]
             seen = [stay for row_id, one in samples for stay in _stays(one, row_id)]
-            self.stays |= extend(self._ledger, seen)
+            for uuid, found in extend(self._ledger, seen).items():
+                self.stays[uuid] = merged([*self.stays.get(uuid, ()), *found])
             self._by_pod = [account for account in self._by_pod if not account.ended]
             for _, one in samples:
                 self._take(one)
@@ -154,8 +157,11 @@ class Devices:
     def there(self, now_ns: int) -> Iterable[Presence]:
         """The devices that were read within the last minute before a UTC moment."""
         for stays in self.stays.values():
-            if stays[-1].last_ns >= now_ns - PRESENCE_GAP_NS:
-                yield stays[-1]
+            # a sample of the future says nothing of now
+            begun = [one for one in stays if one.first_ns <= now_ns + PRESENCE_GAP_NS]
+            last = max(begun, key=lambda one: one.last_ns, default=None)
+            if last is not None and last.last_ns >= now_ns - PRESENCE_GAP_NS:
+                yield last
 
 
 def _samples(raw: RawRecord) -> DeviceSamples | None:
