@@ -82,6 +82,7 @@ def test_fields_that_the_schema_does_not_name_are_not_kept() -> None:
         (changed(at_ns=[3, 2, 4]), "at_ns", "time goes backwards (entry 1, counted from 0)"),
         (changed(energy_mj=[1, 2]), "energy_mj", "has 2 entries where at_ns has 3"),
         (changed(energy_mj=[-1, 2, 3]), "energy_mj", "expected int >= 0"),
+        (changed(energy_mj=[1, 2, 2**56 + 1]), "energy_mj", "must be at most 72057594037927936 (entry 2"),
         (changed(method=NO_ENERGY), "energy_mj", "must be 0 where method is none"),
         (changed(host="a\x00b"), "host", "holds a control character"),
         (changed(index=-2), "index", "expected int >= -1"),

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from farthing.costing.energy import EnergyTrack, Readings
+from farthing.domain.clock import SECOND
 from farthing.domain.gpu import COUNTER, ENERGY_SHARE, INTEGRATED, NO_ENERGY
 
 STEPS = st.lists(st.tuples(st.integers(1, 50), st.integers(0, 1_000)), min_size=2, max_size=30)
@@ -106,3 +107,17 @@ def test_energy_is_waited_for_where_it_is_read_and_not_where_a_device_tells_none
     found.add_readings(readings([6], [0], method=NO_ENERGY))
     assert not found.awaited
     assert track(readings([6], [0], method=NO_ENERGY)).since_origin(9) == 0
+
+
+@given(st.lists(st.sampled_from([0, 2**62]), min_size=2, max_size=30), st.sampled_from(["one", "two"]))
+def test_a_counter_that_jumps_further_than_a_device_can_draw_tells_nothing(counter, run):
+    """Within a run of its collector and from one to the next."""
+    at = [SECOND * number for number in range(len(counter))]
+    found = track(readings(at[:1], counter[:1], run="one"), readings(at[1:], counter[1:], run=run))
+    assert found.since_origin(at[-1]) == 0
+
+
+def test_a_counter_that_rose_as_fast_as_a_device_can_draw_is_believed():
+    """Also one that an exporter shows half a minute late."""
+    assert track(readings([0, SECOND], [0, 21_000_000])).since_origin(SECOND) == 21_000_000
+    assert track(readings([0, 3600 * SECOND], [2**40, 2**40 + 36_000_000_000])).since_origin(3600 * SECOND) > 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections import Counter
 
@@ -13,6 +14,7 @@ from tests.service.devices import NAME, UUID, as_devices, device, without_sample
 from farthing.domain import conventions as c
 from farthing.domain.clock import SECOND
 from farthing.domain.gpu import ENERGY_SHARE, INTEGRATED, MIG
+from farthing.domain.records import RawRecord
 from farthing.ledger import tables as t
 from farthing.ledger.devices import energy_before, presences
 from farthing.ledger.repository import Ledger
@@ -271,6 +273,33 @@ def test_samples_that_cannot_be_read_hold_nobody_up(text, caplog):
     assert "cannot be read and are left out" in caplog.text
     assert sum(_millijoules(ledger, "debit").values()) == 139_680_093
     assert _money(ledger) == _money(_booked(plain))
+
+
+def test_energies_that_no_device_uses_stop_nobodys_books(text):
+    """Also where an inbox has taken them already: of a device beside the engine, and among its own records."""
+    plain, jumps = without_samples(text), []
+    for record in [*as_devices(text), *text]:
+        line = json.loads(record.line)
+        if "energy_mj" in line:
+            line["energy_mj"] = [number % 2 * 2**62 for number in range(len(line["energy_mj"]))]
+        jumps.append(RawRecord(record.key, record.kind, record.event_ns, json.dumps(line).encode()))
+    devices = [record for record in jumps if record.kind == "device"]
+    assert _money(_booked([*devices, *plain])) == _money(_booked(plain))
+    assert _money(_booked(jumps[len(devices) :])) == _money(_booked(text))
+
+
+def test_a_slices_samples_are_not_its_gpus_after_a_restart(text):
+    """Its UUID begins as the GPU's does."""
+    plain = without_samples(text)
+    ledger = Ledger.open("sqlite://")
+    ledger.add(plain[:1])
+    accountant(ledger).advance()
+    ledger.add([*as_devices(text), *as_devices(text, uuid=f"{UUID}/1")])
+    accountant(ledger).advance()
+    books = accountant(ledger)
+    ledger.add(plain[1:])
+    books.advance()
+    assert sum(_millijoules(ledger, "debit").values()) == 139_680_093
 
 
 def test_a_device_that_tells_no_energy_is_not_waited_for(text):

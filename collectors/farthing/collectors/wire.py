@@ -15,6 +15,7 @@ import msgspec
 
 from farthing.collectors.schema import (
     KINDS,
+    MAX_ENERGY_MJ,
     MAX_LINE_BYTES,
     MAX_NAMES_BYTES,
     SEEN_BY,
@@ -106,6 +107,7 @@ def device_line(samples: DeviceSamples) -> bytes:
     )
     line = _encode(wire)
     decode_device(line)
+    _believed(wire)
     return line
 
 
@@ -133,6 +135,8 @@ def decode_raw(line: bytes, *, plain: bool = False) -> RawRecord:
         # nearly every record is one: it is checked, and not made into a record that nobody looks at
         _check_usage(wire, plain)
         return RawRecord(RecordKey(wire.boot, wire.proc, wire.seq), "usage", wire.ended_ns, _encode(wire))
+    if isinstance(wire, WireDevice | WireGpu):
+        _believed(wire)
     if isinstance(wire, WireDevice):
         return RawRecord(wire.record_key(), "device", _device_samples(wire).at_ns[-1], _encode(wire))
     kind = str(wire.__struct_config__.tag)
@@ -423,6 +427,12 @@ def _device_samples(wire: WireDevice) -> DeviceSamples:
         pod=wire.pod,
         kind=wire.device_kind,
     )
+
+
+def _believed(wire: WireDevice | WireGpu) -> None:
+    for entry, energy in enumerate(wire.energy_mj):
+        if energy > MAX_ENERGY_MJ:
+            raise RecordError("energy_mj", f"must be at most {MAX_ENERGY_MJ} (entry {entry}, counted from 0)")
 
 
 def _one_of(field: str, value: str, known: Sequence[str]) -> None:

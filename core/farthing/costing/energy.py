@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 from farthing.costing import fit as f
+from farthing.domain.clock import SECOND
 from farthing.domain.gpu import COUNTER, ENERGY_METHODS, NO_ENERGY
 from farthing.domain.records import GpuSamples
 
@@ -30,6 +31,11 @@ ENERGY_DEFAULTS = {
 }
 ENERGY_RIDGE_JOULES = 20.0
 """How much a coefficient that is off by 100 % is held against the fit: 0.05 s at 400 W."""
+
+MOST_MILLIWATTS = 10_000_000
+"""No device draws more: a counter that rose faster between two samples tells nothing of the time between them."""
+LAG_NS = 60 * SECOND
+"""How much older than its sample a counter's value may be: exporters ask the driver every half a minute or so."""
 
 WHOLE = Fraction(1)
 
@@ -77,12 +83,9 @@ class _Device:
         place = bisect_left(self.at, at)
         if (place < len(self.at) and self.at[place] == at) or (place == 0 and self.origin is not None):
             return
-        if place:
-            total = self.total[place - 1] + self._used(self.counter[place - 1], self.run[place - 1], counter, run)
-        else:
-            total = 0
+        total = self.total[place - 1] + self._used(self._reading(place - 1), (at, counter, run)) if place else 0
         if place < len(self.at):
-            after = self._used(counter, run, self.counter[place], self.run[place])
+            after = self._used((at, counter, run), self._reading(place))
             if place:
                 # what a counter that began anew in between did not count
                 lift = total + after - self.total[place]
@@ -94,9 +97,18 @@ class _Device:
         self.run.insert(place, run)
         self.total.insert(place, total)
 
-    def _used(self, before: int, run_before: str, after: int, run_after: str) -> int:
-        """Millijoules between two readings; a counter that fell began anew, and so does every run's integral."""
-        return 0 if self.method != COUNTER and run_before != run_after else max(0, after - before)
+    def _reading(self, place: int) -> tuple[int, int, str]:
+        return self.at[place], self.counter[place], self.run[place]
+
+    def _used(self, before: tuple[int, int, str], after: tuple[int, int, str]) -> int:
+        """Millijoules between two readings: 0 where they tell more than a device can use in that time.
+
+        A counter that fell began anew, and so does every run's integral.
+        """
+        if self.method != COUNTER and before[2] != after[2]:
+            return 0
+        used = max(0, after[1] - before[1])
+        return used if used * SECOND <= (after[0] - before[0] + LAG_NS) * MOST_MILLIWATTS else 0
 
     def value(self, at_ns: int) -> int:
         """Millijoules of the boot's share up to a moment: flat outside the samples, never decreasing."""
