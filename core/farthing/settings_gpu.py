@@ -37,6 +37,16 @@ class ExporterSettings(_Strict):
     """Whose names and units it has: NVIDIA's DCGM exporter, AMD's device-metrics exporter, nvidia_gpu_exporter
     (nvidia-smi) or Intel's XPU manager. None: found out by its metrics."""
 
+    @field_validator("url")
+    @classmethod
+    def _url_has_no_password(cls, url: HttpUrl) -> HttpUrl:
+        if url.username is not None or url.password is not None:
+            raise ValueError(
+                "a user or password in a URL would stand in logs and metrics; leave it out, and let the exporter be "
+                "read without one on a network of its own"
+            )
+        return url
+
 
 class GpuSettings(_Strict):
     """How GPUs are read, by `farthing serve` on its own host and by `farthing gpus --agent` on others, see
@@ -54,7 +64,7 @@ class GpuSettings(_Strict):
     """How often devices are read."""
     batch_seconds: Annotated[float, Field(ge=1, le=600)] = 10.0
     """How often what was read goes into the ledger, as one record a device."""
-    stuck_seconds: Annotated[float, Field(ge=1)] = 300.0
+    stuck_seconds: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 300.0
     """After so long at a utilization of 0, at a power well above idle, the utilization is a fault and not shown."""
     carbon_g_per_kwh: OptionalAmount = None
     """Grams of CO2 equivalent that the grid emits per kilowatt-hour. None: carbon is unknown."""

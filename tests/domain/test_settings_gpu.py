@@ -50,6 +50,8 @@ def test_what_electricity_emits_and_costs_is_unknown_until_it_is_entered():
             "gpus:\n  exporters:\n  - {url: http://x/metrics, kind: dcgm}\n  - {url: http://x/metrics, kind: amd}\n",
             "http://x/metrics is read twice",
         ),
+        ("gpus:\n  exporters:\n  - {url: 'http://me:hunter2@x/metrics'}\n", "leave it out"),
+        ("gpus:\n  stuck_seconds: .inf\n", "f.yaml:2: gpus.stuck_seconds: "),
         ("engines:\n- {name: a, url: http://x, pod: llama}\n", "f.yaml:2: engines.0.pod: "),
         ("engines:\n- {name: a, url: http://x, gpu_uuids: ['']}\n", "engines.0.gpu_uuids.0: "),
         (
@@ -66,6 +68,7 @@ def test_a_mistake_is_one_line_that_names_its_key(text, message):
     with pytest.raises(ConfigError) as caught:
         parse_settings(text, "f.yaml")
     assert message in str(caught.value)
+    assert "hunter2" not in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

@@ -253,14 +253,20 @@ def test_at_the_end_what_waits_is_tried_once_more_and_then_said(caplog):
         ("farthing:9464", None, "is not an intake's URL"),
         ("http://", None, "is not an intake's URL"),
         ("http://farthing:nine", None, "is not a URL"),
+        ("http://sender:hunter2@farthing:nine", None, "is not a URL"),
+        ("http://sender:hunter2@farthing:9464", None, "give the token as FARTHING_INTAKE_TOKEN"),
+        ("sender:hunter2@farthing:9464", None, "is not an intake's URL"),
+        ("http://farthing:9464?token=hunter2", None, "give the token as FARTHING_INTAKE_TOKEN"),
+        ("http://farthing:9464/#hunter2", None, "give the token as FARTHING_INTAKE_TOKEN"),
         (URL, "", "must be printable ASCII"),
         (URL, "two\nlines", "must be printable ASCII"),
     ],
 )
 def test_what_no_request_can_carry_is_said_at_once(url, token, message):
     """Before anything is read."""
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ConfigError, match=message) as told:
         Delivery(url, token, Script().client())
+    assert "hunter2" not in str(told.value)
 
 
 @settings(max_examples=25, deadline=None)

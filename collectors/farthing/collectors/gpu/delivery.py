@@ -259,9 +259,15 @@ def _base_url(url: str) -> str:
     try:
         parsed = httpx.URL(url)
     except httpx.InvalidURL as error:
-        raise ConfigError(f"{url!r} is not a URL ({error}); give one like http://farthing:9464") from error
+        # neither the URL nor the parser's words: a password may stand in both
+        raise ConfigError("the intake's URL is not a URL; give one like http://farthing:9464") from error
+    if parsed.userinfo or parsed.query or parsed.fragment or "?" in url or "#" in url:
+        raise ConfigError(
+            "the intake's URL has a user, password, query or fragment, which would stand in logs; leave it out and "
+            "give the token as FARTHING_INTAKE_TOKEN or in serve.token_file"
+        )
     if parsed.scheme not in {"http", "https"} or not parsed.host:
-        raise ConfigError(f"{url!r} is not an intake's URL; give one like http://farthing:9464")
+        raise ConfigError("what was given is not an intake's URL; give one like http://farthing:9464")
     return url.rstrip("/")
 
 
