@@ -111,7 +111,7 @@ class GpuReading:
     """Errors since the driver was loaded."""
     remapped_rows_pending: bool | None = None
     xid: int | None = None
-    """The last XID error; None: none yet, or unknown."""
+    """The last XID error; 0: its source says that there was none. None: none yet, or unknown."""
     xid_count: int | None = None
     """XID errors since the source began to listen; None where it only tells the last one."""
     pcie_tx_bytes_per_second: float | None = None

@@ -129,7 +129,7 @@ def _throttled(reading: GpuReading) -> Rows:
 
 
 def _last_xid(reading: GpuReading) -> float | None:
-    """0 where a source that listens has heard of none; None where nobody listens."""
+    """0 where a source that listens has heard of none, or tells so; None where nobody listens."""
     return 0 if reading.xid is None and reading.xid_count == 0 else reading.xid
 
 

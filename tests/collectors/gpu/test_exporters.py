@@ -315,6 +315,18 @@ def test_xids_are_counted_as_none_only_where_they_are_listened_for():
     assert [(one.xid, one.xid_count) for one in read(deaf)] == [(None, None), (None, None)]
 
 
+def test_no_xid_yet_is_told_so_that_the_first_is_a_change():
+    """DCGM's last code is 0 before the first: a series that is there, and changes with it."""
+    labels = '{gpu="0",UUID="GPU-1",modelName="X",Hostname="h"}'
+    for code in (0, 48):
+        (device,) = read(f"DCGM_FI_DEV_XID_ERRORS{labels} {code}\nDCGM_FI_DEV_GPU_TEMP{labels} 40\n")
+        registry = CollectorRegistry()
+        view = DevicesView(NOW, devices=(DeviceView(device, method="none"),))
+        registry.register(DeviceCollector(lambda shown=view: shown))
+        named = {"uuid": "GPU-1", "hostname": "h", "device": "0", "gpu_model": "X"}
+        assert registry.get_sample_value("farthing_gpu_last_xid", named) == code
+
+
 def test_a_host_is_named_by_the_exporter_else_by_its_address():
     """nvidia_gpu_exporter has no label for it."""
     assert {one.host for one in read(text("nvidia_smi"))} == {"gpu-host-1"}

@@ -194,7 +194,7 @@ class _Reader:
             ecc_corrected=_whole(values, "ecc_corrected"),
             ecc_uncorrected=_whole(values, "ecc_uncorrected"),
             remapped_rows_pending=_flag(values, "remapped_rows_pending"),
-            xid=_whole(values, "xid") or None,
+            xid=_whole(values, "xid"),
             xid_count=_whole(values, "xid_count"),
             pcie_tx_bytes_per_second=_number(values, "pcie_tx"),
             pcie_rx_bytes_per_second=_number(values, "pcie_rx"),

@@ -114,7 +114,7 @@ def _device(device: DeviceView, view: DevicesView) -> Payload:
         "memory_clock_hz": reading.memory_clock_hz,
         "throttle": None if reading.throttle is None else sorted(reading.throttle),
         "ecc_uncorrected": reading.ecc_uncorrected,
-        "xid": reading.xid,
+        "xid": reading.xid or None,
         "xid_count": reading.xid_count,
         "faults": sorted(reading.faults),
         "unallocated_per_hour_nano": view.unallocated_nano.get(reading.uuid),
