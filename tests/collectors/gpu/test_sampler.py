@@ -338,6 +338,21 @@ def test_the_second_source_takes_over_where_the_first_fails():
 # ---- threads -----------------------------------------------------------------------------------------
 
 
+def test_a_slice_that_two_sources_name_differently_is_there_once():
+    """NVML's MIG-… and DCGM's UUID/NUMBER are one slice; where only DCGM tells slices they are there."""
+    profile = {"kind": MIG, "parent": UUID, "profile": "3g.40gb"}
+    whole = reading(energy_mj=10**9)
+    numbered = [reading(f"{UUID}/{number}", source="dcgm", power_watts=None, **profile) for number in (1, 2)]
+    named = [reading(f"MIG-{number}", power_watts=None, **profile) for number in (1, 2)]
+    dcgm = FakeSource.of([replace(whole, source="dcgm"), *numbered], name="dcgm")
+    bench = Bench(FakeSource.of([whole, *named]), dcgm)
+    bench.read().read(1)
+    assert bench.shown() == [UUID, "MIG-1", "MIG-2"]
+    bench = Bench(FakeSource.of([whole]), dcgm)
+    bench.read().read(1)
+    assert bench.shown() == [UUID, f"{UUID}/1", f"{UUID}/2"]
+
+
 class Clocked(FakeSource):
     """Says when it was read often enough, and may hang until it is let go."""
 

@@ -34,6 +34,8 @@ RETRY_SECONDS: Final = 10.0
 FEW: Final = 5
 STOP_SECONDS: Final = 5.0
 """How long a source may take to end its last reading."""
+SLICE: Final = "/"
+"""Between a GPU's UUID and a slice's number, where an exporter gives slices no UUIDs."""
 LOCAL_SOURCES: Final = ("nvml", "rapl")
 """Sources that read this host, and need not say so."""
 
@@ -202,9 +204,15 @@ class Sampler:
         return reading
 
     def _owner(self, uuid: str, number: int) -> int | None:
-        """The earlier source that has the device; None where there is none."""
+        """The earlier source that has the device; None where there is none.
+
+        A slice that is UUID/NUMBER to its source is had by one that tells its GPU's slices by UUIDs of their own.
+        """
+        gpu, numbered, _ = uuid.rpartition(SLICE)
         for earlier, watched in enumerate(self._watched[:number]):
-            if uuid in watched.tracks and self._is_fresh(watched):
+            if not self._is_fresh(watched):
+                continue
+            if uuid in watched.tracks or (numbered and _has_slices(watched, gpu)):
                 return earlier
         return None
 
@@ -236,6 +244,11 @@ class Sampler:
     def _hand_out(self, records: Sequence[DeviceSamples]) -> None:
         if records:
             self._sink(records)
+
+
+def _has_slices(watched: _Watched, gpu: str) -> bool:
+    readings = (track.reading for track in watched.tracks.values())
+    return gpu in watched.tracks and any(one is not None and one.parent == gpu for one in readings)
 
 
 def _first(value: float | None, other: float | None) -> float | None:
