@@ -4,6 +4,7 @@ import csv
 import io
 import json
 
+import httpx
 import pytest
 from rich.console import Console
 from starlette.applications import Starlette
@@ -246,6 +247,35 @@ def test_a_service_that_was_named_must_answer():
     with (
         GpuWatch(NOWHERE, "http://127.0.0.1:1", opened=nothing) as watch,
         pytest.raises(EngineUnreachableError, match="check --url"),
+    ):
+        watch.payload()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {},
+        [],
+        None,
+        "text",
+        {"devices": []},
+        {"sources": [], "engines": [], "devices": [{"uuid": "GPU-1"}]},
+        {"sources": [{}], "engines": [], "devices": []},
+        {"sources": [], "engines": {"a": 1}, "devices": []},
+        {**gpus_payload(DevicesView(1, (DeviceView(reading()),)), None), "engines": [{"name": 1, "devices": None}]},
+    ],
+)
+def test_another_program_at_that_url_is_told_in_one_line(answer):
+    """Many programs answer JSON at any path."""
+
+    def other(request):
+        return httpx.Response(200, json=answer)
+
+    with (
+        GpuWatch(
+            NOWHERE, "http://other", opened=nothing, client=httpx.Client(transport=httpx.MockTransport(other))
+        ) as watch,
+        pytest.raises(EngineUnreachableError, match=r"not Farthing.*check --url"),
     ):
         watch.payload()
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from types import NoneType
+from typing import Any, Final, cast
 
 import httpx
 import typer
@@ -30,7 +31,25 @@ FIRST_READING_SECONDS = 2.0
 """How long the first picture waits for the sources of this host."""
 
 Payload = dict[str, Any]
+NUMBER: Final = (int, float, NoneType)
+SHAPE: Final[Mapping[str, Mapping[str, type | tuple[type, ...]]]] = {
+    "sources": {"name": str, "up": bool},
+    "engines": {"name": str, "devices": list},
+    "devices": {
+        **dict.fromkeys(("uuid", "kind", "host", "name", "profile"), str),
+        **dict.fromkeys(("engines", "faults"), list),
+        **dict.fromkeys(("index", "xid"), (int, NoneType)),
+        **dict.fromkeys(("utilization", "power_watts", "power_limit_watts", "temperature_celsius"), NUMBER),
+        **dict.fromkeys(("memory_used_bytes", "memory_total_bytes"), NUMBER),
+        "throttle": (list, NoneType),
+    },
+}
+"""What the table reads of ``/api/v1/gpus``, of each entry of each list; more may be there."""
 Opened = Callable[[GpuSettings, Callable[[str], None]], Sequence[GpuSource]]
+
+
+class _NotOursError(ValueError):
+    """An answer that another program gave."""
 
 
 def show_gpus(
@@ -115,10 +134,12 @@ class GpuWatch:
         try:
             answer = self._client.get(self._url)
             answer.raise_for_status()
-            payload: Payload = answer.json()
-        except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+            payload: Payload = _ours(answer)
+        except (httpx.HTTPError, httpx.InvalidURL, ValueError, RecursionError) as error:
             if self._demanded is not None:
                 reason = " ".join(str(error).split()) or type(error).__name__
+                if isinstance(error, _NotOursError):
+                    raise EngineUnreachableError(f"{self._url} answers, but {reason}; check --url") from error
                 raise EngineUnreachableError(f"{self._url} did not answer ({reason}); check --url") from error
             self.told_by = ""
             return self._own()
@@ -136,3 +157,22 @@ class GpuWatch:
         view = self._sampler.view()
         engines = engines_on((one.reading for one in view.devices), self._settings.engines, {})
         return gpus_payload(replace(view, engines=engines), None)
+
+
+def _ours(answer: httpx.Response) -> Payload:
+    """Raises _NotOursError for what Farthing never answers."""
+    try:
+        payload = answer.json()
+    except ValueError as error:
+        raise _NotOursError("that is not Farthing") from error
+    for part, kinds in SHAPE.items():
+        entries = payload.get(part) if isinstance(payload, dict) else None
+        if not isinstance(entries, list) or not all(_has(entry, kinds) for entry in entries):
+            raise _NotOursError(f"that is not Farthing: its {part} are missing or of another shape")
+    return cast("Payload", payload)
+
+
+def _has(entry: object, kinds: Mapping[str, type | tuple[type, ...]]) -> bool:
+    return isinstance(entry, dict) and all(
+        key in entry and isinstance(entry[key], kind) for key, kind in kinds.items()
+    )  # fmt: skip
