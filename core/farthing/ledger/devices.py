@@ -30,6 +30,7 @@ __all__ = [
     "energy_before",
     "extend",
     "last_read",
+    "merged",
     "presences",
 ]
 
@@ -57,11 +58,10 @@ class Presence:
     read_id: int = 0
     """The last record that is in it."""
 
-    def follows(self, earlier: Presence) -> bool:
-        """Whether it goes on with an earlier stay."""
-        mine = (self.uuid, self.host, self.name, self.kind, self.parent, self.pod)
-        theirs = (earlier.uuid, earlier.host, earlier.name, earlier.kind, earlier.parent, earlier.pod)
-        return mine == theirs and self.first_ns <= earlier.last_ns + PRESENCE_GAP_NS
+    @property
+    def identity(self) -> tuple[str, str, str, str, str]:
+        """What a source says of the device; each has stays of its own, which overlap those of others."""
+        return self.host, self.name, self.kind, self.parent, self.pod
 
 
 def presences(connection: Connection) -> list[Presence]:
@@ -73,7 +73,7 @@ def presences(connection: Connection) -> list[Presence]:
 
 
 def extend(ledger: Ledger, seen: Sequence[Presence]) -> dict[str, list[Presence]]:
-    """Add what was seen of devices to what is known of them, in one transaction; returns all stays of these devices."""
+    """Add what was seen of devices to what is known of them, in one transaction; returns the stays they are in."""
     by_uuid: defaultdict[str, list[Presence]] = defaultdict(list)
     for one in seen:
         by_uuid[one.uuid].append(one)
@@ -81,8 +81,14 @@ def extend(ledger: Ledger, seen: Sequence[Presence]) -> dict[str, list[Presence]
     with transaction(ledger.engine, write=True) as connection:
         advisory_lock(connection, "presence")
         known: defaultdict[str, list[Presence]] = defaultdict(list)
-        for row in connection.execute(sa.select(t.gpu_presence).where(p.uuid.in_(by_uuid))):
-            known[row.uuid].append(Presence(**row._mapping))
+        for uuid, new in by_uuid.items():
+            # only those that they may go on with, or that begin with them
+            since_ns = min(one.first_ns for one in new) - PRESENCE_GAP_NS
+            until_ns = max(one.last_ns for one in new) + PRESENCE_GAP_NS
+            near = (p.uuid == uuid, p.first_ns <= until_ns, p.last_ns >= since_ns)
+            known[uuid] += [
+                Presence(**row._mapping) for row in connection.execute(sa.select(t.gpu_presence).where(*near))
+            ]
         found = {uuid: merged([*known[uuid], *new]) for uuid, new in by_uuid.items()}
         before = {(one.uuid, one.first_ns): one for stays in known.values() for one in stays}
         after = {(one.uuid, one.first_ns): one for stays in found.values() for one in stays}
@@ -106,19 +112,21 @@ _VALUES = ("last_ns", "host", "name", "kind", "parent", "pod", "read_id")
 
 
 def merged(stays: Iterable[Presence]) -> list[Presence]:
-    """One device's stays in the order of time, those that go on with one another made one."""
-    found: list[Presence] = []
-    for stay in sorted(stays, key=lambda one: (one.first_ns, one.last_ns, one.pod)):
-        if found and stay.follows(found[-1]):
-            last = found[-1]
-            read_id = max(last.read_id, stay.read_id)
-            found[-1] = replace(last, last_ns=max(last.last_ns, stay.last_ns), read_id=read_id)
-        elif found and found[-1].first_ns == stay.first_ns:
-            # two that tell it from one moment on: where it was there, the first is believed
-            found[-1] = replace(found[-1], last_ns=max(found[-1].last_ns, stay.last_ns))
-        else:
-            found.append(stay)
-    return found
+    """One device's stays in the order of time, those of one identity that go on with one another made one.
+
+    Their union, with gaps of a minute closed, is the same in whatever order they come.
+    """
+    begun: dict[int, Presence] = {}
+    open_: dict[tuple[str, ...], Presence] = {}
+    for stay in sorted(stays, key=lambda one: (one.first_ns, one.identity, one.last_ns)):
+        # two that tell it from one moment on are one row: the first is believed
+        last = open_.get(stay.identity)
+        if last is None or stay.first_ns > last.last_ns + PRESENCE_GAP_NS:
+            last = begun.get(stay.first_ns, stay)
+        longer = max(last.last_ns, stay.last_ns)
+        longer_stay = replace(last, last_ns=longer, read_id=max(last.read_id, stay.read_id))
+        begun[last.first_ns] = open_[last.identity] = longer_stay
+    return list(begun.values())
 
 
 def device_records(ledger: Ledger, after_id: int, through_id: int, limit: int = 5_000) -> list[tuple[int, RawRecord]]:
