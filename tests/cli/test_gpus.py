@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import threading
 
 import httpx
 import pytest
@@ -13,8 +14,9 @@ from tests.service.running import served
 from typer.testing import CliRunner
 
 from farthing.cli.gpu_table import FAULT_WORDS, gpu_rows, gpu_table
-from farthing.cli.gpus import GpuWatch, show_gpus
+from farthing.cli.gpus import FIRST_READING_SECONDS, GpuWatch, show_gpus
 from farthing.cli.main import app
+from farthing.collectors.gpu.exporters import TIMEOUT_SECONDS
 from farthing.domain.conventions import FAULT_STUCK_UTILIZATION, FAULTS
 from farthing.domain.devices import DevicesView, DeviceView
 from farthing.domain.errors import EngineUnreachableError
@@ -227,6 +229,26 @@ def test_without_a_driver_either_it_says_so_once_and_goes_on(capsys):
     with GpuWatch(NOWHERE, opened=nothing, said=said.append) as watch:
         assert [watch.payload()["devices"] for _ in range(3)] == [[], [], []]
     assert said == ["no NVIDIA driver on this host"]
+
+
+def test_a_source_that_has_not_answered_yet_is_named(monkeypatch):
+    """Its devices are missing, which nobody would see; an exporter is given all the time that it may take."""
+    assert FIRST_READING_SECONDS > TIMEOUT_SECONDS
+    monkeypatch.setattr("farthing.cli.gpus.FIRST_READING_SECONDS", 0.05)
+    answered = threading.Event()
+
+    class Slow(Here):
+        name = "http://node-2:9400/metrics"
+
+        def read(self):
+            answered.wait(30)
+            return []
+
+    said: list[str] = []
+    with GpuWatch(NOWHERE, opened=lambda *_: [Slow()], said=said.append) as watch:
+        assert watch.payload()["devices"] == []
+        answered.set()
+    assert said == ["http://node-2:9400/metrics has not answered yet; its devices are not shown"]
 
 
 def test_a_service_that_comes_up_takes_over():

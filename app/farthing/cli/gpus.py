@@ -27,8 +27,8 @@ from farthing.settings import GpuSettings, Settings
 __all__ = ["GpuWatch", "show_gpus"]
 
 TIMEOUT_SECONDS = 2.0
-FIRST_READING_SECONDS = 2.0
-"""How long the first picture waits for the sources of this host."""
+FIRST_READING_SECONDS = 6.0
+"""How long the first picture waits for the sources of this host: a little longer than an exporter may take."""
 
 Payload = dict[str, Any]
 NUMBER: Final = (int, float, NoneType)
@@ -154,6 +154,9 @@ class GpuWatch:
             deadline = time.monotonic() + FIRST_READING_SECONDS
             while len(self._sampler.view().sources) < len(sources) and time.monotonic() < deadline:
                 time.sleep(0.02)
+            known = self._sampler.view().sources
+            for late in (source.name for source in sources if source.name not in known):
+                self._said(f"{late} has not answered yet; its devices are not shown")
         view = self._sampler.view()
         engines = engines_on((one.reading for one in view.devices), self._settings.engines, {})
         return gpus_payload(replace(view, engines=engines), None)
