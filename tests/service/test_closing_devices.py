@@ -286,3 +286,16 @@ def test_a_month_that_was_priced_late_is_not_priced_again(ledger, recording, tmp
     assert _moved_in_november(december) == 333_333_334
     assert close(ledger, "2027-01", _priced(2.0, Foo=(3.0, "2026-01-01"))).document.accruals == ()
     proven(ledger, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["MIG-8f3c", UUID.removeprefix("GPU-")])
+def test_a_boot_whose_name_for_its_gpu_was_never_read_is_not_billed_twice(ledger, recording, tmp_path, name):
+    """DCGM calls slices by their GPU and a number, the driver by a UUID: then GPUs are counted."""
+    raw = moved(recording, NOVEMBER, 600)
+    slices = _there(f"{UUID}/1", 600, kind="mig", parent=UUID, profile="3g.40gb")
+    ledger.add([_there(UUID, 600), slices, *without_samples(raw, [name])])
+    accountant(ledger, SETTINGS).advance()
+    closed = close(ledger, NOVEMBER)
+    identity(closed)
+    assert closed.document.facts.bill_nano == pytest.approx(_cost(600), abs=10**6)
+    proven(ledger, tmp_path)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from fractions import Fraction
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -34,6 +34,7 @@ __all__ = [
     "unpriced_engine_names",
 ]
 
+_GPU_UUID: Final = "GPU-"
 _Key = tuple[str, str, str]
 """GPU, fraction of it, and the engine that chose its price."""
 
@@ -101,25 +102,30 @@ def lives_of(
 ) -> list[Life]:
     """Lives as devices are billed by: of whole GPUs, a slice as its part of one.
 
-    ``key`` gives the price table's key of a GPU's name.
+    ``key`` gives the price table's key of a GPU's name. Devices under names that nobody read are counted by number.
     """
-    parents = {stay.uuid: stay.parent for stay in stays if stay.kind == MIG and stay.parent}
+    known: dict[str, str] = {}
+    for stay in stays:
+        known[stay.uuid] = stay.parent if stay.kind == MIG and stay.parent else stay.uuid
     found = []
     for one in billed:
         tariff = tariffs.get(one.price_version)
-        found.append(
-            Life(
-                engine=one.engine,
-                start_ns=one.start_ns,
-                end_ns=one.end_ns,
-                devices=tuple(parents.get(uuid, uuid) for uuid in one.devices),
-                gpu=key(one.gpu),
-                count=one.count,
-                fraction=Fraction(tariff.fraction) if tariff else Fraction(1),
-                # the cost of a capacity is divided over its slots
-                held=tariff is not None and '"slots"' in tariff.content,
-            )
+        # a GPU's UUID is the same to everybody who reads it; other names are not, and those nobody read tell nothing
+        told = [uuid for uuid in one.devices if uuid in known or uuid.startswith(_GPU_UUID)]
+        life = Life(
+            engine=one.engine,
+            start_ns=one.start_ns,
+            end_ns=one.end_ns,
+            devices=tuple(known.get(uuid, uuid) for uuid in told),
+            gpu=key(one.gpu),
+            count=one.count,
+            fraction=Fraction(tariff.fraction) if tariff else Fraction(1),
+            # the cost of a capacity is divided over its slots
+            held=tariff is not None and '"slots"' in tariff.content,
         )
+        found.append(life)
+        if told and len(told) < len(one.devices) and one.count > len(told):
+            found.append(replace(life, devices=(), count=one.count - len(told)))
     return found
 
 
