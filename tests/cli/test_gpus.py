@@ -179,7 +179,7 @@ def test_a_source_that_is_down_is_told():
     assert lines_of(payload, "Live from here")[-3:] == [
         "No device is read.",
         "Live from here",
-        "http://node-2:9400/metrics does not answer.",
+        "http://node-2:9400/metrics cannot be read.",
     ]
 
 

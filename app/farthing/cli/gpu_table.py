@@ -98,7 +98,7 @@ def gpu_table(payload: Payload, note: str = "", width: int = WIDE) -> Table:
     for engine, device, first in _pairs(payload):
         grid.add_row(*_engine_cells(engine, device, first), *_device_cells(device, several, narrow))
     down = [source["name"] for source in payload["sources"] if not source["up"]]
-    notes = [note, *(f"{name} does not answer." for name in down)]
+    notes = [note, *(f"{name} cannot be read." for name in down)]
     if not payload["devices"]:
         notes.insert(0, "No device is read.")
     grid.caption = Text("\n".join(_printable(line) for line in notes if line), style="dim")
