@@ -30,14 +30,14 @@ SEEN = st.lists(
 @given(SEEN, st.randoms())
 def test_what_is_billed_is_the_union_of_what_was_seen_in_any_order_of_arrival(seen, rng):
     """Of every source, with gaps of up to a minute closed."""
-    expected = []
+    expected: list[tuple[int, int]] = []
     for one in sorted(seen, key=lambda one: one.first_ns):
         first, last = one.first_ns // SECOND, one.last_ns // SECOND
         if expected and first <= expected[-1][1] + 60:
             expected[-1] = (expected[-1][0], max(expected[-1][1], last))
         else:
             expected.append((first, last))
-    stays = []
+    stays: list[Presence] = []
     for one in rng.sample(seen, len(seen)):
         stays = merged([*stays, one])
     assert _spans(stays) == expected
@@ -46,7 +46,7 @@ def test_what_is_billed_is_the_union_of_what_was_seen_in_any_order_of_arrival(se
 
 def test_two_readers_of_one_gpu_make_a_row_each():
     """An agent and an exporter that tells the pod, for ten minutes: all of it is billed, and rows stay few."""
-    stays = []
+    stays: list[Presence] = []
     for at in range(0, 600, 10):
         stays = merged([*stays, _seen(at, at + 8, ""), _seen(at + 1, at + 9, "ns/x")])
     assert [(one.pod, one.last_ns // SECOND) for one in stays] == [("", 598), ("ns/x", 599)]

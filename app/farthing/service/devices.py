@@ -128,8 +128,8 @@ class Devices:
         while rows := device_records(self._ledger, self._last_id, through_id):
             samples = [(row_id, found) for row_id, raw in rows if (found := _samples(raw))]
             seen = [stay for row_id, one in samples for stay in _stays(one, row_id)]
-            for uuid, found in extend(self._ledger, seen).items():
-                self.stays[uuid] = merged([*self.stays.get(uuid, ()), *found])
+            for uuid, stays in extend(self._ledger, seen).items():
+                self.stays[uuid] = merged([*self.stays.get(uuid, ()), *stays])
             self._by_pod = [account for account in self._by_pod if not account.ended]
             for _, one in samples:
                 self._take(one)

@@ -4,6 +4,7 @@ import gzip
 import json
 import re
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -322,7 +323,7 @@ def test_no_xid_yet_is_told_so_that_the_first_is_a_change():
         (device,) = read(f"DCGM_FI_DEV_XID_ERRORS{labels} {code}\nDCGM_FI_DEV_GPU_TEMP{labels} 40\n")
         registry = CollectorRegistry()
         view = DevicesView(NOW, devices=(DeviceView(device, method="none"),))
-        registry.register(DeviceCollector(lambda shown=view: shown))
+        registry.register(DeviceCollector(partial(replace, view)))
         named = {"uuid": "GPU-1", "hostname": "h", "device": "0", "gpu_model": "X"}
         assert registry.get_sample_value("farthing_gpu_last_xid", named) == code
 
