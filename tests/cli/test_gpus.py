@@ -18,7 +18,7 @@ from farthing.cli.gpus import FIRST_READING_SECONDS, GpuWatch, show_gpus
 from farthing.cli.main import app
 from farthing.collectors.gpu.exporters import TIMEOUT_SECONDS
 from farthing.domain.conventions import FAULT_STUCK_UTILIZATION, FAULTS
-from farthing.domain.devices import DevicesView, DeviceView
+from farthing.domain.devices import DevicesView, DeviceView, IdleGpu
 from farthing.domain.errors import EngineUnreachableError
 from farthing.domain.gpu import MIG, THROTTLE_IDLE, THROTTLE_POWER, THROTTLE_THERMAL, GpuReading
 from farthing.exporters.web.gpus import gpu_routes, gpus_payload
@@ -104,7 +104,7 @@ def test_an_engine_stands_beside_its_device_with_what_it_makes_of_it():
 
 def test_a_device_without_an_engine_says_so_with_what_it_costs():
     """Paid for and serving nothing."""
-    payload = payload_of(reading(), unallocated_nano={UUID: 2_490_000_000})
+    payload = payload_of(reading(), idle=(IdleGpu(UUID, "node-1", "NVIDIA H100 80GB HBM3", 2_490_000_000),))
     (line,) = (line for line in lines_of(payload) if "H100" in line)
     assert line.startswith("none")
     assert "2.49" in line

@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from tests.alerts.real_parts import program
 
 from farthing.domain import conventions as names
-from farthing.domain.devices import DevicesView, DeviceView
+from farthing.domain.devices import DevicesView, DeviceView, IdleGpu
 from farthing.domain.gpu import COUNTER, ENERGY_SHARE, MIG, NO_ENERGY, THROTTLE_POWER, THROTTLE_REASONS, GpuReading
 from farthing.domain.metric_reference_gpu import DEVICE, DEVICE_METRICS
 from farthing.exporters.prometheus import exposition
@@ -54,7 +54,7 @@ VIEW = DevicesView(
     devices=(DeviceView(FULL, COUNTER, 25_524_808),),
     sources={"nvml": True, "http://node-2:9400/metrics": False},
     engines={UUID: ("llama-8b",)},
-    unallocated_nano={UUID: 2_490_000_000},
+    idle=(IdleGpu(UUID, "node-1", "NVIDIA H100 80GB HBM3", 2_490_000_000),),
     waiting=0,
     dropped=0,
 )
@@ -184,6 +184,6 @@ def test_promtool_finds_nothing_to_lint():
 
 
 def test_a_device_that_is_gone_has_no_series():
-    """Not one with its last value."""
-    before, after = families(VIEW), families(replace(VIEW, devices=()))
+    """Not one with its last value: the reader has it no more, nor have the books."""
+    before, after = families(VIEW), families(replace(VIEW, devices=(), idle=()))
     assert set(before) - set(after) == {entry.name for entry in DEVICE_METRICS if set(DEVICE) <= set(entry.labels)}

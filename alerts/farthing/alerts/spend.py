@@ -199,18 +199,23 @@ def _unit_cost_jump(settings: Settings) -> AlertRule:
     """A model's tokens got dearer although as many of them are computed as ever. Nothing inhibits it."""
     ratio = settings.alerts.unit_cost_jump_ratio
     by_model = f"sum by ({names.LABEL_MODEL})"
-    tokens = f'{names.METRIC_TENANT_TOKENS}{{{names.LABEL_KIND}!="{names.TOKEN_IMAGE}"}}'
+    of_one = f"{names.LABEL_MODEL}=%q"
 
-    def unit_cost(over: str, where: str = "") -> str:
-        cost = f"{names.METRIC_TENANT_COST}{where}"
-        counted = tokens.replace("{", where.rstrip("}") + ",") if where else tokens
-        return f"1e6 * {by_model} (increase({cost}[{over}])) / {by_model} (increase({counted}[{over}]))"
+    def counted(where: str = "") -> str:
+        return f'{names.METRIC_TENANT_TOKENS}{{{where}{names.LABEL_KIND}!="{names.TOKEN_IMAGE}"}}'
 
-    usual = amount_of(unit_cost("1d", f"{{{names.LABEL_MODEL}=%q}}"), names.LABEL_MODEL, times=2)
+    def unit_cost(over: str, cost: str, tokens: str) -> str:
+        return f"1e6 * {by_model} (increase({cost}[{over}])) / {by_model} (increase({tokens}[{over}]))"
+
+    tokens = counted()
+    usual = amount_of(
+        unit_cost("1d", f"{names.METRIC_TENANT_COST}{{{of_one}}}", counted(f"{of_one},")), names.LABEL_MODEL, times=2
+    )
     return AlertRule(
         name="FarthingUnitCostJump",
         expr=(
-            f"{unit_cost('1h')}\n> {ratio!r} * ({unit_cost('1d')})\n"
+            f"{unit_cost('1h', names.METRIC_TENANT_COST, tokens)}\n"
+            f"> {ratio!r} * ({unit_cost('1d', names.METRIC_TENANT_COST, tokens)})\n"
             f"and\n{by_model} (increase({tokens}[1h])) > {TRAFFIC_SHARE} / 24 * {by_model} (increase({tokens}[1d]))\n"
             f"and\n{by_model} ({tokens} offset {HISTORY})"
         ),

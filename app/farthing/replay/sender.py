@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_exponential, wait_random
 
+from farthing.collectors.intake_client import NotAsAgreedError, TooLargeError, answered, intake_headers, words_of
 from farthing.domain.errors import ConfigError, FarthingError
 from farthing_probe import wire
 
@@ -52,10 +53,6 @@ class _StoppedError(Exception):
     """The stop event was set while waiting for another try."""
 
 
-class _TooLargeError(Exception):
-    """The intake takes smaller bodies than this one."""
-
-
 # What may pass by waiting. An unsupported protocol or an illegal header never does.
 _PASSING = (_AgainError, httpx.TimeoutException, httpx.NetworkError, httpx.RemoteProtocolError, httpx.ProxyError)
 
@@ -80,11 +77,7 @@ class Sender:
         max_wait_seconds: float = 10.0,
     ) -> None:
         self._base = _base_url(url)
-        self._headers = {"Content-Type": "application/x-ndjson", "Content-Encoding": "gzip"}
-        if token is not None:
-            if not token or not token.isascii() or not token.isprintable():
-                raise ConfigError("the intake token must be printable ASCII; check FARTHING_INTAKE_TOKEN or its file")
-            self._headers["Authorization"] = f"Bearer {token}"
+        self._headers = intake_headers(token)
         self._client = client
         self._stop = stop or asyncio.Event()
         self._batch_records = batch_records
@@ -121,7 +114,7 @@ class Sender:
         )
         try:
             answer: httpx.Response = await retrying(self._post, path, body)
-        except _TooLargeError as error:
+        except TooLargeError as error:
             if len(batch) == 1:
                 raise FarthingError(str(error)) from None
             middle = len(batch) // 2
@@ -137,27 +130,25 @@ class Sender:
         answer = await self._client.post(url, content=body, headers=self._headers)
         if answer.status_code == httpx.codes.OK:
             return answer
-        problem = f"{url}: the intake answered {answer.status_code}: {_words_of(answer)}"
+        problem = f"{url}: the intake answered {answer.status_code}: {words_of(answer)}"
         if answer.status_code == httpx.codes.TOO_MANY_REQUESTS or answer.is_server_error:
             raise _AgainError(problem)
         if answer.status_code == httpx.codes.REQUEST_ENTITY_TOO_LARGE:
-            raise _TooLargeError(problem)
+            raise TooLargeError(problem)
         raise FarthingError(problem)
 
     def _count(self, path: str, sent: int, answer: httpx.Response) -> None:
         try:
-            said = answer.json()
-            accepted, duplicate, refused = int(said["accepted"]), int(said["duplicate"]), list(said["refused"])
-        except (ValueError, TypeError, KeyError):
-            raise FarthingError(
-                f"{self._base}{path}: answered 200, but not as Farthing's intake does; check the URL"
-            ) from None
-        self.delivered.accepted += accepted
-        self.delivered.duplicate += duplicate
-        self.delivered.refused += sent - accepted - duplicate
+            said = answered(answer)
+        except NotAsAgreedError as error:
+            raise FarthingError(f"{self._base}{path}: {error}") from None
+        refused = sent - said.accepted - said.duplicate
+        self.delivered.accepted += said.accepted
+        self.delivered.duplicate += said.duplicate
+        self.delivered.refused += refused
         self.delivered.posts += 1
-        if refused:
-            _log.warning("%s: the intake refused %d records; first: %s", path, sent - accepted - duplicate, refused[0])
+        if said.refused:
+            _log.warning("%s: the intake refused %d records; first: %s", path, refused, said.refused[0])
 
     async def _pause(self, seconds: float) -> None:
         """Sleep, but wake and give up as soon as the stop event is set."""
@@ -189,11 +180,3 @@ def _base_url(url: str) -> str:
     if parsed.scheme not in {"http", "https"} or not parsed.host:
         raise ConfigError(f"{url!r} is not an intake's URL; give one like http://127.0.0.1:9464")
     return url.rstrip("/")
-
-
-def _words_of(answer: httpx.Response) -> str:
-    """The intake's own explanation in one line, else the beginning of whatever answered in its place."""
-    try:
-        return str(answer.json()["error"])
-    except (ValueError, TypeError, KeyError):
-        return " ".join(answer.text.split())[:200] or answer.reason_phrase

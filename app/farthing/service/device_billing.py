@@ -6,7 +6,6 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from decimal import Decimal
 from fractions import Fraction
 from typing import Any, Final
 
@@ -224,17 +223,16 @@ class DeviceBilling:
 
     def _tariff(self, idle: IdleDevice, kept: Mapping[_Key, Tariff]) -> Tariff:
         """The price of a part of a GPU, as closings kept it, else as the table has it now."""
-        fraction = Decimal(idle.fraction.numerator) / Decimal(idle.fraction.denominator)
         engine = "" if self._prices.is_held(idle.engine) else idle.engine
-        key = (idle.gpu, str(fraction), engine)
+        key = (idle.gpu, str(idle.part), engine)
         if key in kept:
             return kept[key]
         if not self._prices.chooses(engine):
             # an engine that chose no price by name has that of its GPU
-            key = (idle.gpu, str(fraction), "")
+            key = (idle.gpu, str(idle.part), "")
             if key in kept:
                 return kept[key]
-        tariff = self._used[key] = self._prices.tariff(idle.gpu, 1, fraction, engine=engine)
+        tariff = self._used[key] = self._prices.tariff(idle.gpu, 1, idle.part, engine=engine)
         return tariff
 
 

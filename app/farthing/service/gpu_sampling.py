@@ -16,7 +16,7 @@ from typing import Final, Protocol
 from farthing.collectors.gpu.sampler import Sampler, Sink
 from farthing.collectors.gpu.source import GpuSource
 from farthing.collectors.wire import device_record
-from farthing.domain.devices import DevicesView
+from farthing.domain.devices import DevicesView, IdleGpu
 from farthing.domain.errors import GpuError, LedgerError, RecordError
 from farthing.domain.gpu import DeviceSamples, GpuReading
 from farthing.domain.records import RawRecord
@@ -48,7 +48,7 @@ class _Inbox(Protocol):
 class GpuSampling:
     """Samples while ``run`` runs; ``view`` is always what is known now.
 
-    ``reported`` says where engines run by their probes; ``unallocated`` what devices without an engine cost. Without
+    ``reported`` says where engines run by their probes; ``idle`` what devices without an engine cost. Without
     ``sources`` those of the settings are opened.
     """
 
@@ -59,14 +59,14 @@ class GpuSampling:
         on_records: Callable[[], None],
         *,
         reported: Reported = dict,
-        unallocated: Callable[[], Mapping[str, int]] = dict,
+        idle: Callable[[], tuple[IdleGpu, ...]] = tuple,
         sources: Callable[[], Sequence[GpuSource]] | None = None,
     ) -> None:
         self._settings = settings
         self._ledger = ledger
         self._on_records = on_records
         self._reported = reported
-        self._unallocated = unallocated
+        self._idle = idle
         self._open = sources or (lambda: open_sources(settings.gpus))
         self._queue = _Queue()
         self._sampler = sampler_of(settings.gpus, (), self._queue.put)
@@ -74,14 +74,13 @@ class GpuSampling:
         self._complaint = ""
 
     def view(self) -> DevicesView:
-        """The devices that are there, with the engines that run on them."""
-        view = self._sampler.view()
+        """The devices of this host with the engines on them, and what those of all hosts cost that no engine has."""
+        view = replace(self._sampler.view(), idle=self._idle())
         if not self._watches:
             return view
         return replace(
             view,
             engines=engines_on((one.reading for one in view.devices), self._settings.engines, self._reported()),
-            unallocated_nano=self._unallocated(),
             waiting=len(self._queue),
             dropped=self._queue.dropped,
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from decimal import Decimal
 
 from farthing.books.idle_devices import Life, Slots, Stay, idle_devices
 from farthing.books.prices import PriceBook
@@ -27,9 +26,8 @@ def unallocated_now(
     stays = [Stay(one.uuid, prices.key(one.name), now_ns, now_ns + 1) for one in whole.values()]
     found: dict[str, int] = {}
     for idle in idle_devices(stays, lives, slots, now_ns, now_ns + 1):
-        fraction = Decimal(idle.fraction.numerator) / Decimal(idle.fraction.denominator)
         try:
-            nano = prices.tariff(idle.gpu, 1, fraction).nano_per_hour(now_ns)
+            nano = prices.tariff(idle.gpu, 1, idle.part).nano_per_hour(now_ns)
         except PriceError:
             continue
         found[idle.uuid] = found.get(idle.uuid, 0) + nano

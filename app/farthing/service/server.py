@@ -21,7 +21,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from farthing.collectors.intake import IntakeCounts, IntakeLimits, intake_routes
-from farthing.domain.devices import DevicesView, IdleGpu
+from farthing.domain.devices import IdleGpu
 from farthing.domain.errors import LedgerError
 from farthing.domain.model import Snapshot
 from farthing.domain.spend import SpendView
@@ -78,7 +78,7 @@ class Service:
             ledger,
             self._wake.set,
             reported=lambda: self._on_devices,
-            unallocated=lambda: {one.uuid: one.nano_per_hour for one in self._idle},
+            idle=lambda: self._idle,
         )
         self._watch = SpendWatch(ledger, settings, time.time_ns)
         self._spend: SpendView | None = None
@@ -87,7 +87,7 @@ class Service:
         self._ready = False
         registry = CollectorRegistry()
         registry.register(SnapshotCollector(self.snapshot))
-        registry.register(DeviceCollector(self._devices, settings.currency))
+        registry.register(DeviceCollector(self._gpus.view, settings.currency))
         self._registry = registry
         token = read_secret(TOKEN_VARIABLE, settings.serve.token_file)
         serve = settings.serve
@@ -103,10 +103,6 @@ class Service:
                 *gpu_routes(self._gpus.view, self.snapshot),
             ],
         )
-
-    def _devices(self) -> DevicesView:
-        """The devices of this host, and what those of all hosts cost that no engine has."""
-        return replace(self._gpus.view(), idle=self._idle)
 
     def snapshot(self) -> Snapshot:
         """The picture after the last costing; the page, ``/metrics`` and the API share it."""

@@ -20,7 +20,6 @@ from farthing_probe import wire as probe_wire
 
 __all__ = [
     "KINDS",
-    "MAX_ENERGY_MJ",
     "MAX_LINE_BYTES",
     "MAX_MARKS",
     "MAX_NAMES_BYTES",
@@ -51,8 +50,6 @@ and PostgreSQL takes no key above 2,704 bytes. Only names in other alphabets com
 MAX_SEQUENCES = 1024
 MAX_SIGNALS = 1024
 MAX_GPUS = 1024
-MAX_ENERGY_MJ = 2**56
-"""A counter is believed as far: 2,000 years of 1 kW. Intake takes no more; what an inbox has already can be read."""
 SEEN_BY = ("both", "client", "engine")
 KINDS = (*probe_wire.KINDS, "device")
 """What a probe sends of its engine, and what a reader of GPUs sends of a device."""

@@ -15,7 +15,6 @@ import msgspec
 
 from farthing.collectors.schema import (
     KINDS,
-    MAX_ENERGY_MJ,
     MAX_LINE_BYTES,
     MAX_NAMES_BYTES,
     SEEN_BY,
@@ -35,7 +34,7 @@ from farthing.collectors.schema import (
 from farthing.domain.clock import Anchor
 from farthing.domain.conventions import DEVICE_BOOT, INBOX_REFUSED, OUTCOMES, SCRAPED_BOOT, UNKNOWN, WIRE_VERSION
 from farthing.domain.errors import RecordError
-from farthing.domain.gpu import DEVICE_KINDS, ENERGY_METHODS, NO_ENERGY, DeviceSamples
+from farthing.domain.gpu import DEVICE_KINDS, ENERGY_METHODS, MAX_ENERGY_MJ, NO_ENERGY, DeviceSamples
 from farthing.domain.records import (
     Counters,
     EngineSequence,

@@ -11,6 +11,7 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from fractions import Fraction
 from itertools import pairwise
 
@@ -72,6 +73,11 @@ class IdleDevice:
     fraction: Fraction
     start_ns: int
     end_ns: int
+
+    @property
+    def part(self) -> Decimal:
+        """``fraction`` as prices take it."""
+        return Decimal(self.fraction.numerator) / Decimal(self.fraction.denominator)
 
 
 def idle_devices(

@@ -43,11 +43,14 @@ class DevicesView:
     """Source -> whether it answered last time."""
     engines: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Device UUID -> names of the engines that run on it."""
-    unallocated_nano: Mapping[str, int] = field(default_factory=dict)
-    """UUID of a device that no engine has -> its nano-dollars per hour, where it has a price."""
     idle: tuple[IdleGpu, ...] = ()
     """GPUs without an engine as the books know them, also those that are read on other hosts."""
     waiting: int | None = None
     """Records that wait for delivery; None where nothing is delivered."""
     dropped: int | None = None
     """Records that could not wait any longer, since the reader began."""
+
+    @property
+    def unallocated_nano(self) -> dict[str, int]:
+        """UUID of a device that no engine has -> its nano-dollars per hour, where it has a price."""
+        return {one.uuid: one.nano_per_hour for one in self.idle}

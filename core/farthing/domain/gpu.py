@@ -18,8 +18,10 @@ __all__ = [
     "ENERGY_SHARE",
     "GPU",
     "INTEGRATED",
+    "MAX_ENERGY_MJ",
     "MIG",
     "NO_ENERGY",
+    "SLICE_SEPARATOR",
     "THROTTLE_BOARD",
     "THROTTLE_IDLE",
     "THROTTLE_OTHER",
@@ -36,6 +38,11 @@ MIG: Final = "mig"
 CPU: Final = "cpu"
 DEVICE_KINDS: Final = (GPU, MIG, CPU)
 """A whole GPU, a slice of one, and the processor package of an engine without a GPU."""
+
+MAX_ENERGY_MJ: Final = 2**56
+"""A counter is believed as far: 2,000 years of 1 kW. A value above it stands for "not known"."""
+SLICE_SEPARATOR: Final = "/"
+"""Between a GPU's UUID and the number of a slice, where a source gives slices no UUID of their own."""
 
 COUNTER: Final = "counter"
 INTEGRATED: Final = "integrated"

@@ -10,7 +10,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import httpx
 from tenacity import (
@@ -23,6 +23,7 @@ from tenacity import (
 )
 
 from farthing.collectors.intake import SHOWN_REFUSALS
+from farthing.collectors.intake_client import NotAsAgreedError, TooLargeError, answered, intake_headers, words_of
 from farthing.collectors.wire import device_line
 from farthing.domain.errors import ConfigError, RecordError
 from farthing.domain.gpu import DeviceSamples
@@ -42,8 +43,6 @@ ORDINARY_BYTES: Final = 16 * 1024
 """A record of a few hundred samples. An intake that finds one of these alone too large is none, or wrongly set up."""
 LAST_TRY_SECONDS: Final = 5.0
 """How long the end may wait for what is still in the queue."""
-_NOT_AS_AGREED: Final = (ValueError, TypeError, KeyError, ArithmeticError, RecursionError)
-"""What reading an answer raises that is no intake's: no JSON, another shape, 1e999, too many brackets."""
 
 
 class _AgainError(Exception):
@@ -52,10 +51,6 @@ class _AgainError(Exception):
     def __init__(self, problem: str, retry_after: float = 0.0) -> None:
         super().__init__(problem)
         self.retry_after = retry_after
-
-
-class _TooLargeError(Exception):
-    """The intake takes smaller bodies than this one."""
 
 
 class Delivery:
@@ -77,11 +72,7 @@ class Delivery:
         max_wait_seconds: float = MAX_WAIT_SECONDS,
     ) -> None:
         self._url = _base_url(url) + WINDOWS_PATH
-        self._headers = {"Content-Type": "application/x-ndjson", "Content-Encoding": "gzip"}
-        if token is not None:
-            if not token or not token.isascii() or not token.isprintable():
-                raise ConfigError("the intake token must be printable ASCII; check FARTHING_INTAKE_TOKEN or its file")
-            self._headers["Authorization"] = f"Bearer {token}"
+        self._headers = intake_headers(token)
         self._client = client
         self._queue_bytes = queue_bytes
         self._max_wait_seconds = max_wait_seconds
@@ -164,7 +155,7 @@ class Delivery:
             batch = self._take(size)
             try:
                 retrying(self._post, batch)
-            except _TooLargeError as error:
+            except TooLargeError as error:
                 if len(batch) == 1:
                     self.refused += 1
                     _log.warning("%s: one record alone is too large: %s", self._url, error)
@@ -210,14 +201,14 @@ class Delivery:
         if answer.status_code == httpx.codes.REQUEST_ENTITY_TOO_LARGE and (
             len(batch) > 1 or len(batch[0]) > ORDINARY_BYTES
         ):
-            raise _TooLargeError(_words_of(answer))
+            raise TooLargeError(words_of(answer))
         if answer.status_code != httpx.codes.OK:
-            raise _AgainError(f"answered {answer.status_code}: {_words_of(answer)}", _retry_after(answer))
+            raise _AgainError(f"answered {answer.status_code}: {words_of(answer)}", _retry_after(answer))
         try:
-            said = answer.json()
-            known, refused = int(said["accepted"]) + int(said["duplicate"]), list(said["refused"])
-        except _NOT_AS_AGREED as error:
-            raise _AgainError("answered 200, but not as Farthing's intake does; check the URL") from error
+            said = answered(answer)
+        except NotAsAgreedError as error:
+            raise _AgainError(str(error)) from error
+        known, refused = said.accepted + said.duplicate, said.refused
         told = known + len(refused)
         # the intake shows the first refusals and not all
         if told > len(batch) or (told < len(batch) and len(refused) < SHOWN_REFUSALS):
@@ -274,12 +265,3 @@ def _base_url(url: str) -> str:
 def _retry_after(answer: httpx.Response) -> float:
     text = answer.headers.get("retry-after", "")
     return min(float(text), LONGEST_RETRY_AFTER) if text.isascii() and text.isdecimal() else 0.0
-
-
-def _words_of(answer: httpx.Response) -> str:
-    """The intake's own explanation in one line, else the beginning of whatever answered in its place."""
-    try:
-        said: Any = answer.json()
-        return str(said["error"])
-    except _NOT_AS_AGREED:
-        return " ".join(answer.text.split())[:200] or answer.reason_phrase

@@ -11,19 +11,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from re import fullmatch
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 from farthing.collectors.engines.exposition import Exposition, Sample
 from farthing.domain.conventions import FAULT_SENTINEL
-from farthing.domain.gpu import GPU, MIG, THROTTLE_REASONS, GpuReading
+from farthing.domain.gpu import GPU, MIG, SLICE_SEPARATOR, THROTTLE_REASONS, GpuReading
 from farthing.vocabulary.gpus import QUANTITIES, THROTTLE, UNITS, DeviceLabels, ExporterCatalogue, Telling, ceiling_of
 
 __all__ = ["devices_in", "prefix_of"]
 
 _Key: TypeAlias = tuple[str, str]
 """UUID of the GPU, and the number of a MIG slice on it; empty for the whole."""
-_INTERNAL: Final = "/"
-"""Between a GPU's UUID and the number of a slice that the exporter gives no UUID of its own."""
 
 
 @dataclass(slots=True)
@@ -165,7 +163,7 @@ class _Reader:
         told, values = device.told, device.values
         index = told.get("index", "")
         return GpuReading(
-            uuid=f"{uuid}{_INTERNAL}{number}" if number else uuid,
+            uuid=f"{uuid}{SLICE_SEPARATOR}{number}" if number else uuid,
             at_ns=at_ns,
             source=self._catalogue.exporter,
             host=told.get("host", host),

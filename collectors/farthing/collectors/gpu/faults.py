@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from farthing.domain.clock import SECOND
 from farthing.domain.conventions import FAULT_SENTINEL, FAULT_STUCK_UTILIZATION
-from farthing.domain.gpu import GpuReading
+from farthing.domain.gpu import MAX_ENERGY_MJ, GpuReading
 
 __all__ = ["StuckUtilization", "believed"]
 
@@ -24,7 +24,7 @@ PLAUSIBLE: Final[dict[str, tuple[float, float]]] = {
     "memory_total_bytes": (1, 2**46),
     "power_watts": (0, 20_000),
     "power_limit_watts": (1, 20_000),
-    "energy_mj": (0, 2**56),
+    "energy_mj": (0, MAX_ENERGY_MJ),
     "temperature_celsius": (-60, 200),
     "memory_temperature_celsius": (-60, 200),
     "sm_clock_hz": (0, 10**10),

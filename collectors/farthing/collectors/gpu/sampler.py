@@ -18,7 +18,7 @@ from farthing.collectors.gpu.source import GpuSource
 from farthing.collectors.gpu.tracks import Track
 from farthing.domain.devices import DevicesView, DeviceView
 from farthing.domain.errors import GpuError
-from farthing.domain.gpu import CPU, MIG, DeviceSamples, GpuReading
+from farthing.domain.gpu import CPU, MIG, SLICE_SEPARATOR, DeviceSamples, GpuReading
 
 __all__ = ["Sampler", "Sink"]
 
@@ -34,8 +34,6 @@ RETRY_SECONDS: Final = 10.0
 FEW: Final = 5
 STOP_SECONDS: Final = 5.0
 """How long a source may take to end its last reading."""
-SLICE: Final = "/"
-"""Between a GPU's UUID and a slice's number, where an exporter gives slices no UUIDs."""
 LOCAL_SOURCES: Final = ("nvml", "rapl")
 """Sources that read this host, and need not say so."""
 
@@ -208,7 +206,7 @@ class Sampler:
 
         A slice that is UUID/NUMBER to its source is had by one that tells its GPU's slices by UUIDs of their own.
         """
-        gpu, numbered, _ = uuid.rpartition(SLICE)
+        gpu, numbered, _ = uuid.rpartition(SLICE_SEPARATOR)
         for earlier, watched in enumerate(self._watched[:number]):
             if not self._is_fresh(watched):
                 continue
