@@ -8,6 +8,8 @@ from typing import Final
 from farthing.alerts.annotations import MODEL_SPEND, dashboard_url, percent_text
 from farthing.alerts.rules import SLOW_SECONDS, TEAM_SERVING, AlertRule, RuleGroup
 from farthing.domain import conventions as names
+from farthing.promql.scope import FLEET
+from farthing.promql.serving import cache_hit_ratio, mean_rate
 from farthing.settings import Settings
 
 __all__ = ["cache"]
@@ -48,14 +50,13 @@ def cache(settings: Settings) -> RuleGroup:
 
 
 def _ratio(one: _Cache, over: str) -> str:
-    by_model = f"sum by ({names.LABEL_MODEL})"
-    return f"({by_model} (avg_over_time({one.hits}[{over}])) / {by_model} (avg_over_time({one.queries}[{over}])))"
+    return f"({cache_hit_ratio(FLEET, over, one.hits, one.queries)})"
 
 
 def _collapsed(one: _Cache, settings: Settings) -> AlertRule:
     """The hit rate fell far below what it was, by tokens or items and not by requests. Nothing inhibits it."""
     left = settings.alerts.cache_collapse_ratio
-    asked = f"sum by ({names.LABEL_MODEL}) (avg_over_time({one.queries}[{NOW}])) * {NOW_SECONDS}"
+    asked = f"{mean_rate(FLEET, NOW, one.queries)} * {NOW_SECONDS}"
     return AlertRule(
         name=one.alert,
         expr=(

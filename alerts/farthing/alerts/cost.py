@@ -7,6 +7,8 @@ from typing import Final
 from farthing.alerts.annotations import ENGINE_SPEND, FLEET_SPEND, amount, by_instance, dashboard_url, percent_text
 from farthing.alerts.rules import SLOW_SECONDS, TEAM_FINANCE, TEAM_PLATFORM, TEAM_SERVING, AlertRule, RuleGroup
 from farthing.domain import conventions as names
+from farthing.promql.money import cost_in, cost_share, unattributed_share
+from farthing.promql.scope import FLEET
 from farthing.settings import Settings
 
 __all__ = ["cost"]
@@ -18,7 +20,6 @@ BUSY_RANGE: Final = "1h"
 UNATTRIBUTED_SECONDS: Final = 600
 RESIDUAL_SECONDS: Final = 60
 UNPRICED_SECONDS: Final = 300
-_BUSY_ACCOUNTS: Final = f"{names.CHARGED}|{names.ABORTED}|{names.UNATTRIBUTED}"
 
 
 def cost(settings: Settings) -> RuleGroup:
@@ -37,22 +38,17 @@ def cost(settings: Settings) -> RuleGroup:
     )
 
 
-def _of_account(account: str) -> str:
-    return f'sum(increase({names.METRIC_COST}{{{names.LABEL_ACCOUNT}="{account}"}}[{WASTE_RANGE}]))'
-
-
 def _share_of_account(account: str, ratio: float, settings: Settings) -> str:
     """The part of all settled cost that an account is, beyond ``ratio`` and worth telling."""
-    wasted = _of_account(account)
     return (
-        f"{wasted}\n/\nsum(increase({names.METRIC_COST}[{WASTE_RANGE}]))\n> {ratio!r}\n"
-        f"and\n{wasted} > {settings.alerts.waste_usd.normalize():f}"
+        f"{cost_share(FLEET, WASTE_RANGE, (account,))}\n> {ratio!r}\n"
+        f"and\n{cost_in(FLEET, WASTE_RANGE, (account,))} > {settings.alerts.waste_usd.normalize():f}"
     )
 
 
 def _wasted(account: str) -> str:
     """Template: what the account cost in the range."""
-    return amount(_of_account(account))
+    return amount(cost_in(FLEET, WASTE_RANGE, (account,)))
 
 
 def _idle_cost_high(settings: Settings) -> AlertRule:
@@ -114,15 +110,9 @@ def _starting_cost_high(settings: Settings) -> AlertRule:
 
 def _unattributed_high(settings: Settings) -> AlertRule:
     """Work that no request explains. It speaks for the check of it, which FarthingReconciliationRed leaves out."""
-    busy = f'{{{names.LABEL_ACCOUNT}=~"{_BUSY_ACCOUNTS}"}}'
-    by_engine = f"sum by ({names.LABEL_ENGINE})"
-    share = (
-        f"{by_engine} (increase({names.METRIC_UNATTRIBUTED}[{BUSY_RANGE}]))\n/\n"
-        f"{by_engine} (increase({names.METRIC_COST}{busy}[{BUSY_RANGE}]))"
-    )
     return AlertRule(
         name="FarthingUnattributedHigh",
-        expr=by_instance(f"{share}\n> {settings.alerts.unattributed_ratio!r}"),
+        expr=by_instance(f"{unattributed_share(FLEET, BUSY_RANGE)}\n> {settings.alerts.unattributed_ratio!r}"),
         for_seconds=UNATTRIBUTED_SECONDS,
         severity="warning",
         team=TEAM_PLATFORM,

@@ -10,6 +10,8 @@ from typing import Final
 from farthing.alerts.annotations import MODEL_SPEND, dashboard_url, percent_text
 from farthing.alerts.rules import TEAM_SERVING, AlertRule, RuleGroup
 from farthing.domain import conventions as names
+from farthing.promql.scope import FLEET
+from farthing.promql.serving import ended_in, engine_share, mean_rate, outcome_share
 from farthing.settings import Settings
 
 __all__ = ["MINIMUM_REQUESTS", "errors", "share_of_rates"]
@@ -34,25 +36,20 @@ def errors(settings: Settings) -> RuleGroup:
 def share_of_rates(record: str, ratio: float) -> str:
     """By model: the part of ``record`` in it and the finished requests of five minutes, beyond ``ratio``.
 
-    Where nothing finishes at all, everything went wrong: a missing series of finished requests counts as none, and one
-    of ``record`` leaves the alert silent.
+    Without a series of ``record`` the alert is silent.
     """
-    mean = f"avg_over_time({{}}[{ENGINE_RANGE}])"
-    wrong = f"sum by ({names.LABEL_MODEL}) ({mean.format(record)})"
-    done = f"sum by ({names.LABEL_MODEL}) ({mean.format(names.REC_REQUEST_RATE)})"
     return (
-        f"{wrong}\n/\n({wrong} + ({done} or {wrong} * 0))\n> {ratio!r}\n"
-        f"and\n{wrong} * {ENGINE_RANGE_SECONDS} >= {MINIMUM_REQUESTS}"
+        f"{engine_share(FLEET, ENGINE_RANGE, record)}\n> {ratio!r}\n"
+        f"and\n{mean_rate(FLEET, ENGINE_RANGE, record)} * {ENGINE_RANGE_SECONDS} >= {MINIMUM_REQUESTS}"
     )
 
 
 def _share_of_outcomes(outcomes: tuple[str, str], ratio: float) -> str:
     """By model: the part of requests that ended in one of these ways, beyond ``ratio``."""
-    by_model = f"sum by ({names.LABEL_MODEL})"
-    ended = f'{{{names.LABEL_OUTCOME}=~"{"|".join(outcomes)}"}}'
-    wrong = f"{by_model} (increase({names.METRIC_REQUESTS}{ended}[{EDGE_RANGE}]))"
-    every = f"{by_model} (increase({names.METRIC_REQUESTS}[{EDGE_RANGE}]))"
-    return f"{wrong}\n/\n{every}\n> {ratio!r}\nand\n{wrong} >= {MINIMUM_REQUESTS}"
+    return (
+        f"{outcome_share(FLEET, EDGE_RANGE, outcomes)}\n> {ratio!r}\n"
+        f"and\n{ended_in(FLEET, EDGE_RANGE, outcomes)} >= {MINIMUM_REQUESTS}"
+    )
 
 
 def _requests_failing(settings: Settings) -> AlertRule:

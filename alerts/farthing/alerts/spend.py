@@ -14,6 +14,8 @@ from farthing.alerts.annotations import (
 )
 from farthing.alerts.rules import SLOW_SECONDS, TEAM_FINANCE, AlertRule, RuleGroup
 from farthing.domain import conventions as names
+from farthing.promql.money import model_unit_cost, tenant_tokens_before, tenant_tokens_in
+from farthing.promql.scope import FLEET, Scope
 from farthing.settings import Settings
 
 __all__ = ["spend"]
@@ -198,26 +200,14 @@ def _cost_anomaly(settings: Settings) -> AlertRule:
 def _unit_cost_jump(settings: Settings) -> AlertRule:
     """A model's tokens got dearer although as many of them are computed as ever. Nothing inhibits it."""
     ratio = settings.alerts.unit_cost_jump_ratio
-    by_model = f"sum by ({names.LABEL_MODEL})"
-    of_one = f"{names.LABEL_MODEL}=%q"
-
-    def counted(where: str = "") -> str:
-        return f'{names.METRIC_TENANT_TOKENS}{{{where}{names.LABEL_KIND}!="{names.TOKEN_IMAGE}"}}'
-
-    def unit_cost(over: str, cost: str, tokens: str) -> str:
-        return f"1e6 * {by_model} (increase({cost}[{over}])) / {by_model} (increase({tokens}[{over}]))"
-
-    tokens = counted()
-    usual = amount_of(
-        unit_cost("1d", f"{names.METRIC_TENANT_COST}{{{of_one}}}", counted(f"{of_one},")), names.LABEL_MODEL, times=2
-    )
+    of_one = Scope((f"{names.LABEL_MODEL}=%q",))
+    usual = amount_of(model_unit_cost(of_one, "1d"), names.LABEL_MODEL, times=2)
     return AlertRule(
         name="FarthingUnitCostJump",
         expr=(
-            f"{unit_cost('1h', names.METRIC_TENANT_COST, tokens)}\n"
-            f"> {ratio!r} * ({unit_cost('1d', names.METRIC_TENANT_COST, tokens)})\n"
-            f"and\n{by_model} (increase({tokens}[1h])) > {TRAFFIC_SHARE} / 24 * {by_model} (increase({tokens}[1d]))\n"
-            f"and\n{by_model} ({tokens} offset {HISTORY})"
+            f"{model_unit_cost(FLEET, '1h')}\n> {ratio!r} * ({model_unit_cost(FLEET, '1d')})\n"
+            f"and\n{tenant_tokens_in(FLEET, '1h')} > {TRAFFIC_SHARE} / 24 * {tenant_tokens_in(FLEET, '1d')}\n"
+            f"and\n{tenant_tokens_before(FLEET, HISTORY)}"
         ),
         for_seconds=UNIT_COST_SECONDS,
         severity="warning",
