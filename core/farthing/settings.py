@@ -17,7 +17,7 @@ from farthing.domain.yaml_places import line_of
 from farthing.settings_alerts import AlertSettings
 from farthing.settings_autoscale import AutoscaleSettings
 from farthing.settings_budgets import BudgetSettings
-from farthing.settings_gpu import ExporterSettings, GpuSettings
+from farthing.settings_gpu import ExporterSettings, GpuSettings, GpuUuid
 from farthing.settings_notify import NotifySettings
 from farthing.settings_prices import CapacitySettings, Currency, ExchangeSettings, OwnedSettings, PriceSettings
 from farthing.settings_slo import SloSettings, effective_slos
@@ -51,7 +51,6 @@ DEFAULT_CONFIG = "farthing.yaml"
 TOKEN_VARIABLE = "FARTHING_INTAKE_TOKEN"  # noqa: S105 - the name of a variable
 
 Port = Annotated[int, Field(ge=1, le=65535)]
-GpuUuid = Annotated[str, Field(min_length=1, max_length=96, pattern=r"^\S+$")]
 
 
 class _Strict(BaseModel):

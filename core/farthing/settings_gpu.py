@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from decimal import Decimal
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, HttpUrl, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    HttpUrl,
+    field_validator,
+    model_validator,
+)
 
-__all__ = ["HOST_VARIABLE", "ExporterKind", "ExporterSettings", "GpuSettings"]
+__all__ = ["HOST_VARIABLE", "ExporterKind", "ExporterSettings", "GpuSettings", "GpuUuid"]
 
 HOST_VARIABLE = "FARTHING_HOST"
 
@@ -19,6 +29,24 @@ def _switch(value: object) -> object:
     return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
 
+# AMD's and Intel's are bare UUIDs too: their second group is 0000
+_NVIDIA_UUID = re.compile(
+    r"(?:gpu-|mig-)?([0-9a-f]{8}-(?!0000-)[0-9a-f]{4}(?:-[0-9a-f]{4}){2}-[0-9a-f]{12}(?:/\d+)?)", re.IGNORECASE
+)
+
+
+def _with_prefix(uuid: str) -> str:
+    """A device's UUID as its driver spells it, or a ValueError that says how."""
+    found = _NVIDIA_UUID.fullmatch(uuid)
+    if found and not uuid.startswith(("GPU-", "MIG-")):
+        raise ValueError(
+            f"{uuid!r} lacks the prefix that drivers give it; write 'GPU-{found[1]}', or 'MIG-{found[1]}' for a slice "
+            "(nvidia-smi -L shows them)"
+        )
+    return uuid
+
+
+GpuUuid = Annotated[str, Field(min_length=1, max_length=96, pattern=r"^\S+$"), AfterValidator(_with_prefix)]
 Switch = Annotated[Literal["auto", "on", "off"], BeforeValidator(_switch)]
 Amount = Annotated[Decimal | None, Field(gt=0, max_digits=18, decimal_places=9)]
 OptionalAmount = Annotated[Decimal | None, Field(ge=0, max_digits=18, decimal_places=9)]

@@ -210,6 +210,60 @@ def test_driver_names_find_their_price(device, key):
     assert canonical_gpu(device) == key
 
 
+@pytest.mark.parametrize(
+    "device",
+    [
+        "NVIDIA GH200 480GB", "NVIDIA GH200 144G HBM3e", "NVIDIA GB200", "NVIDIA B200 NVL", "NVIDIA H100 PCIe",
+        "NVIDIA H100 NVL", "NVIDIA H200 NVL", "NVIDIA H20", "NVIDIA H20-3e", "NVIDIA H800", "NVIDIA A100-SXM4-40GB",
+        "NVIDIA A100-PCIE-40GB", "NVIDIA A100X", "GRID A100-10C", "NVIDIA A10", "NVIDIA A800-SXM4-80GB", "NVIDIA L40",
+        "NVIDIA L40G", "NVIDIA L20", "NVIDIA L4 Tuned", "NVIDIA B300 SXM6 AC", "AMD Instinct MI300A",
+        "AMD Instinct MI325X", "AMD Instinct MI308X", "H100", "A100", "unknown", "",
+    ],
+)  # fmt: skip
+def test_a_gpu_that_is_not_known_is_unpriced_and_never_has_anothers_price(device):
+    """A GH200 is no H200, an H100 NVL no H100 SXM, and an A100 may have half of the memory."""
+    with pytest.raises(PriceError, match=r"no price for GPU .*add it under prices:"):
+        PriceBook().tariff(device, 1)
+
+
+@pytest.mark.parametrize(
+    ("device", "key"),
+    [
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", "H100-SXM"),
+        ("nvidia a100-sxm4-80gb mig 3g.40gb+me", "A100-80GB"),
+        ("NVIDIA A100 80GB PCIe", "A100-80GB"),
+        ("AMD Instinct MI300X OAM", "MI300X"),
+        ("AMD_Instinct_MI300X_OAM", "MI300X"),
+        ("NVIDIA H200", "H200"),
+        ("NVIDIA B200", "B200"),
+        ("h100-sxm5", "H100-SXM"),
+    ],
+)
+def test_other_spellings_and_slices_of_a_known_gpu_are_that_gpu(device, key):
+    """A slice is billed as its part of its GPU, whose name its own begins with."""
+    assert canonical_gpu(device) == key
+
+
+@pytest.mark.parametrize(
+    ("device", "key"),
+    [
+        ("NVIDIA H100 PCIe", "H100-PCIe"),
+        ("NVIDIA H100 NVL", "H100-NVL"),
+        ("NVIDIA H200 NVL", "H200-NVL"),
+        ("NVIDIA GH200 480GB", "GH200-96GB"),
+        ("NVIDIA GH200 144G HBM3e", "GH200-144GB"),
+        ("NVIDIA A100-SXM4-40GB", "A100-40GB"),
+        ("NVIDIA A100-PCIE-40GB", "A100-40GB"),
+        ("NVIDIA L40", "L40"),
+    ],
+)
+def test_a_price_of_ones_own_finds_a_gpu_by_its_key_or_by_its_drivers_name(device, key):
+    """Boards without a public price have a key of their own for the day that somebody enters one."""
+    for name in (key, device):
+        own = GpuPrice(name, 1_000_000_000, date(2026, 1, 1), "own")
+        assert PriceBook([own]).tariff(device, 1).nano_per_hour(NOVEMBER) == 1_000_000_000
+
+
 @pytest.mark.parametrize("fraction", ["0.142857", "0.5", "1"])
 def test_a_slice_of_a_gpu_costs_its_part(fraction):
     """A MIG slice is billed as a slice, and telescopes like a whole one."""

@@ -7,6 +7,7 @@ import pytest
 from farthing.domain.errors import ConfigError
 from farthing.settings import parse_settings
 
+BARE = "5c1f0c5e-8d4b-2b7a-91f0-6f3d1c9a7e21"
 ENGINES = """engines:
 - {name: a, url: "http://a:8000", gpu_uuids: [GPU-1, GPU-2]%s}
 - {name: b, url: "http://b:8000", gpu_uuids: [GPU-2]%s}
@@ -58,6 +59,15 @@ def test_what_electricity_emits_and_costs_is_unknown_until_it_is_entered():
             "engines:\n- {name: a, url: http://x, gpu: H100-SXM, gpu_uuids: [GPU-1, GPU-2]}\n",
             "engine 'a' has 2 gpu_uuids and is billed for 1 (gpu_count); enter one for each",
         ),
+        (
+            f"engines:\n- {{name: a, url: http://x, gpu_uuids: [{BARE}]}}\n",
+            f"f.yaml:2: engines.0.gpu_uuids.0: {BARE!r} lacks the prefix that drivers give it; write "
+            f"'GPU-{BARE}', or 'MIG-{BARE}' for a slice",
+        ),
+        (
+            f"engines:\n- {{name: a, url: http://x, gpu_uuids: [GPU-1, gpu-{BARE}]}}\n",
+            f"f.yaml:2: engines.0.gpu_uuids.1: 'gpu-{BARE}' lacks the prefix that drivers give it; write 'GPU-{BARE}'",
+        ),
         (ENGINES % ("", ""), "GPU GPU-2 is of 'a' and of 'b'"),
         (ENGINES % (", gpu_fraction: 0.5", ""), "GPU GPU-2 is of 'a' and of 'b'"),
         (ENGINES % ("", ", gpu_fraction: 0.5"), "GPU GPU-2 is of 'a' and of 'b'"),
@@ -76,3 +86,10 @@ def test_engines_that_share_a_device_each_have_a_fraction_of_it():
     """Two halves are one GPU."""
     both = parse_settings(ENGINES % (", gpu_fraction: 0.5", ", gpu_fraction: 0.5"), "f.yaml").engines
     assert [engine.gpu_uuids for engine in both] == [("GPU-1", "GPU-2"), ("GPU-2",)]
+
+
+def test_devices_are_called_as_their_readers_call_them():
+    """NVIDIA's UUIDs have a prefix; a slice without one is its GPU's and a number; AMD's and Intel's have none."""
+    names = (f"GPU-{BARE}", f"MIG-{BARE}", f"GPU-{BARE}/3", "692251001124X", "72ff740f-0000-1000-804c-3b58bf67050e")
+    text = f"engines:\n- {{name: a, url: http://x, gpu_uuids: [{', '.join(names)}]}}\n"
+    assert parse_settings(text, "f.yaml").engines[0].gpu_uuids == names

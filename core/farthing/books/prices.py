@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
@@ -67,22 +68,57 @@ DEFAULT_PRICES = (
 )
 """Public on-demand prices of one GPU, read in November 2026: a start, to be replaced by your own in farthing.yaml."""
 
-_DEVICE_NAMES = (
-    # what drivers call the device (lower case, contained in the name) -> key of the price table
-    ("h100", "H100-SXM"),
-    ("h200", "H200"),
-    ("a100", "A100-80GB"),
-    ("l40s", "L40S"),
-    ("b200", "B200"),
-    ("mi300x", "MI300X"),
-    ("nvidia l4", "L4"),
-)
+_DEVICE_NAMES: Mapping[str, tuple[str, ...]] = {
+    # key of the price table -> what drivers and people call the device; any other name has no price but its own
+    "H100-SXM": ("NVIDIA H100 80GB HBM3", "NVIDIA H100 SXM5 80GB", "H100-SXM5", "H100-80GB-SXM"),
+    "H100-PCIe": ("NVIDIA H100 PCIe", "H100-80GB-PCIe"),
+    "H100-NVL": ("NVIDIA H100 NVL", "H100-94GB-NVL"),
+    "H200": ("NVIDIA H200", "H200-SXM", "H200-141GB-SXM"),
+    "H200-NVL": ("NVIDIA H200 NVL",),
+    "GH200-96GB": ("NVIDIA GH200 480GB",),
+    "GH200-144GB": ("NVIDIA GH200 144G HBM3e",),
+    "A100-80GB": (
+        "NVIDIA A100-SXM4-80GB",
+        "NVIDIA A100 80GB PCIe",
+        "NVIDIA A100-PCIE-80GB",
+        "A100-SXM4-80GB",
+        "A100-PCIE-80GB",
+        "A100-80GB-SXM",
+        "A100-80GB-PCIe",
+    ),
+    "A100-40GB": (
+        "NVIDIA A100-SXM4-40GB",
+        "NVIDIA A100-PCIE-40GB",
+        "A100-SXM4-40GB",
+        "A100-PCIE-40GB",
+        "A100-40GB-SXM",
+        "A100-40GB-PCIe",
+    ),
+    "L40S": ("NVIDIA L40S",),
+    "L40": ("NVIDIA L40",),
+    "L4": ("NVIDIA L4",),
+    "B200": ("NVIDIA B200", "B200-SXM", "B200-180GB"),
+    "MI300X": ("AMD Instinct MI300X", "AMD Instinct MI300X OAM", "AMD Instinct MI300X VF"),
+}
+_PLAIN = str.maketrans("", "", " -_")
+_SLICE = re.compile(r"\s+MIG\s+\d+c?\.?\d*g\.\d+gb.*", re.IGNORECASE)
+"""What drivers add to a GPU's name for a slice of it: ``NVIDIA H100 80GB HBM3 MIG 1g.10gb``."""
+
+
+def _plain(name: str) -> str:
+    return name.casefold().translate(_PLAIN)
+
+
+_KEYS = {_plain(name): key for key, names in _DEVICE_NAMES.items() for name in (key, *names)}
 
 
 def canonical_gpu(device: str) -> str:
-    """Key of the price table for a driver's device name, or the name itself when it is not a known device."""
-    lowered = device.lower()
-    return next((key for part, key in _DEVICE_NAMES if part in lowered), device)
+    """Key of the price table for a device's name by its driver, or the name itself when it is not a known device.
+
+    Names are compared whole, without regard to case, space, hyphen and underscore: what merely begins or ends as
+    another device does (a GH200, an H100 NVL) is not that device, and costs something else. A slice is of its GPU.
+    """
+    return _KEYS.get(_plain(_SLICE.sub("", device)), device)
 
 
 class PriceBook:
