@@ -3,6 +3,7 @@
 import contextlib
 import random
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -412,3 +413,57 @@ def test_a_boot_that_cannot_be_costed_stops_no_other(recording, open_ledger, und
     assert [red(view) for view in again.snapshot().engines] == [set(), set()]
     bills = ledger.select(sa.select(t.boots.c.bill_nano))
     assert bills[0] == bills[1]
+
+
+def test_a_boot_whose_cost_does_not_fit_the_database_stops_no_other(
+    recording, open_ledger, undisturbed, monkeypatch, caplog
+):
+    """What the database refuses of one boot is red for its engine, and no dollar of the others waits."""
+    ledger = open_ledger()
+    keeper = accountant(ledger)
+    bad, good = raw_records(recording, boot="bad", engine="broken"), raw_records(recording)
+    post = ledger.post
+
+    def beyond(boot, *news):
+        too_much = boot.boot == "bad" and boot.bill_nano > 10**8
+        return post(replace(boot, bill_nano=2**63) if too_much else boot, *news)
+
+    monkeypatch.setattr(ledger, "post", beyond)
+    for begin in range(0, len(good), 500):
+        ledger.add(bad[begin : begin + 500])
+        ledger.add(good[begin : begin + 500])
+        keeper.advance()
+    views = {view.engine.name: view for view in keeper.snapshot().engines}
+    assert [view.residual_nano for view in views.values()] == [0, 0]
+    assert red(views[ENGINE]) == set()
+    assert red(views["broken"]) == {c.CHECK_ARRIVED}
+    assert views["broken"].bill_nano > 0
+    assert caplog.text.count("engine broken: what boot bad cost cannot be posted") == 1
+    mine = {name: [row for row in rows if "b" in row] for name, rows in content(ledger).items()}
+    assert mine == undisturbed
+    # mended, the next start costs it from its records
+    monkeypatch.setattr(ledger, "post", post)
+    again = accountant(ledger)
+    again.advance()
+    assert [red(view) for view in again.snapshot().engines] == [set(), set()]
+    bills = ledger.select(sa.select(t.boots.c.bill_nano))
+    assert bills[0] == bills[1]
+
+
+def test_a_ledger_that_fails_takes_no_boot_for_broken(raw, open_ledger, monkeypatch):
+    """A disk that is full is every boot's trouble: none is given up for it."""
+    ledger = open_ledger()
+    keeper = accountant(ledger)
+    ledger.add(raw)
+    post = ledger.post
+
+    def failing(*_):
+        raise LedgerError("disk full")
+
+    monkeypatch.setattr(ledger, "post", failing)
+    with pytest.raises(LedgerError):
+        keeper.advance()
+    monkeypatch.setattr(ledger, "post", post)
+    keeper.advance()
+    (view,) = keeper.snapshot().engines
+    assert red(view) == set()

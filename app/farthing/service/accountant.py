@@ -22,7 +22,7 @@ from farthing.costing.stream import Options
 from farthing.domain import conventions as c
 from farthing.domain.clock import utc
 from farthing.domain.devices import IdleGpu
-from farthing.domain.errors import PriceError
+from farthing.domain.errors import LedgerError, PriceError
 from farthing.domain.model import Check, EngineGauges, EngineView, IntakeView, Snapshot
 from farthing.domain.records import RawRecord, Record, Started, Usage
 from farthing.ledger.engine_notes import note_probed, probed_since
@@ -262,8 +262,8 @@ class Accountant:
             account.unpriced = True
         else:
             self._ran_out[account.engine] = account.tariff, str(error)
-        self._post(account)
-        self._leave(account)
+        if self._posted(account):
+            self._leave(account)
 
     def _leave(self, account: Account) -> None:
         """Nothing of an account is costed any further."""
@@ -395,8 +395,28 @@ class Accountant:
 
     def _post_all(self) -> None:
         for account in list(dict.fromkeys(self._accounts.values())):
-            self._post(account)
+            self._posted(account)
         self._behind = False
+
+    def _posted(self, account: Account) -> bool:
+        """Post an account's news; one whose news cannot be posted is given up, for the others' books to go on.
+
+        Raises LedgerError when the ledger fails, which is no account's fault.
+        """
+        engine, boots = account.engine, ", ".join(self._boots_of(account))
+        try:
+            self._post(account)
+        except LedgerError as error:
+            if not error.of_row:
+                raise
+            _log.error("engine %s: what boot %s cost cannot be posted: %s; its books stand still", engine, boots, error)
+        except Exception:
+            _log.exception("engine %s: what boot %s cost cannot be posted; its books stand still", engine, boots)
+        else:
+            return True
+        self._unposted.pop(account, None)
+        self._give_up(account)
+        return False
 
     def _post(self, account: Account) -> None:
         changed = False

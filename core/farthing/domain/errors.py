@@ -58,9 +58,16 @@ class PortBusyError(FarthingError):
 
 
 class LedgerError(FarthingError):
-    """The ledger cannot be opened, migrated or written."""
+    """The ledger cannot be opened, migrated or written.
+
+    ``of_row``: it refuses what was to be written, and would take something else.
+    """
 
     exit_code = 8
+
+    def __init__(self, message: str, *, of_row: bool = False) -> None:
+        super().__init__(message)
+        self.of_row = of_row
 
 
 class PriceError(FarthingError):

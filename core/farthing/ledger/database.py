@@ -14,7 +14,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy.engine import URL, Connection, Engine, make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DataError, IntegrityError, SQLAlchemyError
 
 from farthing.domain.errors import LedgerError
 
@@ -60,7 +60,7 @@ def transaction(engine: Engine, *, write: bool = False) -> Iterator[Connection]:
 
     One that will write has to say so at once: in SQLite a transaction that has read before waits for nobody else's
     writing and fails. One that does not sees one moment, however many queries it takes. Raises LedgerError of one line
-    when the database fails, without a word of what was written.
+    when the database fails, without a word of what was written, ``of_row`` when that is what it refuses.
     """
     driver_errors = engine.dialect.loaded_dbapi.Error
     options: dict[str, Any] = {_WRITES: write}
@@ -70,7 +70,8 @@ def transaction(engine: Engine, *, write: bool = False) -> Iterator[Connection]:
         with engine.connect() as connection, connection.execution_options(**options).begin():
             yield connection
     except (SQLAlchemyError, OverflowError, driver_errors) as error:
-        raise LedgerError(f"ledger {_safe(engine.url)}: {_reason(error)}") from error
+        of_row = isinstance(error, DataError | IntegrityError | OverflowError)
+        raise LedgerError(f"ledger {_safe(engine.url)}: {_reason(error)}", of_row=of_row) from error
 
 
 def snapshot(engine: Engine) -> AbstractContextManager[Connection]:
