@@ -70,6 +70,9 @@ BUCKETS: Final = {
 _OPERATORS: Final = {"plus": "+", "times": "*", "over": "/"}
 _JOBS: Final = {"engines": names.JOB_ENGINES, "routers": names.JOB_ROUTERS}
 _PER_INSTANCE: Final = (names.LABEL_INSTANCE, names.LABEL_MODEL)
+_PRESENT: Final = "requests_running"
+"""The signal that every engine has."""
+_OR: Final = "\nor\n"
 _PER_BUCKET: Final = (names.LABEL_MODEL, names.LABEL_LE)
 
 
@@ -88,6 +91,8 @@ def _group(target: Target) -> RuleGroup:
     catalogues = load_catalogues()
     rules = [RecordingRule(record, _scalar(catalogues, signal, _as_it_is)) for record, signal in SCALARS.items()]
     rules += [RecordingRule(record, _scalar(catalogues, signal, _rate)) for record, signal in RATES.items()]
+    rules.append(RecordingRule(names.REC_RESETS, _scalar(catalogues, "generation_tokens_total", _resets)))
+    rules.append(RecordingRule(names.REC_ENGINE, _kinds(catalogues)))
     for record, (signal, median, high) in BUCKETS.items():
         rules += [
             RecordingRule(record, _buckets(catalogues, signal, target)),
@@ -125,7 +130,7 @@ def _scalar(catalogues: Sequence[Catalogue], signal: str, series: Callable[[str]
         [_per_instance(reading, series) for family in _families(catalogues, signal, job) for reading in family]
         for job in _JOBS
     ]
-    return _engines_first(["\nor\n".join(part) for part in parts if part])
+    return _engines_first([_OR.join(part) for part in parts if part])
 
 
 def _buckets(catalogues: Sequence[Catalogue], signal: str, target: Target) -> str:
@@ -152,6 +157,21 @@ def _as_it_is(series: str) -> str:
 
 def _rate(series: str) -> str:
     return f"rate({series}[{RANGE}])"
+
+
+def _resets(series: str) -> str:
+    return f"resets({series}[{RANGE}])"
+
+
+def _kinds(catalogues: Sequence[Catalogue]) -> str:
+    """1 per (instance, model) of every engine with its kind; ``engine`` is the instance, as Farthing names engines."""
+    parts = []
+    for family in _families(catalogues, _PRESENT, "engines"):
+        for reading in family:
+            there = _aggregated(reading, "group", _select(reading.catalogue, reading.source))
+            kind = reading.catalogue.family or reading.catalogue.engine
+            parts.append(f'label_replace({there}, "{names.LABEL_ENGINE_KIND}", "{kind}", "", "")')
+    return f'label_replace(\n{_OR.join(parts)},\n"{names.LABEL_ENGINE}", "$1", "{names.LABEL_INSTANCE}", "(.*)")'
 
 
 def _select(catalogue: Catalogue, source: Source, suffix: str = "") -> str:
