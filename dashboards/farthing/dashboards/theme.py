@@ -41,12 +41,16 @@ CALM, CAREFUL, BROKEN = "green", "orange", "red"
 _LEGACY_PANEL: Final = frozenset(
     ("cacheTimeout", "editable", "error", "height", "hideTimeOverride", "maxPerRow", "minSpan", "span")
 )
+# A heatmap's colours are published as one type: a scheme of colours carries those of an opacity too.
+_OF_OPACITY: Final[Mapping[str, Any]] = {"exponent": 0.5, "fill": "dark-orange"}
 # It caps every panel at 100 points; unset, Grafana takes the panel's width in pixels.
 _POINTS: Final = frozenset(("maxDataPoints",))
-_OF_A_ROW: Final = _LEGACY_PANEL | _POINTS | {"datasource", "fieldConfig", "targets", "transformations"}
-_LEGACY_TARGET: Final = frozenset(("hide", "intervalFactor", "metric", "query", "step", "target"))
+_NOT_OF_A_ROW: Final = frozenset(("datasource", "fieldConfig", "links", "targets", "transformations", "transparent"))
+_LEGACY_TARGET: Final = frozenset(("hide", "interval", "intervalFactor", "metric", "query", "step", "target"))
 _LEGACY_VARIABLE: Final = frozenset(("auto", "auto_count", "auto_min", "tagValuesQuery", "tagsQuery", "useTags"))
-_LEGACY_DASHBOARD: Final = frozenset(("__inputs", "gnetId", "hideControls", "rows", "sharedCrosshair", "style"))
+_LEGACY_DASHBOARD: Final = frozenset(
+    ("__inputs", "gnetId", "hideControls", "rows", "sharedCrosshair", "style", "timepicker")
+)
 
 
 def over_time(
@@ -80,6 +84,7 @@ def over_time(
     # Latencies, rates and dollars start at zero; an axis that does not makes noise look like an incident.
     document = panel.to_json_data()
     document["fieldConfig"]["defaults"]["custom"] |= {"axisSoftMin": 0, "scaleDistribution": {"type": "linear"}}
+    document["options"]["legend"]["showLegend"] = True
     return _panel(document)
 
 
@@ -108,7 +113,7 @@ def number(
         thresholds=_steps(bands),
         color={"mode": "thresholds"},
     )
-    return _panel(panel.to_json_data())
+    return _stat(panel.to_json_data())
 
 
 def verdicts(title: str, description: str, queries: Sequence[Query]) -> Panel:
@@ -135,7 +140,7 @@ def verdicts(title: str, description: str, queries: Sequence[Query]) -> Panel:
         thresholds=_steps(()),
         color={"mode": "thresholds"},
     )
-    return _panel(panel.to_json_data())
+    return _stat(panel.to_json_data())
 
 
 def dial(title: str, description: str, unit: str, query: Query, *, full: float, bands: Sequence[Band]) -> Panel:
@@ -145,6 +150,9 @@ def dial(title: str, description: str, unit: str, query: Query, *, full: float, 
         "reduceOptions": _last_value(),
         "showThresholdLabels": False,
         "showThresholdMarkers": True,
+        "sizing": "auto",
+        "minVizHeight": 75,
+        "minVizWidth": 75,
     }
     defaults = {"unit": unit, "min": 0, "max": full, "color": {"mode": "thresholds"}, "noValue": "unknown"}
     return _bare(
@@ -160,6 +168,9 @@ def bars(title: str, description: str, unit: str, query: Query, *, unknown: str 
         "reduceOptions": _last_value(),
         "showUnfilled": True,
         "valueMode": "color",
+        "namePlacement": "auto",
+        "sizing": "auto",
+        "maxVizHeight": 300,
         "minVizHeight": 16,
         "minVizWidth": 8,
     }
@@ -173,9 +184,11 @@ def distribution(title: str, description: str, unit: str, query: Query) -> Panel
     options = {
         "calculate": False,
         "cellGap": 1,
-        "color": {"mode": "scheme", "scheme": "Oranges", "steps": 64, "exponent": 0.5, "fill": "dark-orange"},
+        "color": {"mode": "scheme", "scheme": "Oranges", "steps": 64, "reverse": False, **_OF_OPACITY},
         # Buckets without observations stay empty instead of pale.
         "filterValues": {"le": 1e-9},
+        "showValue": "never",
+        "exemplars": {"color": "rgba(255,0,255,0.7)"},
         "legend": {"show": True},
         "rowsFrame": {"layout": "auto"},
         "tooltip": {"mode": "single", "yHistogram": False},
@@ -211,10 +224,11 @@ def listing(title: str, description: str, key: str, key_title: str, columns: Seq
         for column in columns
     ]
     options = {
+        "frameIndex": 0,
         "showHeader": True,
         "cellHeight": "sm",
         "sortBy": [{"displayName": columns[0].title, "desc": True}],
-        "footer": {"show": True, "reducer": ["sum"], "countRows": False, "fields": ""},
+        "footer": {"show": True, "reducer": ["sum"], "countRows": False},
     }
     defaults = {"unit": "none", "noValue": "unknown", "custom": {"align": "auto", "cellOptions": {"type": "auto"}}}
     panel = _bare("table", title, description, targets, options=options, defaults=defaults)
@@ -261,7 +275,7 @@ def _placed(sections: Iterable[Section]) -> Iterable[Json]:
     number_of, top = 1, 0
     for section in sections:
         title = grafana.RowPanel(title=section.title, id=number_of, gridPos=_place(0, top, COLUMNS, ROW_TITLE_HEIGHT))
-        yield _without(title.to_json_data(), _OF_A_ROW)
+        yield _without(title.to_json_data(), _LEGACY_PANEL | _POINTS | _NOT_OF_A_ROW)
         number_of, top = number_of + 1, top + ROW_TITLE_HEIGHT
         for height, panels in section.rows:
             left = 0
@@ -280,7 +294,8 @@ def _place(left: int, top: int, width: int, height: int) -> Json:
 
 def _datasource_variable() -> Json:
     variable = grafana.Template(name="datasource", label="Data source", type="datasource", query="prometheus")
-    return _without(variable.to_json_data(), _LEGACY_VARIABLE) | {"current": {}}
+    # Nothing is chosen beforehand: Grafana takes its default Prometheus.
+    return _without(variable.to_json_data(), _LEGACY_VARIABLE | {"current"})
 
 
 def _variable(variable: Variable) -> Json:
@@ -297,7 +312,7 @@ def _variable(variable: Variable) -> Json:
     )
     document = _without(template.to_json_data(), _LEGACY_VARIABLE)
     current = {"selected": True, "text": ["All"], "value": ["$__all"]}
-    return document | {"current": current, "definition": variable.query, "regex": ""}
+    return document | {"current": current, "regex": ""}
 
 
 def _targets(queries: Sequence[Query], *, instant: bool = False) -> list[Json]:
@@ -322,6 +337,12 @@ def _last_value() -> Json:
     return {"calcs": ["lastNotNull"], "fields": "", "values": False}
 
 
+def _stat(document: Json) -> Panel:
+    """A panel of large numbers with what Grafana came to know since grafanalib."""
+    document["options"] |= {"showPercentChange": False, "wideLayout": True}
+    return _panel(document)
+
+
 def _bare(
     kind: str,
     title: str,
@@ -344,8 +365,9 @@ def _panel(document: Json) -> Panel:
     """A panel of grafanalib's JSON, without what is legacy or unset."""
     document = _without(document, _LEGACY_PANEL | _POINTS)
     defaults = _without(document["fieldConfig"]["defaults"], frozenset())
-    if "custom" in defaults:
-        defaults["custom"] = _without(defaults["custom"], frozenset())
+    custom = _without(defaults.pop("custom", {}), frozenset())
+    if custom:
+        defaults["custom"] = custom
     document["fieldConfig"]["defaults"] = defaults
     return Panel(str(document["title"]), document)
 
