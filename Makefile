@@ -84,4 +84,5 @@ screenshot: bootstrap ## Photograph the page of a replayed H100 into docs/images
 .PHONY: clean
 clean: ## Remove environments, caches and build products (the state folder .farthing stays)
 	rm -rf .venv .venv-tools .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist build
+	rm -rf tests/dashboards/schema/node_modules
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

