@@ -88,6 +88,14 @@ def result_labels(expr: str, of_metric: dict[str, set[str]]) -> set[str]:
     if first in AGGREGATIONS and tokens[1].text == "by":
         end = _closing(tokens, expr)[2]
         return {token.text for token in tokens[3:end] if token.kind == "name"}
+    if first == "label_replace":
+        depth, end = 0, 1
+        for end, token in enumerate(tokens[2:], 2):  # noqa: B007 - where the first argument ends
+            if token.text == "," and depth == 0:
+                break
+            depth += (token.text in "({") - (token.text in ")}") if token.kind == "sign" else 0
+        operand = " ".join(token.text for token in tokens[2:end])
+        return result_labels(operand, of_metric) | {tokens[end + 1].text[1:-1]}
     if first == "histogram_quantile":
         (buckets,) = read(expr).uses
         return of_metric[buckets.metric] - {"le"}
@@ -173,7 +181,7 @@ def _expect_relabelled(tokens: list[_Token], closing: dict[int, int], found: dic
         made, sources = arguments[0], arguments[2:3] if token.text == "label_replace" else arguments[2:]
         for position, use in found.items():
             if index < position < end:
-                use.labels |= set(sources) - use.made
+                use.labels |= set(sources) - use.made - {""}  # of no label: every series
                 use.made.add(made)
 
 

@@ -13,6 +13,9 @@ from farthing.settings import Settings
 __all__ = ["dashboards", "expressions", "filled", "panels", "variable_queries"]
 
 
+VARIABLES = ("cluster", "engine_kind", "model", "instance", "tenant", "tier", "hostname")
+
+
 def dashboards(settings: Settings | None = None) -> dict[str, Any]:
     """File name -> the dashboard's JSON, parsed."""
     return {name: json.loads(text) for name, text in render_dashboards(settings or Settings()).items()}
@@ -43,9 +46,11 @@ def variable_queries() -> list[tuple[str, str, str]]:
     return found
 
 
-def filled(expr: str, model: str = ".*", instance: str = ".*", window: str = "1m") -> str:
-    """The PromQL that Grafana sends once the variables are chosen."""
-    for name, value in (("$__rate_interval", window), ("$__range", window), ("$model", model), ("$instance", instance)):
-        expr = expr.replace(name, value)
+def filled(expr: str, window: str = "1m", **chosen: str) -> str:
+    """The PromQL that Grafana sends once the variables are chosen; All where none is."""
+    for name in ("$__rate_interval", "$__range"):
+        expr = expr.replace(name, window)
+    for name in VARIABLES:
+        expr = expr.replace(f"${name}", chosen.get(name, ".*"))
     assert "$" not in expr, expr
     return expr

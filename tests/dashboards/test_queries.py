@@ -11,12 +11,18 @@ from tests.alerts.live_prometheus import ENGINES, prometheus
 from tests.alerts.real_parts import program, wait_for
 from tests.dashboards.panels import expressions, filled, variable_queries
 
-from farthing.domain.conventions import METRIC_SPEND_RATE
+from farthing.domain.conventions import LABEL_CLUSTER, METRIC_SPEND_RATE
 
 
 @pytest.fixture(scope="module")
 def known():
-    return known_labels(captures(), farthing_exposition())
+    return as_collected(known_labels(captures(), farthing_exposition()))
+
+
+def as_collected(known):
+    """With the external label that a fleet's collector finds on every series, and the alerts that Prometheus keeps."""
+    alerts = {"ALERTS": {"alertname", "alertstate", "severity", "model", "instance", "engine"}}
+    return {name: labels | {LABEL_CLUSTER} for name, labels in (known | alerts).items()}
 
 
 @pytest.mark.parametrize(("title", "expr"), expressions())
@@ -34,7 +40,7 @@ def test_every_variable_lists_a_label_that_exists(known, name, selector, label):
 def test_a_renamed_metric_of_farthing_is_noticed():
     """The walk can fail."""
     text = farthing_exposition().replace(METRIC_SPEND_RATE, "farthing_hourly_usd")
-    known = known_labels(captures(), text)
+    known = as_collected(known_labels(captures(), text))
     assert any(f"no series {METRIC_SPEND_RATE}" in problems(filled(expr), known) for _, expr in expressions())
 
 

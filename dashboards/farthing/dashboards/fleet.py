@@ -5,7 +5,7 @@ from __future__ import annotations
 from farthing.dashboards.panels import cost, serving, trust
 from farthing.dashboards.parts import Section
 from farthing.dashboards.theme import dashboard_json
-from farthing.dashboards.variables import INSTANCE, MODEL
+from farthing.dashboards.variables import OF_ENGINES, TENANT, TIER
 from farthing.domain.conventions import DASHBOARD_FLEET
 from farthing.settings import Settings
 
@@ -18,8 +18,7 @@ def fleet(settings: Settings) -> str:
         uid=DASHBOARD_FLEET,
         title="Farthing / Fleet overview",
         description="What the fleet costs, who spends it, what is wasted, and whether users are served in time.",
-        tags=("farthing", "llm"),
-        variables=(MODEL, INSTANCE),
+        variables=(*OF_ENGINES, TENANT, TIER),
         sections=(_now(), _money(), _service(settings), _trust()),
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-__all__ = ["Band", "Column", "Panel", "Query", "Section", "Variable"]
+__all__ = ["Annotation", "Band", "Column", "Link", "Panel", "Query", "Section", "Variable"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,14 +14,27 @@ class Query:
 
     expr: str
     legend: str = ""
+    exemplars: bool = False
+    """Ask for the traces of single observations too; only of Farthing's own histograms, which keep them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Band:
-    """From ``start`` (in the panel's unit) on, a value is worth care, or broken."""
+    """From ``start`` (in the panel's unit) on, a value is fine, worth care, or broken.
+
+    Below the first band a value is fine, unless ``otherwise`` of the panel says that low is bad.
+    """
 
     start: float
-    meaning: Literal["careful", "broken"]
+    meaning: Literal["fine", "careful", "broken"]
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """Where to go from a panel or a cell; a URL may name variables (``$__url_time_range``) and a cell's fields."""
+
+    title: str
+    url: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +44,9 @@ class Column:
     title: str
     unit: str
     expr: str
+    bands: tuple[Band, ...] = ()
+    """Colour the cell's text."""
+    decimals: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,3 +72,18 @@ class Variable:
     name: str
     label: str
     query: str
+
+
+@dataclass(frozen=True, slots=True)
+class Annotation:
+    """Moments that are marked on every graph: the times at which a query has an answer."""
+
+    name: str
+    expr: str
+    title: str
+    text: str
+    colour: str
+    needs: frozenset[str] = frozenset()
+    """Variables in ``expr``: a dashboard without one of them does not have the annotation."""
+    shown: bool = True
+    """Whether it is switched on when the dashboard opens."""

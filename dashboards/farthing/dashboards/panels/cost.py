@@ -70,7 +70,7 @@ def cost_by_account() -> Panel:
         "The ledger's own sums by account and phase, exact; the time range has no effect. The largest part is where "
         "to look first.",
         USD,
-        Query(queries.cost_settled((names.LABEL_ACCOUNT, names.LABEL_PHASE)), "{{account}} {{phase}}"),
+        [Query(queries.cost_settled((names.LABEL_ACCOUNT, names.LABEL_PHASE)), "{{account}} {{phase}}")],
     )
 
 
@@ -94,8 +94,7 @@ def cost_by_tenant() -> Panel:
         "Settled cost of each tenant's requests, aborted ones included, of the chosen models on all instances. "
         f"{names.UNKNOWN}: requests that named no tenant; set the tenant header. {names.OTHER}: tenants beyond the "
         "largest.",
-        names.LABEL_TENANT,
-        "Tenant",
+        {names.LABEL_TENANT: "Tenant"},
         (
             Column("Cost in range", USD, queries.tenant_settled(names.METRIC_TENANT_COST)),
             Column("Cost since the ledger began", USD, queries.tenant_total(names.METRIC_TENANT_COST)),
@@ -103,7 +102,7 @@ def cost_by_tenant() -> Panel:
             Column(
                 "Output tokens in range",
                 "short",
-                queries.tenant_settled(names.METRIC_TENANT_TOKENS, names.TOKEN_OUTPUT),
+                queries.tenant_settled(names.METRIC_TENANT_TOKENS, f'{names.LABEL_KIND}="{names.TOKEN_OUTPUT}"'),
             ),
         ),
     )
@@ -116,5 +115,5 @@ def cost_of_nothing() -> Panel:
         "Idle: release engines or fill them. Aborted: clients hung up on work already paid for; compare their "
         "time-outs with the latency below. Starting, asleep, down: scale less often. Unattributed: see the checks.",
         USD,
-        Query(queries.cost_in_range((names.LABEL_ACCOUNT,), NOTHING), "{{account}}"),
+        [Query(queries.cost_in_range((names.LABEL_ACCOUNT,), NOTHING), "{{account}}")],
     )

@@ -134,7 +134,7 @@ def kv_cache_fullest() -> Panel:
         "Fullest KV cache",
         "The fullest of the chosen instances. In the red, new requests wait: see KV cache use for which one it is.",
         "percentunit",
-        Query(queries.signal(names.REC_KV, "max")),
+        [Query(queries.signal(names.REC_KV, "max"))],
         full=1,
         bands=KV_BANDS,
     )
