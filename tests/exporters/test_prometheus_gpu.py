@@ -11,7 +11,16 @@ from tests.alerts.real_parts import program
 
 from farthing.domain import conventions as names
 from farthing.domain.devices import DevicesView, DeviceView, IdleGpu
-from farthing.domain.gpu import COUNTER, ENERGY_SHARE, MIG, NO_ENERGY, THROTTLE_POWER, THROTTLE_REASONS, GpuReading
+from farthing.domain.gpu import (
+    COUNTER,
+    ENERGY_SHARE,
+    INTEGRATED,
+    MIG,
+    NO_ENERGY,
+    THROTTLE_POWER,
+    THROTTLE_REASONS,
+    GpuReading,
+)
 from farthing.domain.metric_reference_gpu import DEVICE, DEVICE_METRICS
 from farthing.exporters.prometheus import exposition
 from farthing.exporters.prometheus_gpu import DeviceCollector
@@ -149,6 +158,14 @@ def test_a_slice_says_whose_it_is_and_that_its_energy_is_a_share():
     view = replace(VIEW, devices=(*VIEW.devices, DeviceView(part, ENERGY_SHARE, 1_000)))
     assert values(view, names.METRIC_GPU_INFO, uuid="MIG-1", kind=MIG, parent=UUID, profile="3g.40gb") == [1]
     assert values(view, names.METRIC_GPU_ENERGY, uuid="MIG-1", method=ENERGY_SHARE) == [1]
+
+
+def test_energy_has_a_series_for_each_method_with_that_methods_part():
+    """They add up to the device's energy, also when its method changes to and fro."""
+    both = DeviceView(FULL, COUNTER, 5_000, ((COUNTER, 3_000), (INTEGRATED, 2_000)))
+    view = replace(VIEW, devices=(both,))
+    assert values(view, names.METRIC_GPU_ENERGY, uuid=UUID, method=COUNTER) == [3]
+    assert values(view, names.METRIC_GPU_ENERGY, uuid=UUID, method=INTEGRATED) == [2]
 
 
 def test_two_engines_of_one_device_have_a_series_each():

@@ -29,7 +29,9 @@ class DeviceView:
     method: str = NO_ENERGY
     """Of ENERGY_METHODS."""
     energy_mj: int | None = None
-    """Millijoules since its reading began; it never falls. None where ``method`` is none."""
+    """Millijoules since its reading began, whoever read it; it never falls. None where ``method`` is none."""
+    parts: tuple[tuple[str, int], ...] = ()
+    """(method, millijoules) of those, by each method that told some; each never falls."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,8 +61,9 @@ DEVICE_METRICS: Final = (
         "counter",
         "joules",
         (*DEVICE, names.LABEL_METHOD),
-        "Energy since Farthing began to read the device; it goes on where the driver's counter began anew. By method: "
-        "counter (the driver's), integrated (power times time), share (a MIG slice's part of its GPU's, estimated).",
+        "Energy since Farthing began to read the device; it goes on where the driver's counter began anew, or another "
+        "source took over. Each method's part; they add up: counter (the driver's), integrated (power times time), "
+        "share (a MIG slice's part of its GPU's, estimated).",
     ),
     Metric(names.METRIC_GPU_TEMPERATURE, "gauge", "celsius", DEVICE, "Temperature of the GPU."),
     Metric(names.METRIC_GPU_MEMORY_TEMPERATURE, "gauge", "celsius", DEVICE, "Temperature of its memory."),

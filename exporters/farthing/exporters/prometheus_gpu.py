@@ -143,7 +143,11 @@ def _process_memory(reading: GpuReading) -> Rows:
 
 
 def _energy(device: DeviceView) -> Rows:
-    return [((device.method,), None if device.energy_mj is None else device.energy_mj / MILLIJOULES)]
+    """Each method's part, also of those that came before: the series of one counts nothing of another's."""
+    if device.energy_mj is None:
+        return []
+    parts = device.parts or ((device.method, device.energy_mj),)
+    return [((method,), energy_mj / MILLIJOULES) for method, energy_mj in parts]
 
 
 DEVICE_ROWS: Final[Mapping[str, Callable[[DeviceView], Rows]]] = {

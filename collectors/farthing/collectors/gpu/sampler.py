@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from farthing.collectors.gpu.shown_energy import ShownEnergy
 from farthing.collectors.gpu.source import GpuSource
 from farthing.collectors.gpu.tracks import Track
 from farthing.domain.devices import DevicesView, DeviceView
@@ -83,6 +84,8 @@ class Sampler:
         self._clock = clock
         self._wall_ns = wall_ns
         self._host = host or socket.gethostname()
+        self._shown: dict[str, ShownEnergy] = {}
+        """By device, also of those that are gone: one that comes back goes on from there."""
         self._lock = threading.Lock()
         self._ended = threading.Event()
 
@@ -140,7 +143,7 @@ class Sampler:
                 for number, watched in enumerate(self._watched)
                 if self._is_fresh(watched)
                 for uuid, track in watched.tracks.items()
-                if self._owner(uuid, number) is None and (view := track.view()) is not None
+                if self._owner(uuid, number) is None and (view := self._view(uuid, track)) is not None
             ]
             up = {watched.source.name: watched.up for watched in self._watched if watched.up is not None}
         devices = tuple(view for _, view in sorted(found, key=lambda pair: (pair[0], *_by_number(pair[1]))))
@@ -181,6 +184,7 @@ class Sampler:
         for uuid, reading in sorted(own.items(), key=lambda item: item[1].kind == MIG):
             track = watched.tracks.setdefault(uuid, Track(self._stuck_seconds))
             track.add(reading, self._track(reading.parent) if reading.parent else None)
+            self._shown.setdefault(uuid, ShownEnergy()).count(track)
             if track.due(self._batch_seconds):
                 track.finish()
         return records + self._drain(watched)
@@ -216,6 +220,10 @@ class Sampler:
 
     def _track(self, uuid: str) -> Track | None:
         return next((watched.tracks[uuid] for watched in self._watched if uuid in watched.tracks), None)
+
+    def _view(self, uuid: str, track: Track) -> DeviceView | None:
+        shown = self._shown.get(uuid)
+        return None if shown is None else track.view(shown.parts)
 
     def _is_fresh(self, watched: _Watched) -> bool:
         if watched.read_at is None:

@@ -36,6 +36,18 @@ class Track:
         self.reading: GpuReading | None = None
         self.pending: list[DeviceSamples] = []
         """Records that are complete."""
+        self.shown: tuple[float, float] | None = None
+        """What it had counted, and what was shown in all, when it was shown last."""
+
+    @property
+    def method(self) -> str:
+        """Of ENERGY_METHODS, the present one."""
+        return self._meter.method
+
+    @property
+    def counted_mj(self) -> float:
+        """Millijoules since its first reading, as far as they are known."""
+        return self._meter.used_mj
 
     @property
     def used_mj(self) -> float | None:
@@ -88,12 +100,13 @@ class Track:
         """Make a record of what there is, if there is anything."""
         self._close(self._meter.method)
 
-    def view(self) -> DeviceView | None:
-        """What is shown of it; None before its first reading."""
+    def view(self, parts: tuple[tuple[str, int], ...] = ()) -> DeviceView | None:
+        """What is shown of it, with the energy of all who read its device; None before its first reading."""
         if self.reading is None:
             return None
-        used = self.used_mj
-        return DeviceView(self.reading, self._meter.method, None if used is None else round(used))
+        if self.method == NO_ENERGY:
+            return DeviceView(self.reading, NO_ENERGY)
+        return DeviceView(self.reading, self.method, sum(mj for _, mj in parts), parts)
 
     def _close(self, method: str) -> None:
         """Close the record; its device is described as it was last read."""
