@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from farthing.alerts.render import alert_rules
-from farthing.alerts.rules import RUNBOOK_BASE
+from farthing.domain.conventions import RUNBOOK_BASE
 from farthing.settings import Settings
 
 ROOT = Path(__file__).parents[2]

@@ -8,11 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeAlias
 
-from farthing.domain.conventions import LABEL_COMPONENT, LABEL_SEVERITY, LABEL_TEAM
+from farthing.domain.conventions import LABEL_COMPONENT, LABEL_SEVERITY, LABEL_TEAM, RUNBOOK_BASE
 
 __all__ = [
     "EVALUATION_SECONDS",
-    "RUNBOOK_BASE",
     "SLOW_SECONDS",
     "TEAM_FINANCE",
     "TEAM_PLATFORM",
@@ -31,8 +30,6 @@ EVALUATION_SECONDS: Final = 5
 """How often a group is evaluated that does not say otherwise: a stall shows within seconds."""
 SLOW_SECONDS: Final = 60
 """How often groups are evaluated whose expressions look back for hours: nothing in them changes within seconds."""
-
-RUNBOOK_BASE: Final = "https://github.com/farthing/farthing/blob/main/alerts/runbooks/"
 
 TEAM_SERVING: Final = "llm-serving"
 """Owner of the engines and their latency."""

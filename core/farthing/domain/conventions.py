@@ -431,6 +431,9 @@ DASHBOARD_GPUS: Final = "farthing-gpus"
 DASHBOARD_BATCH: Final = "farthing-batch"
 DASHBOARD_FARTHING: Final = "farthing-self"
 
+RUNBOOK_BASE: Final = "https://github.com/farthing/farthing/blob/main/alerts/runbooks/"
+"""Folder of the runbooks; an alert's name and ``.md`` make the URL of its own."""
+
 SCRAPED_BOOT: Final = "scrape:"
 """Prefix of the boot of an engine that is costed from its counters, without the probe."""
 
