@@ -271,6 +271,24 @@ def _plain(value: str | None) -> str:
 
 
 @pytest.mark.real
+@pytest.mark.parametrize(
+    ("reason", "told"), [("thermal", {("LLMGPUThermalThrottling", DEVICE["amd"]["uuid"])}), ("hardware", set())]
+)
+def test_a_hot_gpu_of_which_farthing_knows_some_reasons_alone_is_told(tmp_path, reason, told):
+    """As it shows one that it reads from AMD's exporter: settings, idleness and others have no series."""
+    labels = ", ".join(f'{name}="{value}"' for name, value in DEVICE["amd"].items())
+    series = [
+        {
+            "series": f'{names.METRIC_GPU_THROTTLED}{{{labels}, reason="{one}"}}',
+            "values": then("1")("0") if one == reason else f"0x{STEPS}",
+        }
+        for one in ("power", "thermal", "hardware")
+    ]
+    assert fired(tmp_path, series, "35m") == set()
+    assert fired(tmp_path, series, "60m") == told
+
+
+@pytest.mark.real
 def test_h100s_that_serve_as_they_were_recorded_tell_nothing(tmp_path):
     """At their power limit much of the time, most with 93 to 96 % of their memory taken, and idle in between."""
     series = [one for path in RECORDINGS for one in recorded_series(path)] + exported_series()

@@ -19,6 +19,7 @@ from farthing.domain.gpu import (
     NO_ENERGY,
     THROTTLE_POWER,
     THROTTLE_REASONS,
+    THROTTLE_THERMAL,
     GpuReading,
 )
 from farthing.domain.metric_reference_gpu import DEVICE, DEVICE_METRICS
@@ -130,6 +131,17 @@ def test_why_clocks_are_held_down_is_a_series_for_each_reason():
     } == {reason: [float(reason == THROTTLE_POWER)] for reason in THROTTLE_REASONS}  # fmt: skip
     unknown = replace(VIEW, devices=(DeviceView(replace(FULL, throttle=None)),))
     assert values(unknown, names.METRIC_GPU_THROTTLED) == []
+
+
+def test_a_reason_that_the_source_does_not_tell_has_no_series():
+    """AMD's exporter knows nothing of settings: 0 would say that they hold no clock down."""
+    told = frozenset({THROTTLE_POWER, THROTTLE_THERMAL})
+    view = replace(VIEW, devices=(DeviceView(replace(FULL, throttle_told=told)),))
+    found = {reason: values(view, names.METRIC_GPU_THROTTLED, reason=reason) for reason in THROTTLE_REASONS}
+    assert {reason: series for reason, series in found.items() if series} == {
+        THROTTLE_POWER: [1],
+        THROTTLE_THERMAL: [0],
+    }
 
 
 @pytest.mark.parametrize(("xid", "count", "shown"), [(None, 0, [0]), (None, None, []), (13, None, [13]), (79, 1, [79])])

@@ -112,7 +112,9 @@ class GpuReading:
     memory_clock_hz: int | None = None
     max_sm_clock_hz: int | None = None
     throttle: frozenset[str] | None = None
-    """Of THROTTLE_REASONS; empty: none. None: unknown."""
+    """Of THROTTLE_REASONS; empty: none of those that are told. None: unknown."""
+    throttle_told: frozenset[str] = frozenset(THROTTLE_REASONS)
+    """The reasons of which the source says whether they hold clocks down; of no meaning where it says it of none."""
     ecc_corrected: int | None = None
     ecc_uncorrected: int | None = None
     """Errors since the driver was loaded."""

@@ -76,7 +76,7 @@ DEVICE_METRICS: Final = (
         "1",
         (*DEVICE, names.LABEL_REASON),
         "1 while clocks are held down, by reason: power, thermal, hardware (the board's own protection), settings, "
-        "idle (no fault), other; 0 while not.",
+        "idle (no fault), other; 0 while not, absent where the source does not tell.",
     ),
     Metric(
         names.METRIC_GPU_ECC,

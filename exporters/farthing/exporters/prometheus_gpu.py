@@ -125,7 +125,8 @@ def _one(value: float | None) -> Rows:
 def _throttled(reading: GpuReading) -> Rows:
     if reading.throttle is None:
         return ()
-    return [((reason,), float(reason in reading.throttle)) for reason in THROTTLE_REASONS]
+    told = (reason for reason in THROTTLE_REASONS if reason in reading.throttle_told)
+    return [((reason,), float(reason in reading.throttle)) for reason in told]
 
 
 def _last_xid(reading: GpuReading) -> float | None:

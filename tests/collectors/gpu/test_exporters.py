@@ -17,7 +17,7 @@ from farthing.collectors.gpu.exporters import ExporterSource, HttpFetch
 from farthing.domain.conventions import FAULT_SENTINEL
 from farthing.domain.devices import DevicesView, DeviceView
 from farthing.domain.errors import ConfigError, GpuError
-from farthing.domain.gpu import MIG, GpuReading
+from farthing.domain.gpu import MIG, THROTTLE_REASONS, GpuReading
 from farthing.exporters.prometheus_gpu import DeviceCollector
 from farthing.vocabulary.gpus import QUANTITIES, THROTTLE
 from farthing.vocabulary.loading import load_exporter
@@ -110,7 +110,8 @@ def expected(kind: str) -> GpuReading:
     unknown: dict[str, Any] = {FIELD.get(name, name): None for name in lacking if not name.startswith(THROTTLE)}
     if all(THROTTLE + reason in lacking for reason in ("power", "thermal", "hardware")):
         unknown["throttle"] = None
-    return replace(TRUE, source=kind, **unknown, **IDENTITY[kind])
+    told = frozenset(reason for reason in THROTTLE_REASONS if THROTTLE + reason not in lacking)
+    return replace(TRUE, source=kind, throttle_told=told, **unknown, **IDENTITY[kind])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -126,6 +127,32 @@ def test_the_kinds_together_know_every_quantity():
     assert told == set(QUANTITIES)
     named = {field.name for field in fields(GpuReading)}
     assert {FIELD.get(name, name) for name in QUANTITIES if not name.startswith(THROTTLE)} <= named
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_why_clocks_are_held_down_is_passed_on_as_far_as_the_kind_tells_it(kind):
+    """Each reason of its catalogue is a series of Farthing's, of every device; one that it lacks is none, never 0."""
+    lines = shown(read(text(kind), kind)[0]).splitlines()
+    reasons = {reason for reason in THROTTLE_REASONS for line in lines if is_throttled(line, reason)}
+    assert reasons == {reason for reason in THROTTLE_REASONS if THROTTLE + reason in load_exporter(kind).quantities}
+
+
+def test_a_time_of_dcgm_that_clocks_were_held_down_says_nothing_of_now():
+    """It rises while they are: that takes two readings, and one says of no reason that it is none."""
+    body = text("dcgm").replace("DCGM_FI_DEV_CLOCKS_EVENT_REASONS", "DCGM_FI_DEV_THERMAL_VIOLATION")
+    first, *_ = read(body, "dcgm")
+    assert (first.throttle, first.throttle_told) == (None, frozenset())
+
+
+def is_throttled(line: str, reason: str) -> bool:
+    return line.startswith("farthing_gpu_throttled{") and f'reason="{reason}"' in line
+
+
+def shown(reading: GpuReading) -> str:
+    """What Farthing exports of a device that it reads so."""
+    registry = CollectorRegistry()
+    registry.register(DeviceCollector(lambda: DevicesView(NOW, devices=(DeviceView(reading),))))
+    return generate_latest(registry).decode()
 
 
 def own_exposition() -> str:
@@ -204,14 +231,14 @@ def test_a_sentinel_is_unknown_and_a_fault(kind):
 )
 def test_every_blank_of_dcgm_is_left_out_of_every_quantity(blank):
     """As far as a field may have it: fields of 64 bits hold a blank of 32 as a value, 2.1 kJ or 2.1 GB/s."""
-    wide = {"energy_mj", "throttle", "pcie_tx_bytes_per_second", "pcie_rx_bytes_per_second"}
+    wide = {"energy_mj", "throttle", "throttle_told", "pcie_tx_bytes_per_second", "pcie_rx_bytes_per_second"}
     may_hold = wide if blank.startswith(("2147483", "140737")) else set()
     body = re.sub(r"^(DCGM_\w+\{.*\}) .+$", rf"\1 {blank}", text("dcgm"), flags=re.MULTILINE)
     for reading in read(body, "dcgm"):
         assert reading.faults == {FAULT_SENTINEL}
         kept = {"uuid", "at_ns", "source", "host", "index", "name", "kind", "pod", "faults"} | may_hold
         said = {field.name: getattr(reading, field.name) for field in fields(reading) if field.name not in kept}
-        assert {name for name, value in said.items() if value not in (None, "", ())} == set()
+        assert {name for name, value in said.items() if value not in (None, "", (), frozenset())} == set()
 
 
 @pytest.mark.parametrize("unknown", ["65535", "4294967295", "18446744073709551615"])

@@ -189,6 +189,7 @@ class _Reader:
             memory_clock_hz=_whole(values, "memory_clock"),
             max_sm_clock_hz=_whole(values, "max_sm_clock"),
             throttle=_throttle(values),
+            throttle_told=_throttle_told(values),
             ecc_corrected=_whole(values, "ecc_corrected"),
             ecc_uncorrected=_whole(values, "ecc_uncorrected"),
             remapped_rows_pending=_flag(values, "remapped_rows_pending"),
@@ -256,5 +257,9 @@ def _flag(values: Mapping[str, Fraction], name: str) -> bool | None:
 
 
 def _throttle(values: Mapping[str, Fraction]) -> frozenset[str] | None:
-    known = {reason: values[THROTTLE + reason] for reason in THROTTLE_REASONS if THROTTLE + reason in values}
-    return frozenset(reason for reason, up in known.items() if up) if known else None
+    told = _throttle_told(values)
+    return frozenset(reason for reason in told if values[THROTTLE + reason]) if told else None
+
+
+def _throttle_told(values: Mapping[str, Fraction]) -> frozenset[str]:
+    return frozenset(reason for reason in THROTTLE_REASONS if THROTTLE + reason in values)

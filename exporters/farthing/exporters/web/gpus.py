@@ -113,6 +113,7 @@ def _device(device: DeviceView, view: DevicesView) -> Payload:
         "sm_clock_hz": reading.sm_clock_hz,
         "memory_clock_hz": reading.memory_clock_hz,
         "throttle": None if reading.throttle is None else sorted(reading.throttle),
+        "throttle_told": None if reading.throttle is None else sorted(reading.throttle_told),
         "ecc_uncorrected": reading.ecc_uncorrected,
         "xid": reading.xid or None,
         "xid_count": reading.xid_count,
