@@ -1,6 +1,8 @@
 """What cannot be believed is left out and named, and nothing else is."""
 
+import re
 from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -10,6 +12,9 @@ from tests.collectors.gpu.gpu_readings import reading, recorded
 from farthing.collectors.gpu.faults import PLAUSIBLE, StuckUtilization, believed
 from farthing.domain.conventions import FAULT_SENTINEL, FAULT_STUCK_UTILIZATION
 from farthing.domain.gpu import GpuReading
+from farthing.vocabulary.gpus import QUANTITIES
+
+GUIDE = (Path(__file__).parents[3] / "docs" / "gpus.md").read_text()
 
 NVML_32 = 0xFFFFFFFF
 NVML_64 = 0xFFFFFFFFFFFFFFFF
@@ -68,8 +73,35 @@ def test_every_number_of_a_reading_has_bounds():
 def test_nothing_that_is_believed_lies_outside_its_bounds(field, value):
     """Whatever a source says."""
     seen = getattr(believed(reading(**{field: value})), field)
-    least, most = PLAUSIBLE[field]
-    assert seen is None or least <= seen <= most
+    least, ceiling = PLAUSIBLE[field]
+    assert seen is None or least <= seen < ceiling
+
+
+def test_a_driver_is_believed_as_far_as_an_exporter():
+    """15 kW are no reading, whoever says so: one device is shown alike by every source."""
+    assert believed(reading(power_watts=15_000.0)).power_watts is None
+    assert believed(reading(power_watts=9_999.0)).power_watts == 9_999
+    assert {ceiling for name, (_, ceiling) in PLAUSIBLE.items() if name.endswith("_watts")} == {1e4}
+
+
+def test_the_guide_tells_the_bounds():
+    """Its table has every quantity that is a number, in the unit that it names."""
+    rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \| (-?[\d,.]+) \| ([\d,.]+) \|", GUIDE, re.MULTILINE)
+    told = {
+        quantity: tuple(float(number.replace(",", "")) for number in numbers)
+        for quantities, *numbers in rows
+        for quantity in re.findall(r"\w+", quantities)
+    }
+    names = {"energy": "energy_mj", **{name: name for name in PLAUSIBLE}}
+    units = ("_bytes", "_watts", "_celsius", "_hz", "_bytes_per_second")
+    names |= {name.removesuffix(unit): name for name in PLAUSIBLE for unit in units if name.endswith(unit)}
+    thousands = {"energy": 1_000}
+    bounds = {
+        quantity: tuple(bound / thousands.get(quantity, 1) for bound in PLAUSIBLE[names[quantity]])
+        for quantity, one in QUANTITIES.items()
+        if one.unit != "flag"
+    }
+    assert told == bounds
 
 
 def look_at(watch, *, power=600.0, utilization=0.0, begin=0, seconds=0, **more):

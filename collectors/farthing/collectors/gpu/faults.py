@@ -10,38 +10,48 @@ from typing import Any, Final
 
 from farthing.domain.clock import SECOND
 from farthing.domain.conventions import FAULT_SENTINEL, FAULT_STUCK_UTILIZATION
-from farthing.domain.gpu import MAX_ENERGY_MJ, GpuReading
+from farthing.domain.gpu import GpuReading
+from farthing.vocabulary.gpus import QUANTITIES
 
 __all__ = ["StuckUtilization", "believed"]
 
-PLAUSIBLE: Final[dict[str, tuple[float, float]]] = {
-    "utilization": (0, 1),
-    "memory_utilization": (0, 1),
-    "sm_active": (0, 1),
-    "tensor_active": (0, 1),
-    "dram_active": (0, 1),
-    "memory_used_bytes": (0, 2**46),
-    "memory_total_bytes": (1, 2**46),
-    "power_watts": (0, 20_000),
-    "power_limit_watts": (1, 20_000),
-    "energy_mj": (0, MAX_ENERGY_MJ),
-    "temperature_celsius": (-60, 200),
-    "memory_temperature_celsius": (-60, 200),
-    "sm_clock_hz": (0, 10**10),
-    "memory_clock_hz": (0, 10**11),
-    "max_sm_clock_hz": (1, 10**10),
-    "ecc_corrected": (0, 2**48),
-    "ecc_uncorrected": (0, 2**48),
-    "xid": (0, 65_535),
-    "xid_count": (0, 2**48),
-    "pcie_tx_bytes_per_second": (0, 10**12),
-    "pcie_rx_bytes_per_second": (0, 10**12),
-    "nvlink_tx_bytes": (0, 2**62),
-    "nvlink_rx_bytes": (0, 2**62),
+_FIELDS: Final = {
+    "memory_used": "memory_used_bytes",
+    "memory_total": "memory_total_bytes",
+    "power": "power_watts",
+    "power_limit": "power_limit_watts",
+    "temperature": "temperature_celsius",
+    "memory_temperature": "memory_temperature_celsius",
+    "sm_clock": "sm_clock_hz",
+    "memory_clock": "memory_clock_hz",
+    "max_sm_clock": "max_sm_clock_hz",
+    "pcie_tx": "pcie_tx_bytes_per_second",
+    "pcie_rx": "pcie_rx_bytes_per_second",
+    "nvlink_tx": "nvlink_tx_bytes",
+    "nvlink_rx": "nvlink_rx_bytes",
 }
-"""Field -> the least and the most that a device can have. What drivers and exporters put in the place of "not known"
-lies beyond: all bits of 32 or 64 set (NVML_VALUE_NOT_AVAILABLE in nvml.h), DCGM's blanks (dcgm_structs.h:
-0x7ffffff0 and above, 0x7ffffffffffffff0 and above, 140737488355328.0 for doubles), and -1.
+"""Quantity -> field of the reading, where they are not called the same and have one unit."""
+_LEAST: Final = {
+    "memory_total_bytes": 1,
+    "power_limit_watts": 1,
+    "max_sm_clock_hz": 1,
+    "temperature_celsius": -60,
+    "memory_temperature_celsius": -60,
+}
+"""Of others it is 0."""
+_MILLIJOULES: Final = 1_000
+
+
+def _bounds() -> dict[str, tuple[float, float]]:
+    ceilings = {_FIELDS.get(name, name): one.ceiling for name, one in QUANTITIES.items() if one.unit != "flag"}
+    ceilings["energy_mj"] = ceilings.pop("energy") * _MILLIJOULES
+    return {name: (_LEAST.get(name, 0), ceiling) for name, ceiling in ceilings.items()}
+
+
+PLAUSIBLE: Final[dict[str, tuple[float, float]]] = _bounds()
+"""Field -> the least that a device can have, and from which on a value is none: the ceilings of the vocabulary, so that
+a driver is believed as far as an exporter. What drivers put in the place of "not known" lies beyond: all bits of 32 or
+64 set (NVML_VALUE_NOT_AVAILABLE in nvml.h), and -1.
 """
 
 WORKING_SHARE: Final = 0.5
@@ -57,10 +67,10 @@ SAMPLE_SECONDS: Final = 60
 def believed(reading: GpuReading) -> GpuReading:
     """The reading without values that no device has; with FAULT_SENTINEL among its faults if there were any."""
     wrong: dict[str, Any] = {}
-    for name, (least, most) in PLAUSIBLE.items():
+    for name, (least, ceiling) in PLAUSIBLE.items():
         value = getattr(reading, name)
         # written so that a value that is not a number lies outside as well
-        if value is not None and not least <= value <= most:
+        if value is not None and not least <= value < ceiling:
             wrong[name] = None
     used, total = reading.memory_used_bytes, reading.memory_total_bytes
     if used is not None and total is not None and used > total and not wrong.keys() & {"memory_total_bytes"}:
