@@ -27,6 +27,7 @@ INTERVAL_SECONDS: Final = 30
 """Half of the shortest step by which windows are added up."""
 BUDGET_INTERVAL_SECONDS: Final = 300
 """Of what days make: nothing in it changes within minutes, and it reads the most."""
+DAY_SECONDS: Final = 86_400
 FAST_SECONDS: Final = 120
 SLOW_SECONDS: Final = 900
 
@@ -80,13 +81,14 @@ def promise(one: SloSettings) -> str:
 
 
 def _constants(one: SloSettings) -> list[RecordingRule]:
-    """Objective, error budget and thresholds: numbers of farthing.yaml that rules and dashboards join by name."""
+    """Objective, error budget, window and thresholds: numbers of farthing.yaml that rules and dashboards join by name."""
     label = {names.LABEL_SLO: one.name}
     rules = [
         RecordingRule(
             names.REC_SLO_OBJECTIVE, f"vector({one.objective:f})", {**label, names.LABEL_PROMISE: promise(one)}
         ),
         RecordingRule(names.REC_SLO_BUDGET, f"vector({one.error_budget:f})", label),
+        RecordingRule(names.REC_SLO_WINDOW, f"vector({one.window_days * DAY_SECONDS})", label),
     ]
     for pair in PAIRS:
         why = reason(pair, one.objective)
