@@ -47,6 +47,8 @@ class Column:
     bands: tuple[Band, ...] = ()
     """Colour the cell's text."""
     decimals: int | None = None
+    unknown: str | None = None
+    """What stands in a cell without a value; None: the table's own word."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ __all__ = [
     "INSTANCES",
     "INTERVAL",
     "MODELS",
+    "PROMISES",
     "RANGE",
     "REQUESTS",
     "SLOS",
@@ -43,6 +44,7 @@ _INSTANCE: Final = f'{names.LABEL_INSTANCE}=~"$instance"'
 _ENGINE: Final = f'{names.LABEL_ENGINE}=~"$instance"'
 _TENANT: Final = f'{names.LABEL_TENANT}=~"$tenant"'
 _TIER: Final = f'{names.LABEL_TIER}=~"$tier"'
+_SLO: Final = f'{names.LABEL_SLO}=~"$slo"'
 _HOST: Final = f'{names.LABEL_HOST}=~"$hostname"'
 
 _OTHER_KIND: Final = f'{names.REC_ENGINE}{{{names.LABEL_ENGINE_KIND}!~"$engine_kind"}}'
@@ -70,8 +72,10 @@ TENANTS: Final = Scope((_CLUSTER, _MODEL, _TENANT, _TIER))
 """Series of Farthing by tenant, model and tier: of all instances."""
 REQUESTS: Final = Scope((_CLUSTER, _MODEL, _TIER))
 """Farthing's histograms and counts of requests, by model and tier."""
-SLOS: Final = Scope((_CLUSTER, _MODEL))
-"""``slo:`` series, by promise and model."""
+PROMISES: Final = Scope((_CLUSTER, _SLO))
+"""``slo:`` series of what farthing.yaml promises, by promise alone."""
+SLOS: Final = Scope((_CLUSTER, _MODEL, _SLO, _TIER), MODELS.less)
+"""``slo:`` series by promise and model, and by tier where the promise is to one."""
 BUDGETS: Final = Scope((_CLUSTER,))
 """Amounts of the whole bill, budgets, forecasts: a budget's own labels say what it is for."""
 BOOKS: Final = Scope((_CLUSTER,))

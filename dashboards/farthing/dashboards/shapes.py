@@ -314,6 +314,8 @@ def _column(column: Column) -> list[Json]:
     properties: list[Json] = [{"id": "unit", "value": column.unit}]
     if column.decimals is not None:
         properties.append({"id": "decimals", "value": column.decimals})
+    if column.unknown is not None:
+        properties.append({"id": "noValue", "value": column.unknown})
     if column.bands:
         properties += [
             {"id": "thresholds", "value": {"mode": "absolute", "steps": steps(column.bands)}},

@@ -7,7 +7,7 @@ from typing import Final
 from farthing.dashboards.parts import Variable
 from farthing.domain import conventions as names
 
-__all__ = ["CLUSTER", "ENGINE_KIND", "HOST", "INSTANCE", "MODEL", "OF_ENGINES", "TENANT", "TIER"]
+__all__ = ["CLUSTER", "ENGINE_KIND", "HOST", "INSTANCE", "MODEL", "OF_ENGINES", "SLO", "TENANT", "TIER"]
 
 _OF_CLUSTER: Final = f'{names.LABEL_CLUSTER}=~"$cluster"'
 _OF_KIND: Final = f'{_OF_CLUSTER}, {names.LABEL_ENGINE_KIND}=~"$engine_kind"'
@@ -37,6 +37,8 @@ TIER: Final = Variable(
     "Tier",
     f"label_values({names.METRIC_REQUESTS}{{{_OF_CLUSTER}, {_OF_MODEL}}}, {names.LABEL_TIER})",
 )
+
+SLO: Final = Variable("slo", "Promise", f"label_values({names.REC_SLO_OBJECTIVE}{{{_OF_CLUSTER}}}, {names.LABEL_SLO})")
 
 HOST: Final = Variable(
     "hostname", "Host", f"label_values({names.METRIC_GPU_INFO}{{{_OF_CLUSTER}}}, {names.LABEL_HOST})"
