@@ -79,13 +79,19 @@ def steps(bands: Sequence[Band], low: str = "fine") -> list[Json]:
 
 
 def colour_overrides(legends: Iterable[str]) -> list[Json]:
-    """Overrides that give phases, accounts and stages their colours: series named so, or named so and something."""
+    """Overrides that give phases, accounts and stages their colours: series named so, or named so and something.
+
+    A phase of what was charged has the phase's colour: the last override that matches counts, so phases come last.
+    """
     return [
         {
-            "matcher": {"id": "byRegexp", "options": f"/^{name}( .*)?$/"},
+            "matcher": {
+                "id": "byRegexp",
+                "options": f"/^({names.CHARGED} )?{name}( .*)?$/" if name in names.PHASES else f"/^{name}( .*)?$/",
+            },
             "properties": [{"id": "color", "value": {"mode": "fixed", "fixedColor": COLOURS[name]}}],
         }
-        for name in legends
+        for name in sorted(legends, key=names.PHASES.__contains__)
     ]
 
 
