@@ -81,7 +81,7 @@ def promise(one: SloSettings) -> str:
 
 
 def _constants(one: SloSettings) -> list[RecordingRule]:
-    """Objective, error budget, window and thresholds: numbers of farthing.yaml that rules and dashboards join by name."""
+    """Objective, error budget, window, thresholds: numbers of farthing.yaml that rules and dashboards join by name."""
     label = {names.LABEL_SLO: one.name}
     rules = [
         RecordingRule(
