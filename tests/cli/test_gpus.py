@@ -183,6 +183,25 @@ def test_a_source_that_is_down_is_told():
     ]
 
 
+def test_why_a_source_gives_nothing_is_told_in_one_line_below():
+    """Whoever asks need not look for it in the log of the service; the source is not named twice."""
+    url = "http://node-2:9400/metrics"
+    for complaint, told in (
+        (f"{url} did not answer (refused)\n; is it running?", "did not answer (refused) ; is it running?"),
+        (f"{url}: ZeroDivisionError", "ZeroDivisionError"),
+        ("the answer of another is [red]no[/red] exposition", "the answer of another is [red]no[/red] exposition"),
+    ):
+        payload = gpus_payload(DevicesView(1, (), {url: False}, complaints={url: complaint}), None)
+        assert lines_of(payload, "Live from here")[-1] == f"{url} cannot be read: {told}"
+
+
+def test_a_service_of_an_earlier_version_tells_no_reason():
+    """Its answer has no complaint: the source is down all the same."""
+    payload = gpus_payload(DevicesView(1, (), {"nvml": False}), None)
+    del payload["sources"][0]["complaint"]
+    assert lines_of(payload)[-1] == "nvml cannot be read."
+
+
 def test_rows_for_programs_are_exact_and_have_every_device():
     """Nano-dollars, bytes and watts as they are."""
     engine = snapshot().engines[0]

@@ -97,12 +97,18 @@ def gpu_table(payload: Payload, note: str = "", width: int = WIDE) -> Table:
     several = len({device["host"] for device in payload["devices"]}) > 1
     for engine, device, first in _pairs(payload):
         grid.add_row(*_engine_cells(engine, device, first), *_device_cells(device, several, narrow))
-    down = [source["name"] for source in payload["sources"] if not source["up"]]
-    notes = [note, *(f"{name} cannot be read." for name in down)]
+    notes = [note, *(_complaint(source) for source in payload["sources"] if not source["up"])]
     if not payload["devices"]:
         notes.insert(0, "No device is read.")
     grid.caption = Text("\n".join(_printable(line) for line in notes if line), style="dim")
     return grid
+
+
+def _complaint(source: Payload) -> str:
+    """Which source gives nothing and, as far as it is told, why; a complaint mostly begins with its source."""
+    name, complaint = source["name"], " ".join(str(source.get("complaint") or "").split())
+    why = complaint.removeprefix(name).lstrip(": ")
+    return f"{name} cannot be read: {why}" if why else f"{name} cannot be read."
 
 
 def _pairs(payload: Payload) -> Iterator[tuple[Payload, Payload, bool]]:

@@ -51,6 +51,8 @@ class DevicesView:
     """Records that wait for delivery; None where nothing is delivered."""
     dropped: int | None = None
     """Records that could not wait any longer, since the reader began."""
+    complaints: Mapping[str, str] = field(default_factory=dict)
+    """Source that did not answer last time -> why, in one line."""
 
     @property
     def unallocated_nano(self) -> dict[str, int]:

@@ -287,6 +287,14 @@ def test_a_source_that_fails_says_so_once_and_leaves_its_records(caplog):
     assert len({record.key.boot for record in bench.records}) == 1
 
 
+def test_why_a_source_gives_nothing_is_shown_as_long_as_it_gives_nothing():
+    """With the reason that it has now, and none once it answers."""
+    first, second = GpuError("nvml: no driver"), GpuError("nvml: it is another version than its library")
+    bench = Bench(FakeSource.of([reading()], first, second, [reading()]))
+    told = [dict(bench.read().sampler.view().complaints) for _ in range(4)]
+    assert told == [{}, {"nvml": str(first)}, {"nvml": str(second)}, {}]
+
+
 def test_a_source_that_breaks_in_a_way_nobody_foresaw_is_down_like_another(caplog):
     """It ends no other source, and the log has where it broke."""
     broken = FakeSource.of(ZeroDivisionError("inside a driver"), name="http://x/metrics")

@@ -146,8 +146,9 @@ class Sampler:
                 if self._owner(uuid, number) is None and (view := self._view(uuid, track)) is not None
             ]
             up = {watched.source.name: watched.up for watched in self._watched if watched.up is not None}
+            complaints = {watched.source.name: watched.complaint for watched in self._watched if watched.complaint}
         devices = tuple(view for _, view in sorted(found, key=lambda pair: (pair[0], *_by_number(pair[1]))))
-        return DevicesView(self._wall_ns(), devices, up)
+        return DevicesView(self._wall_ns(), devices, up, complaints=complaints)
 
     def _watch(self, number: int) -> None:
         """Keep to the period; a period that passed during a long reading is left out."""

@@ -42,7 +42,9 @@ def gpus_payload(view: DevicesView, snapshot: Snapshot | None) -> Payload:
     return {
         "taken_ms": view.taken_ns * 1_000 // SECOND,
         "currency": None if snapshot is None else snapshot.currency,
-        "sources": [{"name": name, "up": up} for name, up in view.sources.items()],
+        "sources": [
+            {"name": name, "up": up, "complaint": view.complaints.get(name, "")} for name, up in view.sources.items()
+        ],
         "engines": [
             *(_engine(engine, view) for engine in engines),
             *({"name": name, "devices": _devices_of(name, view)} for name in others),
