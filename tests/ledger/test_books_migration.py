@@ -65,3 +65,22 @@ def test_periods_and_sums_are_those_that_posting_would_have_kept(current, ledger
     (view,) = books.snapshot().engines
     assert view.residual_nano == 0
     ledger.close()
+
+
+def test_a_closed_boot_ended_when_it_closed_and_an_open_one_is_asked(current, ledger_url):
+    """Of a ledger that did not tell ends: what of a GPU is whose does not change by an upgrade."""
+    engine = bare_engine(ledger_url)
+    migrate(engine, "0010")
+    known = {column["name"] for column in sa.inspect(engine).get_columns("boots")}
+    columns = [column for column in t.boots.columns if column.name in known]
+    ((row,),) = [[dict(one._mapping) for one in current.select(sa.select(*columns))]]
+    old = sa.table("boots", *(sa.column(column.name, column.type) for column in columns))
+    with engine.begin() as connection:
+        connection.execute(sa.insert(old), [row, row | {"boot": "open", "closed_ns": None}])
+    engine.dispose()
+    ledger = Ledger.open(ledger_url)
+    b = t.boots.c
+    ends = ledger.select(sa.select(b.boot, b.closed_ns, b.ended_ns, b.given_up_ns).order_by(b.boot))
+    assert ends == [("b", row["closed_ns"], row["closed_ns"], None), ("open", None, None, None)]
+    assert row["closed_ns"] is not None
+    ledger.close()

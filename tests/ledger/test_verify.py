@@ -19,7 +19,7 @@ from farthing.replay.recording import load_recording
 from farthing.settings import CostingSettings, Settings
 
 TOLD_ONCE = {
-    "boots": {"gpu_count", "closed_ns", "energy_last_mj", "lost", "refused", "billed_from_ns", "read_id"},
+    "boots": {"gpu_count", "energy_last_mj", "lost", "refused", "billed_from_ns", "read_id"},
     "dispute_marks": {"id", "at_ns"},
     "fits": {"engine_index"},
     "journal": {"id"},

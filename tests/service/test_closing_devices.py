@@ -13,10 +13,12 @@ from tests.service.edges import CAPACITY, proven
 
 from farthing.books.periods import bounds
 from farthing.books.policy import Policy
+from farthing.costing.stream import CostStream
 from farthing.domain import conventions as c
 from farthing.domain.clock import SECOND
 from farthing.ledger import tables as t
 from farthing.ledger.repository import Ledger
+from farthing.ledger.verify import verify
 from farthing.replay.recording import load_recording
 from farthing.service.closing import draft_period
 from farthing.service.idle_table import idle_table
@@ -298,4 +300,72 @@ def test_a_boot_whose_name_for_its_gpu_was_never_read_is_not_billed_twice(ledger
     closed = close(ledger, NOVEMBER)
     identity(closed)
     assert closed.document.facts.bill_nano == pytest.approx(_cost(600), abs=10**6)
+    proven(ledger, tmp_path)
+
+
+def test_a_boot_that_ended_holds_no_gpu_while_its_books_wait_for_energy(ledger, recording, tmp_path):
+    """Its end is known, and its last samples are not: the month that is closed meanwhile says whose the GPUs were."""
+    raw = moved(recording, NOVEMBER, 600)
+    samples = as_devices(raw)
+    ledger.add([_there("GPU-b", 600, 600), *samples[:-1], *without_samples(raw, (UUID, "GPU-b"))])
+    books = accountant(ledger, SETTINGS)
+    books.advance()
+    b = t.boots.c
+    ((closed_ns, ended_ns, covered_ns),) = ledger.select(sa.select(b.closed_ns, b.ended_ns, b.covered_ns))
+    assert (closed_ns, ended_ns) == (None, covered_ns)
+    november = close(ledger, NOVEMBER)
+    identity(november)
+    assert _idle(november)["GPU-b", c.UNALLOCATED] == pytest.approx((600 - 253.180839) * H100 / 3_600, abs=10**6)
+    # its energy comes after all: no amount moves
+    ledger.add(samples[-1:])
+    books.advance()
+    assert ledger.select(sa.select(b.closed_ns, b.ended_ns)) == [(ended_ns, ended_ns)]
+    december = close(ledger, DECEMBER)
+    identity(december)
+    assert _moved_in_november(december) == 0
+    proven(ledger, tmp_path)
+
+
+@pytest.mark.parametrize("chunk", [97, 1_000, 10_000])
+def test_a_boot_whose_costing_gave_up_holds_no_gpu_beyond_what_it_was_billed_for(
+    ledger, recording, tmp_path, monkeypatch, chunk
+):
+    """The time that it has no amount for is paid for and nobody's, until its records can be costed."""
+    raw = without_samples(moved(recording, NOVEMBER, 600))
+    feed, bad = CostStream.feed, raw[len(raw) // 2]
+
+    def failing(stream, record):
+        if record.key == bad.key:
+            raise ZeroDivisionError("canary")
+        return feed(stream, record)
+
+    monkeypatch.setattr(CostStream, "feed", failing)
+    ledger.add([_there(UUID, 600)])
+    books = accountant(ledger, SETTINGS)
+    for begin in range(0, len(raw), chunk):
+        ledger.add(raw[begin : begin + chunk])
+        books.advance()
+    b = t.boots.c
+    found = ledger.select(sa.select(b.given_up_ns, b.covered_ns, b.bill_nano, b.closed_ns))
+    ((given_up_ns, covered_ns, bill, closed_ns),) = found
+    assert (given_up_ns, closed_ns) == (covered_ns, None)
+    # however few records were read at a time, all of what was settled before is in the books, and no more
+    assert bill == ledger.select(sa.select(sa.func.sum(t.windows.c.bill_nano)))[0][0] == 116_259_850
+    # another process finds the same
+    accountant(ledger, SETTINGS).advance()
+    assert ledger.select(sa.select(b.given_up_ns, b.covered_ns, b.bill_nano, b.closed_ns)) == found
+    november = close(ledger, NOVEMBER)
+    identity(november)
+    assert sum(_idle(november).values()) + bill == _cost(600)
+    assert {account for _, account in _idle(november)} == {c.UNALLOCATED}
+    assert [check for check in verify(ledger.engine) if not check.ok] == []
+    # mended: the boot takes its time back
+    monkeypatch.setattr(CostStream, "feed", feed)
+    accountant(ledger, SETTINGS).advance()
+    assert ledger.select(sa.select(b.given_up_ns)) == [(None,)]
+    december = close(ledger, DECEMBER)
+    identity(december)
+    assert december.document.facts.bill_nano == 0
+    late = [one.nano for one in december.document.accruals if one.source.startswith("gpu/")]
+    assert sum(late) == bill - ledger.select(sa.select(b.bill_nano))[0][0] < 0
     proven(ledger, tmp_path)

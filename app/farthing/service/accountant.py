@@ -243,7 +243,7 @@ class Accountant:
                 _log.exception(
                     "engine %s: a record of boot %s cannot be costed; its books stand still", account.engine, boot
                 )
-                self._give_up(account)
+                self._stop_at(account)
                 return
             if isinstance(record, Usage) and self._last_id > self._done_id:
                 # what an earlier process counted and exported is not counted once more when it is read again
@@ -272,9 +272,30 @@ class Accountant:
         for boot in self._boots_of(account):
             del self._accounts[boot]
 
+    def _stop_at(self, account: Account) -> None:
+        """A record of an account cannot be costed: what was settled before it is posted, and nothing after it.
+
+        So the books do not depend on how many records were read at a time. Raises LedgerError when the ledger fails.
+        """
+        if isinstance(account, BootAccount):
+            try:
+                account.give_up()
+            except Exception:
+                _log.exception("engine %s: what waits for energy cannot be settled either", account.engine)
+            if not self._posted(account):
+                return
+        self._give_up(account)
+
     def _give_up(self, account: Account) -> None:
-        self._broken[account.engine] += self._boots_of(account)
+        """Nothing of an account is costed any further, and the books say so: its GPUs are not its own from there on."""
+        boots = self._boots_of(account)
+        self._broken[account.engine] += boots
+        known = [self._boots[boot] for boot in boots if boot in self._boots]
         self._leave(account)
+        for boot in known if isinstance(account, BootAccount) else ():
+            if boot.given_up_ns is None:
+                marked = self._boots[boot.boot] = replace(boot, given_up_ns=boot.covered_ns)
+                self.ledger.post(marked, [], [])
 
     def _open(self, started: Started) -> None:
         boot, engine = started.key.boot, self._engine_of(started)
@@ -542,7 +563,7 @@ class Accountant:
 
 def _is_over(account: Account) -> bool:
     """Whether nothing of its GPUs is billed to it any longer."""
-    return account.ended if isinstance(account, BootAccount) else account.closed
+    return account.ended or account.given_up if isinstance(account, BootAccount) else account.closed
 
 
 def _is_scraped(boot: Boot) -> bool:

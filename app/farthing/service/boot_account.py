@@ -75,6 +75,8 @@ class BootAccount:
         """Records that never arrived, and that intake refused, as whoever orders them counts."""
         self.unpriced = False
         """It has come to a time without a price: what was settled before stands, and nothing more is costed."""
+        self.given_up = False
+        """Its records cannot be costed any further: what was settled before stands."""
         self._settled_nano = 0
         self._settled_ns = dict.fromkeys(range(started.ranks), started.at_ns)
         """By rank: up to where the windows reach that were settled and taken."""
@@ -90,7 +92,7 @@ class BootAccount:
         if isinstance(record, Lifecycle) and record.event in _SILENCES:
             self._fall_silent(record)
             return
-        if self.unpriced:
+        if self.unpriced or self.given_up:
             return
         if self.ended:
             self._late += 1
@@ -141,6 +143,11 @@ class BootAccount:
         if not self.ended:
             self._take(self.stream.finish)
             self.state, self.silent = "stop", False
+
+    def give_up(self) -> None:
+        """Cost nothing of it any further: what was settled before is posted with the energy that is known."""
+        self.given_up = True
+        self._gather(self.stream.give_up_energy())
 
     def _fall_silent(self, record: Lifecycle) -> None:
         """Settle what is known. No request is waited for any longer; one that is told of after all is a late one."""
@@ -194,7 +201,10 @@ class BootAccount:
 
     def row(self) -> Boot:
         """The boot as the ledger keeps it."""
-        ended = self.stream.stopped_ns if self.closed else None
+        ended_ns = None
+        if self.ended and not self.given_up and self.stream.stopped_ns is not None:
+            ended_ns = self._wall(self.stream.stopped_ns)
+        covered_ns = self._wall(min(self._settled_ns.values()) if self._is_priceless() else self.stream.covered_ns)
         energy = self.energy_mj
         return Boot(
             boot=self.started.key.boot,
@@ -206,7 +216,7 @@ class BootAccount:
             price_version=self.tariff.version,
             anchor=self.started.anchor,
             started_ns=self._wall(self.started.at_ns),
-            closed_ns=self._wall(ended) if ended is not None else None,
+            closed_ns=ended_ns if self.closed else None,
             bill_nano=self.bill_nano,
             lost=self._lost,
             energy_first_mj=None if energy is None else 0,
@@ -214,11 +224,13 @@ class BootAccount:
             refused=self.refused,
             ranks=self.started.ranks,
             billed_from_ns=self._billed_ns,
-            covered_ns=self._wall(min(self._settled_ns.values()) if self._is_priceless() else self.stream.covered_ns),
+            covered_ns=covered_ns,
             read_id=self.read_id,
             price_content=self.tariff.content,
             costing=options_text(self.stream.options),
             gpu_uuids=tuple(sorted(self.gpu_uuids)),
+            ended_ns=ended_ns,
+            given_up_ns=covered_ns if self.given_up else None,
         )
 
     def wip(self) -> dict[str, int]:
@@ -252,8 +264,12 @@ class BootAccount:
         return self.missing + self._late + self.stream.strays
 
     def _is_priceless(self) -> bool:
-        """Whether its windows, settled or in progress, reach into a time without a price."""
-        return self.unpriced or not self.tariff.covers(self._wall(self.started.at_ns), self._wall(self.stream.reach_ns))
+        """Whether its windows, settled or in progress, reach into a time without a price, or cannot be costed."""
+        return (
+            self.unpriced
+            or self.given_up
+            or not self.tariff.covers(self._wall(self.started.at_ns), self._wall(self.stream.reach_ns))
+        )
 
     def _wall(self, mono_ns: int) -> int:
         return self.started.anchor.to_wall(mono_ns)

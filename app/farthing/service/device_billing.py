@@ -67,13 +67,17 @@ def unpriced_engine_names(connection: Connection) -> frozenset[str]:
 
 
 def billed_lives(groups: Mapping[str, Sequence[Any]], unpriced: Collection[str], until_ns: int) -> list[BilledLife]:
-    """The lives of boots, from rows of the ledger by what is billed as one; those that go on end at ``until_ns``."""
+    """The lives of boots, from rows of the ledger by what is billed as one; those that go on end at ``until_ns``.
+
+    One that ended does not go on while its energy is awaited, nor does one whose records cannot be costed any further.
+    """
     latest = {rows[-1].engine: name for name, rows in groups.items() if not name.startswith(c.SCRAPED_BOOT)}
     found = []
     for name, rows in groups.items():
         start, last = min(int(row.started_ns) for row in rows), rows[-1]
         engine = last.engine
-        ended = all(row.closed_ns is not None for row in rows) or latest.get(engine) != name or engine in unpriced
+        over = all(row.ended_ns is not None or row.given_up_ns is not None for row in rows)
+        ended = over or latest.get(engine) != name or engine in unpriced
         end = max(int(row.covered_ns) for row in rows) if ended else until_ns
         devices = sorted({uuid for row in rows for uuid in json.loads(row.gpu_uuids)})
         found.append(

@@ -80,7 +80,7 @@ class _Posting:
         self._period = period
         self._start, self._end = bounds(period)
         self._into = into
-        self._settled_before_ns = boot.settled_before_ns
+        self._settled_ns, self._settled_before_ns = boot.settled_ns, boot.settled_before_ns
         self._requests_before = boot.requests_before
         self._requests = 0
 
@@ -108,7 +108,8 @@ class _Posting:
 
     def _source(self, source: SettledWindow | Adjustment, end_ns: int, *, before: bool) -> None:
         service = self._service(end_ns - 1, before=before)
-        if service is None:
+        # a window that still waited for energy, or for records that could be costed, was posted after the closing
+        if service is None or end_ns > self._settled_ns[source.engine_index]:
             return
         for p in source.postings:
             who = (p.tenant, p.project, p.model, p.tier)

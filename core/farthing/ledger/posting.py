@@ -109,6 +109,8 @@ class Poster:
             "price_version": boot.price_version,
             "read_id": boot.read_id,
             "gpu_uuids": json.dumps(boot.gpu_uuids),
+            "ended_ns": boot.ended_ns,
+            "given_up_ns": boot.given_up_ns,
             "costing": sa.case((b.costing == "", boot.costing), else_=b.costing),
         }
         newer = sa.update(t.boots).where(b.boot == boot.boot, b.read_id <= boot.read_id)

@@ -157,6 +157,8 @@ class Ledger:
                 read_id=row.read_id,
                 costing=row.costing,
                 gpu_uuids=tuple(json.loads(row.gpu_uuids)),
+                ended_ns=row.ended_ns,
+                given_up_ns=row.given_up_ns,
             )
             for row in rows
         ]

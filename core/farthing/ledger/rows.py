@@ -49,6 +49,10 @@ class Boot:
     """JSON of the settings of costing that its windows are made with; as the books first had them, they stay."""
     gpu_uuids: tuple[str, ...] = ()
     """Of its GPUs, in order, as far as anybody told."""
+    ended_ns: int | None = None
+    """UTC nanoseconds of its end, once no amount of money can change; its energy may still be awaited."""
+    given_up_ns: int | None = None
+    """UTC nanoseconds up to where it is in the books, once its records cannot be costed any further."""
 
     @property
     def energy_mj(self) -> int | None:

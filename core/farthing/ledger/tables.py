@@ -104,6 +104,8 @@ boots = Table(
         server_default="[]",
         comment="JSON: UUIDs of its GPUs, as far as anybody told",
     ),
+    Column("ended_ns", BigInteger, nullable=True, comment="UTC; set once no amount of it can change any more"),
+    Column("given_up_ns", BigInteger, nullable=True, comment="UTC; its records cannot be costed from here on"),
     Index(None, "engine"),
 )
 

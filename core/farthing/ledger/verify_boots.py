@@ -136,6 +136,8 @@ def _tariffs(scope: Scope) -> Mapping[str, Tariff]:
 
 def _boot(rows: list[Any], settled: int, reach: Mapping[int, int], tariffs: Mapping[str, Tariff]) -> str:
     """What is wrong with a boot's bill, or with all boots of an engine that is costed from its counters."""
+    if bad := next(filter(None, map(_ends, rows)), ""):
+        return bad
     bill = sum(int(row.bill_nano) for row in rows)
     closed = all(row.closed_ns is not None for row in rows)
     last = rows[-1]
@@ -158,6 +160,15 @@ def _boot(rows: list[Any], settled: int, reach: Mapping[int, int], tariffs: Mapp
         return _priced(billed, bill, settled, reach)
     except PriceError as error:
         return f"its price {tariff.version} does not cover its time: {error}"
+
+
+def _ends(row: Any) -> str:
+    """What is wrong with the moments at which a boot ended."""
+    if row.closed_ns is not None and row.closed_ns != row.ended_ns:
+        return f"it closed at {row.closed_ns} and ended at {row.ended_ns}"
+    if row.given_up_ns is not None and (row.closed_ns is not None or row.given_up_ns != row.covered_ns):
+        return f"its costing was given up at {row.given_up_ns}, and it is covered up to {row.covered_ns}"
+    return ""
 
 
 def _priced(boot: BilledBoot, bill: int, settled: int, reach: Mapping[int, int]) -> str:
