@@ -13,6 +13,7 @@ import typer
 from farthing.cli.alert_commands import alert_group
 from farthing.cli.autoscale_commands import autoscale_group
 from farthing.cli.book_commands import explain, periods, statements
+from farthing.cli.dashboard_commands import dashboard_group
 from farthing.cli.gpu_commands import gpus
 from farthing.cli.ledger_commands import ledger_group
 from farthing.cli.options import Config, Output, OutputOption
@@ -290,6 +291,7 @@ app.command()(explain)
 app.add_typer(ledger_group)
 app.add_typer(alert_group)
 app.add_typer(autoscale_group)
+app.add_typer(dashboard_group)
 
 
 @app.command()

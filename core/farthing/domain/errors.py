@@ -7,6 +7,7 @@ __all__ = [
     "EngineUnreachableError",
     "ExpositionError",
     "FarthingError",
+    "GrafanaError",
     "LedgerError",
     "PeriodError",
     "PolicyError",
@@ -109,3 +110,9 @@ class GpuError(FarthingError):
     """GPU telemetry cannot be read (driver, permission, no answer); the message names the source and the remedy."""
 
     exit_code = 14
+
+
+class GrafanaError(FarthingError):
+    """A Grafana is away, refuses, or is none; the message names its URL, what it said and what to do."""
+
+    exit_code = 15
