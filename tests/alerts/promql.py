@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -169,6 +170,7 @@ def _selectors(tokens: list[_Token], closing: dict[int, int]) -> dict[int, Use]:
 
 def _expect_relabelled(tokens: list[_Token], closing: dict[int, int], found: dict[int, Use]) -> None:
     """label_replace(v, dst, replacement, src, regex) and label_join(v, dst, separator, src...) read src, make dst."""
+    compared = list(_compared(tokens, closing))
     for index, token in enumerate(tokens):
         if token.text not in RELABELLING:
             continue
@@ -180,7 +182,7 @@ def _expect_relabelled(tokens: list[_Token], closing: dict[int, int], found: dic
                 arguments.append(part.text[1:-1])
         made, sources = arguments[0], arguments[2:3] if token.text == "label_replace" else arguments[2:]
         for position, use in found.items():
-            if index < position < end:
+            if index < position < end and not _only_compared(position, index, compared):
                 use.labels |= set(sources) - use.made - {""}  # of no label: every series
                 use.made.add(made)
 
@@ -193,6 +195,7 @@ def _expect_grouped(
     Inside an aggregation over a join one side suffices: those (label, metrics) are returned.
     """
     opening = {end: start for start, end in closing.items()}
+    compared = list(_compared(tokens, closing))
     either = []
     for index, token in enumerate(tokens):
         if token.kind != "name" or token.text not in GROUPINGS - {"group_left", "group_right"}:
@@ -205,7 +208,11 @@ def _expect_grouped(
             start, stop = end + 1, closing[end + 1]
         else:  # sum(operand) by (x)
             start, stop = opening[index - 1], index - 1
-        operand = [use for position, use in sorted(found.items()) if start <= position <= stop]
+        operand = [
+            use
+            for position, use in sorted(found.items())
+            if start <= position <= stop and not _only_compared(position, index, compared)
+        ]
         joined = any(part.text in {"on", "ignoring"} for part in tokens[start:stop])
         if joined and token.text in {"by", "without"}:
             missing = sorted(label for label in grouped if not any(label in use.made for use in operand))
@@ -214,6 +221,25 @@ def _expect_grouped(
             for use in operand:
                 use.labels |= grouped - use.made
     return either
+
+
+def _compared(tokens: list[_Token], closing: dict[int, int]) -> Iterator[tuple[int, int, int]]:
+    """(operator, start, end) of what stands on the right of and, unless: no label of it is in the result."""
+    for index, token in enumerate(tokens):
+        if token.kind != "name" or token.text.lower() not in {"and", "unless"}:
+            continue
+        start = index + 1
+        if tokens[start].text in {"on", "ignoring"}:
+            start = closing[start + 1] + 1
+        end = start
+        if tokens[start].kind == "name":  # a selector, or a call
+            end = start + 1 if start + 1 < len(tokens) and tokens[start + 1].text in {"{", "("} else start
+        yield index, start, closing.get(end, end)
+
+
+def _only_compared(position: int, index: int, compared: list[tuple[int, int, int]]) -> bool:
+    """Whether the selector is compared by a set operation that the grouping at ``index`` knows the result of only."""
+    return any(start <= position <= end and not operator <= index <= end for operator, start, end in compared)
 
 
 def _enclosing(closing: dict[int, int], index: int, length: int) -> tuple[int, int]:

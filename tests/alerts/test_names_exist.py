@@ -182,3 +182,15 @@ def test_what_the_walk_cannot_judge_is_refused(expr):
     """A hidden name must not pass as a known one."""
     with pytest.raises(ValueError, match=r"selector|brackets|read"):
         read(expr)
+
+
+def test_what_is_only_compared_needs_no_label_of_the_result():
+    """unless keeps its left side's labels alone; what it compares by, both sides must still have."""
+    expr = "(x * on (slo) group_left () y) * on (slo) (a unless on (model) (b unless on (kind) c))"
+    assert [(use.metric, use.labels) for use in read(expr).uses] == [
+        ("x", {"slo"}),
+        ("y", {"slo"}),
+        ("a", {"slo", "model"}),
+        ("b", {"model", "kind"}),
+        ("c", {"kind"}),
+    ]
