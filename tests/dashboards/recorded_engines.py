@@ -1,0 +1,90 @@
+"""What a Prometheus would have scraped of the recorded engines, each as a lap."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from tests.dashboards.laps import Lap, Series, lap_of, read_exposition
+
+from farthing.domain.clock import SECOND
+from farthing.replay.recording import Recording, load_recording
+
+__all__ = ["KINDS", "Kind", "engine_lap"]
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+SCRAPES_SERIES = ("up", "scrape_duration_seconds", "scrape_samples_scraped", "scrape_samples_post_metric_relabeling")
+
+
+@dataclass(frozen=True, eq=False)
+class Kind:
+    """A recording, and what its engines are called in the world."""
+
+    name: str
+    recording: str | Path
+    model: str
+    engines: int
+    tiers: dict[str, str]
+    """Workload -> tier that its clients name; others are interactive."""
+    anew: bool = False
+    """Each lap is a restart of the engine."""
+
+    @cache  # noqa: B019 - a handful of kinds, for the whole session
+    def load(self) -> Recording:
+        """The recording."""
+        return load_recording(self.recording)
+
+    @property
+    def seconds(self) -> int:
+        """How long a lap is: whole seconds that hold every scrape."""
+        recording = self.load()
+        return -(-(recording.end_ns - recording.start_ns) // SECOND)
+
+
+KINDS = (
+    Kind(
+        "llama",
+        "h100-llama8b-vllm0.26",
+        "llama-8b",
+        9,
+        {"prefill": "documents", "shared": "documents", "c128": "batch"},
+    ),
+    Kind("vision", "h100-qwen2vl7b-vllm0.26", "qwen2-vl-7b", 7, {"encoder": "documents", "repeat": "batch"}),
+    Kind("probed", "h100-llama8b-devices-vllm0.26", "llama-8b", 2, {}, anew=True),
+    Kind("pressed", FIXTURES / "recordings" / "h100-llama8b-pressure", "llama-8b", 2, {}, anew=True),
+)
+"""Of the engines that were recorded, how many there are in the world: 20."""
+
+
+def engine_lap(kind: Kind, wanted: frozenset[str] | None) -> Lap:
+    """The engine's series and those that Prometheus adds to a scrape, of the ``wanted`` names."""
+    recording = kind.load()
+    pictures = [
+        ((scrape.wall_ns - recording.start_ns) / SECOND, _picture(scrape.body, kind, wanted))
+        for scrape in recording.scrapes
+    ]
+    return lap_of(kind.seconds, pictures, anew=kind.anew)
+
+
+def up_lap(kind: Kind) -> Lap:
+    """What Prometheus says of the scrapes themselves; they are there when the engine is not."""
+    recording = kind.load()
+    pictures: list[tuple[float, dict[Series, float]]] = []
+    for scrape in recording.scrapes:
+        count = sum(1 for line in scrape.body.splitlines() if line and not line.startswith("#"))
+        said = (float(bool(scrape.body)), 0.01, float(count), float(count))
+        pictures.append(
+            (
+                (scrape.wall_ns - recording.start_ns) / SECOND,
+                {(name, ()): value for name, value in zip(SCRAPES_SERIES, said, strict=True)},
+            )
+        )
+    return lap_of(kind.seconds, pictures)
+
+
+def _picture(body: str, kind: Kind, wanted: frozenset[str] | None) -> dict[Series, float]:
+    return {
+        (name, tuple((label, kind.model if label == "model_name" else value) for label, value in labels)): value
+        for (name, labels), value in read_exposition(body, wanted).items()
+    }
