@@ -23,7 +23,7 @@ ANNOTATIONS: Final = (
     ),
     Annotation(
         "Restarts",
-        f"{INSTANCES.now(names.REC_RESETS)} > 0",
+        f"({INSTANCES.now(names.REC_RESETS)}) > 0",
         "{{instance}} restarted",
         "{{model}}: its counters began anew",
         "purple",
@@ -31,7 +31,7 @@ ANNOTATIONS: Final = (
     ),
     Annotation(
         "Price changes",
-        f"{ENGINES.over('changes', '2m', names.METRIC_PRICE)} > 0",
+        f"({ENGINES.over('changes', '2m', names.METRIC_PRICE)}) > 0",
         "{{engine}}: another price",
         "{{gpu}}",
         "yellow",
