@@ -171,6 +171,41 @@ def test_the_fleet_overview_shows(subject):
     assert any(subject in expr for _, expr in expressions())
 
 
+def shown_on(uid: str) -> list[str]:
+    """The PromQL of every panel of a dashboard."""
+    board = dashboards()[f"{uid}.json"]
+    return [target["expr"] for panel in board["panels"] for target in panel.get("targets", ())]
+
+
+@pytest.mark.parametrize(
+    "subject",
+    [
+        *(names.METRIC_GPU_INFO, names.METRIC_GPU_ENGINE, names.METRIC_GPU_UNALLOCATED, names.METRIC_GPU_SOURCE_UP),
+        *(names.REC_GPU_UTILIZATION, names.REC_GPU_MEMORY_USED, names.REC_GPU_MEMORY_TOTAL, names.REC_GPU_POWER),
+        *(names.REC_GPU_POWER_LIMIT, names.REC_GPU_SM_CLOCK, names.REC_GPU_MEMORY_CLOCK, names.REC_GPU_TEMPERATURE),
+        *(names.REC_GPU_THROTTLED, names.REC_GPU_ECC_UNCORRECTED, names.REC_GPU_ECC_CORRECTED, names.REC_GPU_LAST_XID),
+        *(names.REC_GPU_XID_ERRORS, names.REC_GPU_PCIE, names.REC_GPU_NVLINK, names.METRIC_GPU_FAULT),
+        *(names.METRIC_ENERGY, names.METRIC_PHASE_ENERGY, names.METRIC_CARBON, names.METRIC_ENERGY_COST),
+    ],
+)
+def test_the_dashboard_of_gpus_shows(subject):
+    """What it promises."""
+    assert any(subject in expr for expr in shown_on(names.DASHBOARD_GPUS))
+
+
+def test_the_runbook_of_every_link_exists():
+    """A link that leads nowhere costs time when there is none."""
+    runbooks = ROOM.parents[2] / "alerts" / "runbooks"
+    linked = {
+        link["url"].removeprefix(names.RUNBOOK_BASE)
+        for panel in PANELS
+        for link in panel.get("links", ())
+        if link["url"].startswith(names.RUNBOOK_BASE)
+    }
+    assert linked
+    assert {name for name in linked if not (runbooks / name).is_file()} == set()
+
+
 def test_only_the_theme_touches_grafanalib():
     """It is old, camel-cased and untyped, and must stay replaceable."""
     importing = set()

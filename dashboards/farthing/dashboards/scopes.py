@@ -50,7 +50,11 @@ _HOST: Final = f'{names.LABEL_HOST}=~"$hostname"'
 _OTHER_KIND: Final = f'{names.REC_ENGINE}{{{names.LABEL_ENGINE_KIND}!~"$engine_kind"}}'
 _THIS_KIND: Final = f'{names.REC_ENGINE}{{{names.LABEL_ENGINE_KIND}=~"$engine_kind"}}'
 _OTHER_MODEL: Final = f'{names.METRIC_TOKENS}{{{names.LABEL_MODEL}!~"$model"}}'
-_OTHER_INSTANCE: Final = f'{names.METRIC_GPU_ENGINE}{{{names.LABEL_ENGINE}!~"$instance"}}'
+_CHOSEN_DEVICE: Final = (
+    f"{names.METRIC_GPU_ENGINE}{{{_ENGINE}}} unless on ({names.LABEL_ENGINE}) "
+    f'{names.REC_ENGINE}{{{names.LABEL_MODEL}!~"$model"}} unless on ({names.LABEL_ENGINE}) {_OTHER_KIND}'
+)
+_OTHER_DEVICE: Final = f"{names.METRIC_GPU_ENGINE} unless on ({names.LABEL_UUID}) ({_CHOSEN_DEVICE})"
 
 INSTANCES: Final = Scope((_CLUSTER, _MODEL, _INSTANCE), f"unless on ({names.LABEL_INSTANCE}) {_OTHER_KIND}")
 """``llm:`` series by instance and model."""
@@ -80,5 +84,5 @@ BUDGETS: Final = Scope((_CLUSTER,))
 """Amounts of the whole bill, budgets, forecasts: a budget's own labels say what it is for."""
 BOOKS: Final = Scope((_CLUSTER,))
 """What Farthing says of itself."""
-GPUS: Final = Scope((_CLUSTER, _HOST), f"unless on ({names.LABEL_UUID}) {_OTHER_INSTANCE}")
-"""``gpu:`` and ``farthing_gpu_`` series by device: those of the chosen engines, and those that no engine has."""
+GPUS: Final = Scope((_CLUSTER, _HOST), f"unless on ({names.LABEL_UUID}) ({_OTHER_DEVICE})")
+"""``gpu:`` and ``farthing_gpu_`` series by device: those that a chosen engine has, and those that no engine has."""

@@ -24,6 +24,8 @@ from farthing.dashboards.parts import Band, Column, Link, Panel, Query
 
 __all__ = ["bars", "dial", "distribution", "history", "listing", "spread", "states"]
 
+HISTORY_POINTS: Final = 120
+"""Columns of a history: each is some pixels wide on a laptop."""
 # A heatmap's colours are published as one type: a scheme of colours carries those of an opacity too.
 _OF_OPACITY: Final[Mapping[str, Any]] = {"exponent": 0.5, "fill": "dark-orange"}
 
@@ -166,7 +168,8 @@ def history(
 ) -> Panel:
     """One row a series (a GPU, an instance), coloured by its value over time: which one is hot, full or empty.
 
-    With ``bands`` by what values mean, else from dark to bright between 0 and ``full``.
+    With ``bands`` by what values mean, else from dark to bright between 0 and ``full``. Grafana draws a column for each
+    point, and refuses where one would be narrower than a pixel or so.
     """
     options = {
         "showValue": "never",
@@ -184,7 +187,7 @@ def history(
         "thresholds": {"mode": "absolute", "steps": steps(bands)},
         "custom": {"fillOpacity": 80, "lineWidth": 0},
     }
-    return _panel(
+    panel = _panel(
         "status-history",
         title,
         description,
@@ -194,6 +197,8 @@ def history(
         min_step=min_step,
         panel_links=panel_links,
     )
+    panel.document["maxDataPoints"] = HISTORY_POINTS
+    return panel
 
 
 def states(
