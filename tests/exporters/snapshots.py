@@ -146,7 +146,7 @@ def spend_view(step: int = 100) -> SpendView:
         unpriced=(UnpricedView("lab-1", "qwen", "RTX 4090", "no price for RTX 4090"),),
         capacity_nano={("unallocated", "unassigned"): 5 * 10**9},
         unit_costs_nano={"request": 4_000_000},
-        shares={"idle": 0.25},
+        shares={"idle": 0.25, "saved": 0.12},
     )
 
 

@@ -76,17 +76,20 @@ def share_of_cost(accounts: Sequence[str], of: Sequence[str]) -> str:
     return known(cost_share(ENGINES, RANGE, accounts, of))
 
 
-def unit_cost(phase: str) -> str:
-    """Charged dollars per million tokens of the phase's kind, of work settled lately; empty without such tokens."""
-    cost = ENGINES.over(
-        "rate",
-        INTERVAL,
-        names.METRIC_COST,
-        f'{names.LABEL_ACCOUNT}="{names.CHARGED}"',
-        f'{names.LABEL_PHASE}="{phase}"',
-    )
-    tokens = ENGINE_MODELS.over("rate", INTERVAL, names.METRIC_TOKENS, f'{names.LABEL_KIND}="{_DRIVER[phase]}"')
-    return f"sum({cost}) / (sum({tokens}) > 0) * 1e6"
+def unit_cost(function: str, over: str) -> str:
+    """Dollars of requests' work (charged and aborted) per million tokens that engines processed in each phase: computed
+    prompt tokens, output tokens, image tokens; by phase, empty for one without such tokens.
+
+    ``function`` is ``rate`` (of the moment) or ``increase`` (of a range).
+    """
+    work = f'{names.LABEL_ACCOUNT}=~"{names.CHARGED}|{names.ABORTED}"'
+    cost = ENGINES.over(function, over, names.METRIC_COST, work, f'{names.LABEL_PHASE}=~"{"|".join(names.PHASES)}"')
+    kinds = f'{names.LABEL_KIND}=~"{"|".join(_DRIVER.values())}"'
+    tokens = ENGINE_MODELS.over(function, over, names.METRIC_TOKENS, kinds)
+    for phase, kind in _DRIVER.items():
+        tokens = f'label_replace({tokens}, "{names.LABEL_PHASE}", "{phase}", "{names.LABEL_KIND}", "{kind}")'
+    phases = by((names.LABEL_PHASE,))
+    return f"1e6 * sum{phases}({cost})\n/ (sum{phases}({tokens}) > 0)"
 
 
 def engine_gauge(metric: str, operation: str, group: Sequence[str] = ()) -> str:

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from farthing.dashboards.economics import token_economics
 from farthing.dashboards.fleet import fleet
 from farthing.dashboards.gpus import gpus_and_energy
-from farthing.domain.conventions import DASHBOARD_FLEET, DASHBOARD_GPUS
+from farthing.domain.conventions import DASHBOARD_ECONOMICS, DASHBOARD_FLEET, DASHBOARD_GPUS
 from farthing.settings import Settings
 
 __all__ = ["DASHBOARDS", "render_dashboards"]
 
 DASHBOARDS: Final[tuple[tuple[str, Callable[[Settings], str]], ...]] = (
     (DASHBOARD_FLEET, fleet),
+    (DASHBOARD_ECONOMICS, token_economics),
     (DASHBOARD_GPUS, gpus_and_energy),
 )
 """UID and maker of every dashboard; a new one is added here."""

@@ -6,6 +6,7 @@ from typing import Final
 
 from farthing.dashboards import queries, theme
 from farthing.dashboards.parts import Column, Panel, Query
+from farthing.dashboards.scopes import INTERVAL
 from farthing.domain import conventions as names
 
 __all__ = [
@@ -78,11 +79,12 @@ def unit_cost() -> Panel:
     """Dollars per million tokens by phase, over time."""
     return theme.over_time(
         "Cost per million tokens, by phase",
-        "Charged cost over tokens computed, of work settled lately: prefill per computed prompt token (cached ones "
-        "cost nothing), decode per output token, vision per image token. It falls with company: when it rises at "
-        "steady traffic, batches have become smaller or contexts longer.",
+        "Cost of requests' work, aborted ones included, over tokens computed, of work settled lately: prefill per "
+        "computed prompt token (cached ones cost nothing), decode per output token, vision per image token. It falls "
+        "with company: when it rises at steady traffic, batches have become smaller or contexts longer; see the "
+        "runbook of FarthingUnitCostJump.",
         USD,
-        [Query(queries.unit_cost(phase), phase) for phase in names.PHASES],
+        [Query(queries.unit_cost("rate", INTERVAL), "{{phase}}")],
         min_step=SETTLING_STEP,
     )
 
