@@ -144,7 +144,7 @@ def test_counters_are_shown_raw_only_where_the_title_says_so(panel):
     for target in panel["targets"]:
         # The join only asks which model an engine serves, and shows no value of it.
         shown = re.sub(r" unless on \(engine\) [\w:]+\{[^}]*\}", "", target["expr"])
-        raw = re.sub(r"\b(?:rate|increase|changes|resets)\([^[]*\[[^\]]*\]\)", "", shown)
+        raw = re.sub(r"\b(?:rate|increase|changes|resets)\([^[]*\[[^\]]*\](?: offset \$__range)?\)", "", shown)
         named = counters & set(re.findall(r"\w+", raw))
         assert not named or "since the ledger began" in titles[target["refId"]], (panel["title"], named)
         assert not re.search(r"_(bucket|sum|count)\b(?!:)", raw)

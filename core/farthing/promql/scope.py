@@ -27,9 +27,12 @@ class Scope:
         """The instant vector of ``metric``."""
         return self._taken(self.series(metric, *more))
 
-    def over(self, function: str, over: str, metric: str, *more: str) -> str:
-        """``function`` (``rate``, ``increase``, ``avg_over_time`` ...) of the last ``over`` of ``metric``."""
-        return self._taken(f"{function}({self.series(metric, *more)}[{over}])")
+    def over(self, function: str, over: str, metric: str, *more: str, ago: str = "") -> str:
+        """``function`` (``rate``, ``increase``, ``avg_over_time`` ...) of the last ``over`` of ``metric``, or of what
+        those were some time ``ago``.
+        """
+        back = f" offset {ago}" if ago else ""
+        return self._taken(f"{function}({self.series(metric, *more)}[{over}]{back})")
 
     def _taken(self, vector: str) -> str:
         return f"{vector} {self.less}" if self.less else vector

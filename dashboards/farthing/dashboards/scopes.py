@@ -31,6 +31,7 @@ __all__ = [
     "SLOS",
     "TARGETS",
     "TENANTS",
+    "TENANT_SUMS",
 ]
 
 INTERVAL: Final = "$__rate_interval"
@@ -74,6 +75,8 @@ ENGINE_MODELS: Final = Scope((_CLUSTER, _ENGINE, _MODEL), f"unless on ({names.LA
 """Series of Farthing by engine and model."""
 TENANTS: Final = Scope((_CLUSTER, _MODEL, _TENANT, _TIER))
 """Series of Farthing by tenant, model and tier: of all instances."""
+TENANT_SUMS: Final = Scope((_CLUSTER, _TENANT))
+"""Series of Farthing by tenant alone: spend of today, anomalies; and budgets, those of all tenants among them."""
 REQUESTS: Final = Scope((_CLUSTER, _MODEL, _TIER))
 """Farthing's histograms and counts of requests, by model and tier."""
 PROMISES: Final = Scope((_CLUSTER, _SLO))
