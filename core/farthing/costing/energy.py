@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
-from collections.abc import Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 
 from farthing.costing import fit as f
-from farthing.domain.clock import SECOND
+from farthing.costing.energy_readers import ReadDevice
 from farthing.domain.gpu import COUNTER, ENERGY_METHODS, NO_ENERGY
 from farthing.domain.records import GpuSamples
 
@@ -31,11 +29,6 @@ ENERGY_DEFAULTS = {
 }
 ENERGY_RIDGE_JOULES = 20.0
 """How much a coefficient that is off by 100 % is held against the fit: 0.05 s at 400 W."""
-
-MOST_MILLIWATTS = 10_000_000
-"""No device draws more: a counter that rose faster between two samples tells nothing of the time between them."""
-LAG_NS = 60 * SECOND
-"""How much older than its sample a counter's value may be: exporters ask the driver every half a minute or so."""
 
 WHOLE = Fraction(1)
 
@@ -60,82 +53,32 @@ class Readings:
 
 @dataclass(slots=True)
 class _Device:
-    """One device's samples in the order of time, whatever order they came in."""
+    """A device of a boot, and where its energy is counted from."""
 
-    share: Fraction = WHOLE
-    method: str = COUNTER
-    since_ns: int = 0
-    """What is expected of it is known up to here while it has no sample."""
-    at: list[int] = field(default_factory=list)
-    counter: list[int] = field(default_factory=list)
-    run: list[str] = field(default_factory=list)
-    total: list[int] = field(default_factory=list)
-    """Millijoules since whatever was the first sample; a counter that fell goes on from where it was."""
-    origin: int | None = None
-    """``total`` at the boot's start, once samples before it may be gone."""
-
-    @property
-    def through_ns(self) -> int:
-        return self.at[-1] if self.at else self.since_ns
-
-    def add(self, at: int, counter: int, run: str) -> None:
-        """Take a reading; one of a moment that is known changes nothing, nor does one of a time that is settled."""
-        place = bisect_left(self.at, at)
-        if (place < len(self.at) and self.at[place] == at) or (place == 0 and self.origin is not None):
-            return
-        total = self.total[place - 1] + self._used(self._reading(place - 1), (at, counter, run)) if place else 0
-        if place < len(self.at):
-            after = self._used((at, counter, run), self._reading(place))
-            if place:
-                # what a counter that began anew in between did not count
-                lift = total + after - self.total[place]
-                self.total[place:] = [value + lift for value in self.total[place:]]
-            else:
-                total = self.total[0] - after
-        self.at.insert(place, at)
-        self.counter.insert(place, counter)
-        self.run.insert(place, run)
-        self.total.insert(place, total)
-
-    def _reading(self, place: int) -> tuple[int, int, str]:
-        return self.at[place], self.counter[place], self.run[place]
-
-    def _used(self, before: tuple[int, int, str], after: tuple[int, int, str]) -> int:
-        """Millijoules between two readings: 0 where they tell more than a device can use in that time.
-
-        A counter that fell began anew, and so does every run's integral.
-        """
-        if self.method != COUNTER and before[2] != after[2]:
-            return 0
-        used = max(0, after[1] - before[1])
-        return used if used * SECOND <= (after[0] - before[0] + LAG_NS) * MOST_MILLIWATTS else 0
-
-    def value(self, at_ns: int) -> int:
-        """Millijoules of the boot's share up to a moment: flat outside the samples, never decreasing."""
-        if not self.at:
-            return 0
-        return self._interpolated(at_ns) * self.share.numerator // self.share.denominator
-
-    def _interpolated(self, at_ns: int) -> int:
-        i = bisect_right(self.at, at_ns)
-        if i == 0:
-            return self.total[0]
-        if i == len(self.at):
-            return self.total[-1]
-        begin, end = self.at[i - 1], self.at[i]
-        return self.total[i - 1] + (self.total[i] - self.total[i - 1]) * (at_ns - begin) // (end - begin)
+    read: ReadDevice
+    own: bool = False
+    """Whether the boot's own records tell it."""
+    shift_mj: int = 0
+    """What is counted apart from ``read``, once samples may be gone."""
+    origin_mj: int | None = None
+    """Millijoules at the boot's start, once samples before it may be gone."""
 
 
 class EnergyTrack:
     """Millijoules of all of a boot's devices together, interpolated between samples, telescoping.
 
-    Samples may come in any order and more than once. ``origin_ns`` is the boot's start.
+    Samples may come in any order and more than once. ``origin_ns`` is the boot's start. From the first sample among
+    the boot's own records to the last they count, and those that others sent count before and after: who sends them
+    names GPUs by numbers of its own, and most likely they are the same ones.
     """
 
     def __init__(self, origin_ns: int = 0) -> None:
         self._origin_ns = origin_ns
         self._before_mj = 0
-        self._devices: dict[Hashable, _Device] = {}
+        self._own: dict[int, _Device] = {}
+        self._beside: dict[str, _Device] = {}
+        self._own_ns: tuple[int, int] | None = None
+        """The first and the last moment of samples among the boot's own records."""
 
     def begin(self, origin_ns: int, before_mj: int) -> None:
         """Go on from a moment up to which so much was used: no sample before it is needed."""
@@ -143,78 +86,106 @@ class EnergyTrack:
 
     def add(self, samples: GpuSamples) -> None:
         """Take samples of one GPU that came among the boot's own records."""
-        device = self._devices.setdefault(samples.gpu_index, _Device())
-        for at, counter in zip(samples.at_ns, samples.energy_mj, strict=True):
-            device.add(at, counter, "")
+        device = self._own.setdefault(samples.gpu_index, _Device(ReadDevice(), own=True))
+        device.read.add("", COUNTER, samples.at_ns, samples.energy_mj)
+        first, last = self._own_ns or (samples.at_ns[0], samples.at_ns[-1])
+        self._own_ns = min(first, samples.at_ns[0]), max(last, samples.at_ns[-1])
 
     def add_readings(self, readings: Readings) -> None:
         """Take samples of a device that somebody else sent."""
         if readings.method == NO_ENERGY:
             # it is read, and says nothing of energy: nobody needs to wait for it
-            if readings.device in self._devices and not self._devices[readings.device].at:
-                del self._devices[readings.device]
+            if readings.device in self._beside and not self._beside[readings.device].read.known:
+                del self._beside[readings.device]
             return
-        device = self._devices.setdefault(readings.device, _Device())
-        device.share = readings.share
-        if not device.at or ENERGY_METHODS.index(readings.method) > ENERGY_METHODS.index(device.method):
-            device.method = readings.method
-        for at, counter in zip(readings.at_ns, readings.energy_mj, strict=True):
-            device.add(at, counter, readings.run)
+        device = self._beside.setdefault(readings.device, _Device(ReadDevice()))
+        device.read.share = readings.share
+        device.read.add(readings.run, readings.method, readings.at_ns, readings.energy_mj)
 
     def expect(self, device: str, since_ns: int) -> None:
         """Wait for samples of a device that is known to be read."""
-        self._devices.setdefault(device, _Device(since_ns=since_ns))
+        self._beside.setdefault(device, _Device(ReadDevice(since_ns)))
 
     @property
     def known(self) -> bool:
         """Whether any device has been sampled."""
-        return any(device.at for device in self._devices.values())
+        return any(device.read.known for device in self._all())
 
     @property
     def awaited(self) -> bool:
         """Whether samples come, or are expected, of a device that does not report among the boot's own records."""
-        return any(isinstance(name, str) for name in self._devices)
+        return bool(self._beside)
 
-    @property
-    def through_ns(self) -> int:
-        """Until when every device is known; 0 without any."""
-        return min((device.through_ns for device in self._devices.values()), default=0)
+    def own_through_ns(self, until_ns: int) -> int | None:
+        """Up to when every device among the boot's own records is known; None without any."""
+        return min((device.read.through_ns(until_ns) for device in self._own.values()), default=None)
 
-    @property
-    def first_ns(self) -> int | None:
-        """Of the first sample of any device."""
-        return min((device.at[0] for device in self._devices.values() if device.at), default=None)
+    def through_ns(self, until_ns: int) -> int:
+        """Up to when every device is known that somebody else sends; 0 without any.
 
-    @property
-    def last_ns(self) -> int:
-        """Of the last sample of any device."""
-        return max((device.at[-1] for device in self._devices.values() if device.at), default=0)
+        A sample beyond ``until_ns`` counts as far as others lead there: alone, its clock may be ahead.
+        """
+        return min((device.read.through_ns(until_ns) for device in self._beside.values()), default=0)
+
+    def tells(self, start_ns: int, end_ns: int, until_ns: int) -> bool:
+        """Whether anything is known of a stretch, from samples that hang together with some up to ``until_ns``."""
+        known = [device.read for device in self._all() if device.read.known]
+        firsts = [read.first_ns for read in known]
+        lasts = [last for read in known if (last := read.last_ns(until_ns)) is not None]
+        return bool(lasts) and min(firsts) < end_ns and max(lasts) > start_ns
 
     @property
     def method(self) -> str:
         """How the energy of all devices is known: the weakest of theirs."""
-        found = [device.method for device in self._devices.values() if device.at]
+        found = [device.read.method for device in self._all() if device.read.known]
         return max(found, key=ENERGY_METHODS.index, default=NO_ENERGY)
+
+    def method_between(self, start_ns: int, end_ns: int) -> str:
+        """The weakest method by which energy in [start, end) is counted."""
+        found = [one.read.method_between(start_ns, end_ns) for one in self._own.values() if one.read.known]
+        for span in self._besides(start_ns, end_ns):
+            found += [one.read.method_between(*span) for one in self._beside.values() if one.read.known]
+        return max(found, key=ENERGY_METHODS.index, default=COUNTER)
 
     def cumulative(self, at_ns: int) -> int:
         """Millijoules to a moment from an arbitrary one; flat outside the samples, never decreasing."""
-        return sum(device.value(at_ns) for device in self._devices.values())
+        return sum(self._value(device, at_ns) for device in self._all())
 
     def since_origin(self, at_ns: int) -> int:
         """Millijoules from the boot's start to a moment."""
         total = self._before_mj
-        for device in self._devices.values():
-            origin = device.value(self._origin_ns) if device.origin is None else device.origin
-            total += max(0, device.value(at_ns) - origin)
+        for device in self._all():
+            origin = self._value(device, self._origin_ns) if device.origin_mj is None else device.origin_mj
+            total += max(0, self._value(device, at_ns) - origin)
         return total
 
     def drop_before(self, at_ns: int) -> None:
         """Forget samples that no later moment needs."""
-        for device in self._devices.values():
-            keep = max(0, bisect_right(device.at, at_ns) - 1)
-            if not keep:
+        for device in self._all():
+            if not device.read.holds_before(at_ns):
                 continue
-            if device.origin is None:
-                device.origin = device.value(self._origin_ns)
-            for column in (device.at, device.counter, device.run, device.total):
-                del column[:keep]
+            if device.origin_mj is None:
+                device.origin_mj = self._value(device, self._origin_ns)
+            before = self._value(device, at_ns)
+            device.read.forget(at_ns)
+            device.shift_mj += before - self._value(device, at_ns)
+
+    # ---- inside ------------------------------------------------------------------------------------
+
+    def _all(self) -> list[_Device]:
+        return [*self._own.values(), *self._beside.values()]
+
+    def _value(self, device: _Device, at_ns: int) -> int:
+        value = device.read.value(at_ns) + device.shift_mj
+        if device.own or self._own_ns is None:
+            return value
+        first, last = self._own_ns
+        return value - device.read.value(min(max(at_ns, first), last)) + device.read.value(first)
+
+    def _besides(self, start_ns: int, end_ns: int) -> list[tuple[int, int]]:
+        """What of a stretch the boot's own records do not tell."""
+        if self._own_ns is None:
+            return [(start_ns, end_ns)]
+        first, last = self._own_ns
+        found = [(start_ns, min(end_ns, first)), (max(start_ns, last), end_ns)]
+        return [(start, end) for start, end in found if start < end]

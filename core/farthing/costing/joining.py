@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from farthing.costing.energy import ENERGY_DEFAULTS, ENERGY_FEATURES, ENERGY_RIDGE_JOULES, EnergyTrack
+from farthing.costing.energy_readers import GAP_NS
 from farthing.costing.fit import ENCODER_TOKENS, FEATURES, FitHistory
 from farthing.costing.late import LateBook
 from farthing.costing.settle import Energy, Settlement, WindowTime, with_energy
@@ -68,8 +69,9 @@ class _Index:
     measured: int = 0
     metered: int = 0
     """Windows of those whose energy is known, or given up."""
-    energies: dict[int, int] = field(default_factory=dict)
-    """Millijoules of windows that are not joined yet, by their start; a missing one is unknown."""
+    energies: dict[int, tuple[int, bool]] = field(default_factory=dict)
+    """Millijoules of windows that are not joined yet, by their start, and whether counters tell all of them; a missing
+    one is unknown."""
     used_mj: int | None = None
     """The devices' cumulative energy up to where windows were given theirs."""
 
@@ -139,7 +141,7 @@ class EnergyJoin:
                 head = index.waiting[0]
                 if isinstance(head, Adjustment):
                     adjustments.append(head)
-                elif self._meter(number, index, head[1], now if wait else None):
+                elif self._meter(number, index, head[1], now, wait=wait):
                     windows.append(self._joined(number, index, head[0]))
                 else:
                     break
@@ -151,16 +153,16 @@ class EnergyJoin:
 
     # ---- inside --------------------------------------------------------------------------------------
 
-    def _meter(self, number: int, index: _Index, count: int, now: Moment | None) -> bool:
+    def _meter(self, number: int, index: _Index, count: int, now: Moment, *, wait: bool) -> bool:
         """Whether the energy of so many windows is known or given up; what is, is added to the fit."""
-        while index.metered < count and (now is None or self._is_told(index.unmetered[0].span, now)):
+        while index.metered < count and (not wait or self._is_told(index.unmetered[0].span, now)):
             span, time, work = index.unmetered.popleft()
             index.metered += 1
-            first = self._track.first_ns
-            if first is None or first >= span.end or self._track.last_ns <= span.start:
+            if not self._track.tells(span.start, span.end, _until(now)):
                 index.used_mj = None
                 continue
-            millijoules = index.energies[span.start] = self._used(number, index, span)
+            millijoules = self._used(number, index, span)
+            index.energies[span.start] = millijoules, self._track.method_between(span.start, span.end) == COUNTER
             row = [*(work.features[name] for name in FEATURES), sum(time.other_ns.values()) / SECOND]
             index.joules.add(np.array([row]), np.array([millijoules / 1_000]))
         return index.metered >= count
@@ -171,13 +173,17 @@ class EnergyJoin:
         Devices that report beside the boot's records are waited for until the watermark is a grace period past what
         is known of them: books do not wait for a collector that has died.
         """
-        track = self._track
+        track, until_ns = self._track, _until(now)
         if not (track.known or track.awaited):
             return True
-        through = track.through_ns
-        if through >= span.end or (now.ended and not track.awaited):
-            return True
-        return now.watermark_ns > max(through, self._started.at_ns) + self._grace_ns
+        own = track.own_through_ns(until_ns)
+        if own is not None:
+            if own >= span.end or (now.ended and not track.awaited):
+                return True
+            if not now.ended and now.watermark_ns <= max(own, self._started.at_ns) + self._grace_ns:
+                return False
+        through = track.through_ns(until_ns) if track.awaited else own or 0
+        return through >= span.end or now.watermark_ns > max(through, self._started.at_ns) + self._grace_ns
 
     def _used(self, number: int, index: _Index, span: Span) -> int:
         """A window's millijoules: never below 0, and with its neighbours' never more than the devices used."""
@@ -190,11 +196,11 @@ class EnergyJoin:
 
     def _joined(self, number: int, index: _Index, decided: Decided) -> SettledWindow:
         (span, time, work), settlement, _, money = decided
-        millijoules = index.energies.pop(span.start, None)
+        millijoules, metered = index.energies.pop(span.start, (None, False))
         if millijoules is None:
             return self._window(number, decided, None, None)
         fit = index.joules.current()
-        energy = Energy(millijoules, fit, self._track.method == COUNTER)
+        energy = Energy(millijoules, fit, metered)
         model = self._started.model or UNKNOWN
         split = with_energy(settlement, time, work, energy=energy, fit=money, model=model)
         window = self._window(number, decided._replace(settlement=split), millijoules, fit)
@@ -227,6 +233,11 @@ class EnergyJoin:
             energy_fit,
             result.saved,
         )
+
+
+def _until(now: Moment) -> int:
+    """Up to when samples are of now, on the boot's clock: one that is later and alone is of a clock that is ahead."""
+    return now.watermark_ns + (GAP_NS if now.ended else 0)
 
 
 def _joules(horizon: int) -> FitHistory:
