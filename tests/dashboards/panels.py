@@ -13,7 +13,7 @@ from farthing.settings import Settings
 __all__ = ["dashboards", "expressions", "filled", "panels", "variable_queries"]
 
 
-VARIABLES = ("cluster", "engine_kind", "model", "instance", "tenant", "tier", "hostname")
+VARIABLES = ("cluster", "engine_kind", "model", "instance", "tenant", "tier", "slo", "hostname")
 
 
 def dashboards(settings: Settings | None = None) -> dict[str, Any]:

@@ -78,12 +78,20 @@ def steps(bands: Sequence[Band], low: str = "fine") -> list[Json]:
     return [{"color": _MEANINGS[low], "value": None}, *rest]
 
 
-def colour_overrides(legends: Iterable[str]) -> list[Json]:
+def colour_overrides(legends: Iterable[str], more: Mapping[str, str] | None = None) -> list[Json]:
     """Overrides that give phases, accounts and stages their colours: series named so, or named so and something.
 
     A phase of what was charged has the phase's colour: the last override that matches counts, so phases come last.
+    ``more`` are legends of one panel and their colours.
     """
-    return [
+    own = [
+        {
+            "matcher": {"id": "byName", "options": legend},
+            "properties": [{"id": "color", "value": {"mode": "fixed", "fixedColor": colour}}],
+        }
+        for legend, colour in (more or {}).items()
+    ]
+    return own + [
         {
             "matcher": {
                 "id": "byRegexp",

@@ -8,7 +8,8 @@ from typing import Final
 from farthing.dashboards.economics import token_economics
 from farthing.dashboards.fleet import fleet
 from farthing.dashboards.gpus import gpus_and_energy
-from farthing.domain.conventions import DASHBOARD_ECONOMICS, DASHBOARD_FLEET, DASHBOARD_GPUS
+from farthing.dashboards.slo import slo
+from farthing.domain.conventions import DASHBOARD_ECONOMICS, DASHBOARD_FLEET, DASHBOARD_GPUS, DASHBOARD_SLO
 from farthing.settings import Settings
 
 __all__ = ["DASHBOARDS", "render_dashboards"]
@@ -17,6 +18,7 @@ DASHBOARDS: Final[tuple[tuple[str, Callable[[Settings], str]], ...]] = (
     (DASHBOARD_FLEET, fleet),
     (DASHBOARD_ECONOMICS, token_economics),
     (DASHBOARD_GPUS, gpus_and_energy),
+    (DASHBOARD_SLO, slo),
 )
 """UID and maker of every dashboard; a new one is added here."""
 

@@ -7,7 +7,7 @@ that a dashboard asks one module for whatever it shows.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from grafanalib import core as grafana
@@ -76,11 +76,13 @@ def over_time(
     stacked: bool = False,
     min_step: str | None = None,
     full: float | None = None,
+    colours: Mapping[str, str] | None = None,
     panel_links: Sequence[Link] = (),
     data_links: Sequence[Link] = (),
 ) -> Panel:
     """Lines over time, stacked areas where the parts add up; ``bands`` are drawn as dashed lines.
 
+    ``colours`` are those of the panel's own legends, such as of what is good and what is bad.
     ``full`` is where the axis ends at least. Phases, accounts and stages that begin a legend have their colours.
     """
     panel = grafana.TimeSeries(
@@ -100,7 +102,7 @@ def over_time(
         legendDisplayMode="table",
         legendCalcs=["lastNotNull", "max"],
         links=links(panel_links),
-        overrides=colour_overrides(COLOURS),
+        overrides=colour_overrides(COLOURS, colours),
     )
     # Latencies, rates and dollars start at zero; an axis that does not makes noise look like an incident.
     document = panel.to_json_data()
