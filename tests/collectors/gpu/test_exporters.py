@@ -355,6 +355,19 @@ def test_no_xid_yet_is_told_so_that_the_first_is_a_change():
         assert registry.get_sample_value("farthing_gpu_last_xid", named) == code
 
 
+@pytest.mark.parametrize("digits", ["9" * 5_000, "9" * 20, "²", "٣", "-1"])
+def test_a_label_that_is_no_number_of_a_device_or_an_error_is_unknown(digits):
+    """Python refuses a number of 5,000 digits; whoever sends one hides no other device and no value."""
+    for kind, label in (("dcgm", "gpu"), ("amd", "gpu_id"), ("nvidia_smi", "index")):
+        (first, second) = sorted(
+            read(text(kind).replace(f'{label}="0"', f'{label}="{digits}"')), key=lambda one: one.uuid
+        )
+        assert (first.index, first.energy_mj) == (None, expected(kind).energy_mj)
+        assert second.index == 1
+    body = text("nvidia_smi").replace('xid="31"', f'xid="{digits}"')
+    assert read(body)[0] == replace(expected("nvidia_smi"), xid=13)
+
+
 def test_a_host_is_named_by_the_exporter_else_by_its_address():
     """nvidia_gpu_exporter has no label for it."""
     assert {one.host for one in read(text("nvidia_smi"))} == {"gpu-host-1"}

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from re import fullmatch
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from farthing.collectors.engines.exposition import Exposition, Sample
 from farthing.domain.conventions import FAULT_SENTINEL
@@ -19,6 +19,9 @@ from farthing.domain.gpu import GPU, MIG, SLICE_SEPARATOR, THROTTLE_REASONS, Gpu
 from farthing.vocabulary.gpus import QUANTITIES, THROTTLE, UNITS, DeviceLabels, ExporterCatalogue, Telling, ceiling_of
 
 __all__ = ["devices_in", "prefix_of"]
+
+MOST_DIGITS: Final = 9
+"""Of a device's number or an error's. Python refuses to read numbers of thousands of digits."""
 
 _Key: TypeAlias = tuple[str, str]
 """UUID of the GPU, and the number of a MIG slice on it; empty for the whole."""
@@ -102,10 +105,10 @@ class _Reader:
     def _latest(self, quantity: str, telling: Telling) -> dict[_Key, Fraction]:
         newest: dict[_Key, Sample] = {}
         for key, sample in self._samples(quantity, telling, telling.metric):
-            if sample.labels.get(telling.latest, "").isdecimal() and sample.value > 0:
+            if _count(sample.labels.get(telling.latest, "")) is not None and sample.value > 0:
                 known = newest.setdefault(key, sample)
                 newest[key] = max(known, sample, key=lambda one: one.value)
-        return {key: Fraction(int(sample.labels[telling.latest])) for key, sample in newest.items()}
+        return {key: Fraction(_count(sample.labels[telling.latest]) or 0) for key, sample in newest.items()}
 
     def _samples(self, quantity: str, telling: Telling, metric: str) -> Iterator[tuple[_Key, Sample]]:
         for sample in _named(self._exposition, self._prefix + metric):
@@ -161,13 +164,12 @@ class _Reader:
         """The device's reading; of several pods that share it none is named."""
         device, (uuid, number) = self.devices[key], key
         told, values = device.told, device.values
-        index = told.get("index", "")
         return GpuReading(
             uuid=f"{uuid}{SLICE_SEPARATOR}{number}" if number else uuid,
             at_ns=at_ns,
             source=self._catalogue.exporter,
             host=told.get("host", host),
-            index=int(index) if index.isdecimal() else None,
+            index=_count(told.get("index", "")),
             name=told.get("name", ""),
             kind=MIG if number else told.get("kind", GPU),
             parent=uuid if number else told.get("parent", ""),
@@ -238,6 +240,11 @@ def _matches(telling: Telling, labels: Mapping[str, str]) -> bool:
 
 def _first(labels: Mapping[str, str], names: tuple[str, ...]) -> str:
     return next((labels[name] for name in names if labels.get(name)), "")
+
+
+def _count(label: str) -> int | None:
+    """The number that a label is; None for anything else, and for more digits than a device or an error has."""
+    return int(label) if label.isascii() and label.isdecimal() and len(label) <= MOST_DIGITS else None
 
 
 def _ratio(values: Mapping[str, Fraction], name: str) -> float | None:
