@@ -124,10 +124,11 @@ def noticed(folder, name, part, replacement):
     document = group.document()
     for rule in document["rules"]:
         if rule.get("alert") == name:
-            told = {"expr": rule["expr"], "for": f"for: {rule['for']}", **rule["annotations"]}
+            waits = {key: f"{key}: {rule[key]}" for key in ("for", "keep_firing_for") if key in rule}
+            told = {"expr": rule["expr"], **waits, **rule["annotations"]}
             assert any(part in text for text in told.values()), part
             rule["expr"] = rule["expr"].replace(part, replacement)
-            rule["for"] = told["for"].replace(part, replacement).removeprefix("for: ")
+            rule |= {key: text.replace(part, replacement).removeprefix(f"{key}: ") for key, text in waits.items()}
             rule["annotations"] = {key: text.replace(part, replacement) for key, text in rule["annotations"].items()}
     generated, cases = folder / "alerts" / "generated", folder / "tests" / "promtool"
     generated.mkdir(parents=True)
@@ -155,6 +156,14 @@ def test_a_broken_part_is_noticed(tmp_path, name, part, replacement):
 def test_an_alert_that_fires_at_once_is_noticed(tmp_path, name):
     """The wait keeps what is over soon from paging."""
     assert noticed(tmp_path, name, f"for: {ALERTS[name].for_seconds}s", "for: 0s")
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("name", [name for name, alert in ALERTS.items() if alert.keep_firing_seconds])
+@pytest.mark.parametrize("kept", ["0s", "110s", "130s"])
+def test_an_alert_that_is_kept_for_another_time_is_noticed(tmp_path, name, kept):
+    """Too short, and what it explains is told at its end; too long, and nobody sees that it is over."""
+    assert noticed(tmp_path, name, f"keep_firing_for: {ALERTS[name].keep_firing_seconds}s", f"keep_firing_for: {kept}")
 
 
 def test_every_alert_has_a_part_that_is_broken_here():

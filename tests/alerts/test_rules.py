@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from farthing.alerts.documents import HEADER, to_yaml
+from farthing.alerts.reference import held_back_by
 from farthing.alerts.render import FAMILIES, alert_rules, render_rules, rule_groups
 from farthing.alerts.rules import AlertRule, RecordingRule, RuleGroup
 from farthing.domain import conventions
@@ -101,6 +102,15 @@ def test_thresholds_come_from_the_settings():
     assert rule["for"] == "90s"
     assert "promised are 2 s." in rule["annotations"]["description"]
     assert rule["annotations"]["dashboard_url"].startswith("http://localhost:3001/d/farthing-fleet?")
+
+
+def test_what_inhibits_slow_answers_outlasts_them():
+    """An answer ends after its first token: at an incident's end the alert of answers would be told by itself."""
+    alerts = {alert.name: alert for alert in alert_rules(Settings())}
+    held_back = held_back_by("LLMEndToEndLatencyHigh")
+    assert held_back
+    assert all(alerts[name].document()["keep_firing_for"] == "120s" for name in held_back)
+    assert not any("keep_firing_for" in alert.document() for alert in alerts.values() if alert.name not in held_back)
 
 
 def test_rendering_is_deterministic_and_says_where_it_comes_from():

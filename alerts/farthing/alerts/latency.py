@@ -15,6 +15,10 @@ TRAFFIC_FLOOR_PER_MINUTE: Final = 20
 """First tokens, or answers, per minute below which a 95th percentile is one request's bad luck (1 in 20)."""
 TOKEN_FLOOR_PER_MINUTE: Final = 600
 """Tokens per minute below which a slow one in twenty is one stream's: ten a second are one reader's stream."""
+KEPT_SECONDS: Final = 120
+"""How long slow first tokens and slow tokens go on firing when they are over: answers that they made slow end later,
+and are seen for a minute more. Without it LLMEndToEndLatencyHigh would be told once, at an incident's end.
+"""
 
 
 def latency(settings: Settings) -> RuleGroup:
@@ -52,6 +56,7 @@ def _time_to_first_token_high(settings: Settings) -> AlertRule:
             f"The engines of this model cost {MODEL_SPEND} while it lasts."
         ),
         dashboard=dashboard_url(settings, names.DASHBOARD_FLEET, by_model=True),
+        keep_firing_seconds=KEPT_SECONDS,
     )
 
 
@@ -72,6 +77,7 @@ def _inter_token_latency_high(settings: Settings) -> AlertRule:
             f"The engines of this model cost {MODEL_SPEND} while it lasts."
         ),
         dashboard=dashboard_url(settings, names.DASHBOARD_FLEET, by_model=True),
+        keep_firing_seconds=KEPT_SECONDS,
     )
 
 

@@ -25,7 +25,8 @@ and how, stands in [notifications.md](notifications.md).
 An alert says nothing where its series are missing: what is unknown is no trouble and no peace. That series are missing
 is told by the alerts of farthing-pipeline and farthing-probe. "Held back by" names alerts that explain this one: while
 one of them fires for the same instance, model, engine or budget, nobody is told of this one. `FarthingTargetDown` holds
-back every warning of its instance besides, and a critical alert the warning of the same name.
+back every warning of its instance besides, and a critical alert the warning of the same name. One that is "kept" goes
+on firing for so long when its trouble is over, so that what it explains is not told by itself at the end.
 """
 
 _COLUMNS: Final = """
@@ -101,7 +102,7 @@ def _row(alert: AlertRule) -> str:
         f"[{alert.name}](../alerts/runbooks/{alert.name}.md)",
         alert.severity,
         alert.team,
-        f"{alert.for_seconds} s",
+        f"{alert.for_seconds} s" + (f", kept {alert.keep_firing_seconds} s" if alert.keep_firing_seconds else ""),
         plain(alert.summary).replace("|", "\\|"),
         ", ".join(held_back_by(alert.name)) or "-",
     )

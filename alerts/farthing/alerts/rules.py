@@ -83,6 +83,8 @@ class AlertRule:
     """The number, the promise it breaks, and the cost at stake."""
     dashboard: str
     """URL of the dashboard to open first."""
+    keep_firing_seconds: int = 0
+    """How long it goes on firing once its expression is empty, for what it inhibits; since Prometheus 2.42."""
 
     def __post_init__(self) -> None:
         if not _ALERT.match(self.name):
@@ -113,6 +115,7 @@ class AlertRule:
             "alert": self.name,
             "expr": self.expr,
             "for": f"{self.for_seconds}s",
+            **({"keep_firing_for": f"{self.keep_firing_seconds}s"} if self.keep_firing_seconds else {}),
             "labels": dict(labels),
             "annotations": dict(annotations),
         }
