@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import random
 from collections import Counter
 
 import pytest
@@ -368,4 +370,77 @@ def test_a_boot_whose_costing_gave_up_holds_no_gpu_beyond_what_it_was_billed_for
     assert december.document.facts.bill_nano == 0
     late = [one.nano for one in december.document.accruals if one.source.startswith("gpu/")]
     assert sum(late) == bill - ledger.select(sa.select(b.bill_nano))[0][0] < 0
+    proven(ledger, tmp_path)
+
+
+def _in_pods(engine_pod="ml/chat-*"):
+    """Settings of an engine that only Kubernetes tells the devices of."""
+    engine = {"name": "h100", "url": "http://127.0.0.1:8000", "probe": True, "pod": engine_pod}
+    return SETTINGS.model_validate({**SETTINGS.model_dump(), "engines": (engine,)})
+
+
+ROLLOUTS = {
+    "a new pod on another GPU": (
+        [("GPU-a", 1_250, 560, "ml/chat-1"), ("GPU-a", 550, 0, ""), ("GPU-b", 700, 0, "ml/chat-2")],
+        {"one": ["GPU-a"], "two": ["GPU-b"]},
+        {("GPU-a", c.UNALLOCATED): 50 + 1_200 - 253, ("GPU-b", c.UNALLOCATED): 700 - 253},
+    ),
+    "a pod of the same name on another GPU": (
+        [("GPU-a", 1_250, 650, "ml/chat-0"), ("GPU-a", 640, 0, ""), ("GPU-b", 640, 0, "ml/chat-0")],
+        {"one": ["GPU-a"], "two": ["GPU-b"]},
+        {("GPU-a", c.UNALLOCATED): 50 + 1_200 - 253, ("GPU-b", c.UNALLOCATED): 640 - 253},
+    ),
+    "a new pod on the same GPU": (
+        [("GPU-a", 1_250, 660, "ml/chat-1"), ("GPU-a", 650, 0, "ml/chat-2")],
+        {"one": ["GPU-a"], "two": ["GPU-a"]},
+        {("GPU-a", c.DOWN): 600 - 253, ("GPU-a", c.UNALLOCATED): 50 + 600 - 253},
+    ),
+    "a restart within the pod": (
+        [("GPU-a", 1_250, 0, "ml/chat-1"), ("GPU-b", 1_250, 0, "ml/other")],
+        {"one": ["GPU-a"], "two": ["GPU-a"]},
+        {
+            ("GPU-a", c.DOWN): 600 - 253,
+            ("GPU-a", c.UNALLOCATED): 50 + 600 - 253,
+            ("GPU-b", c.UNALLOCATED): 1_250,
+        },
+    ),
+    "pods that were not read before their boots had long begun": (
+        [("GPU-a", 1_000, 580, "ml/chat-1"), ("GPU-b", 450, 0, "ml/chat-2")],
+        {"one": ["GPU-a"], "two": ["GPU-b"]},
+        {("GPU-a", c.UNALLOCATED): 1_200 - 253 - 580, ("GPU-b", c.UNALLOCATED): 600 - 253},
+    ),
+}
+
+
+@pytest.mark.parametrize("arrival", ["devices first", "boots first", "dealt"])
+@pytest.mark.parametrize("case", ROLLOUTS)
+def test_a_boot_has_the_gpus_of_its_own_pod_whichever_pods_its_engine_had(recording, tmp_path, case, arrival):
+    """Rolled out while the old pod goes on: its GPU is not the new boot's, in whatever order all of it is read."""
+    there, expected, seconds = ROLLOUTS[case]
+    devices = []
+    for uuid, start, stop, pod in there:
+        at = [*range(END - start * SECOND, END - stop * SECOND, 10 * SECOND), END - stop * SECOND]
+        devices += [device(at[n : n + 10], uuid=uuid, pod=pod) for n in range(0, len(at), 10)]
+    boots = [
+        *without_samples(moved(recording, NOVEMBER, 1_200, boot="one"), ()),
+        *without_samples(moved(recording, NOVEMBER, 600, boot="two"), ()),
+    ]
+    settings = _in_pods()
+    ledger = Ledger.open("sqlite://")
+    books = accountant(ledger, settings)
+    deliveries = {"devices first": [devices, boots], "boots first": [boots, devices]}.get(arrival)
+    if deliveries is None:
+        rng = random.Random(11)  # noqa: S311 - seeded trials
+        records = list(boots)
+        for one in devices:
+            records.insert(rng.randrange(len(records) + 1), one)
+        deliveries = [records[begin : begin + 700] for begin in range(0, len(records), 700)]
+    for delivery in deliveries:
+        ledger.add(delivery)
+        books.advance()
+    told = ledger.select(sa.select(t.boots.c.boot, t.boots.c.gpu_uuids))
+    assert {boot: json.loads(uuids) for boot, uuids in told} == expected
+    closed = close(ledger, NOVEMBER, settings)
+    identity(closed)
+    assert _idle(closed) == {key: pytest.approx(_cost(value), abs=10**6) for key, value in seconds.items()}
     proven(ledger, tmp_path)

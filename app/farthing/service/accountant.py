@@ -134,6 +134,7 @@ class Accountant:
                     if raw.key.boot in self._accounts and not self._accounts[raw.key.boot].read_id:
                         self._accounts[raw.key.boot].read_id = row_id
                 read += len(rows)
+                self._devices.place()
                 self._post_all()
         return read
 

@@ -1,8 +1,8 @@
 """Devices and the boots that run on them: samples become energy of boots, and presence that is billed.
 
 A device belongs to a boot by the UUIDs that its probe tells, else by those of farthing.yaml, else by the pod that
-Kubernetes gave the device to. Samples are read beside the boots' own records, and their order is their time: nothing
-of money depends on when they come.
+Kubernetes gave the device to at that time. Samples are read beside the boots' own records, and their order is their
+time: nothing of money depends on when they come.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from farthing.ledger.devices import (
 from farthing.ledger.prune_devices import BEFORE_NS
 from farthing.ledger.repository import Ledger
 from farthing.service.boot_account import BootAccount
+from farthing.service.pods import devices_of_boot
 from farthing.settings import Settings
 
 __all__ = ["Devices"]
@@ -55,7 +56,14 @@ class Devices:
             self.stays.setdefault(stay.uuid, []).append(stay)
         self._accounts: dict[str, list[BootAccount]] = {}
         """By UUID: boots whose energy is not complete."""
-        self._by_pod: list[BootAccount] = []
+        self._by_pod: dict[str, list[BootAccount]] = {}
+        """By engine: boots that only a pod tells the devices of, those that ended as well."""
+        self._placed: set[BootAccount] = set()
+        """Those of them whose pod was found."""
+        self._in_pods: dict[str, dict[str, list[Presence]]] = {engine: {} for engine in self._pods}
+        """By engine and UUID: stays in its pods."""
+        for uuid, stays in self.stays.items():
+            self._sort(uuid, stays)
         self._begun: dict[str, int] = {}
         """By boot: from when on its samples were read."""
 
@@ -67,11 +75,13 @@ class Devices:
         ``known`` are the devices that the books have it on.
         """
         told = account.started.gpu_uuids or self._uuids.get(account.engine, ())
-        uuids = {*told, *known}
         if not told and account.engine in self._pods:
-            self._by_pod.append(account)
-            uuids |= {one.uuid for stays in self.stays.values() for one in stays if self._in_pod(account, one)}
-        for uuid in sorted(uuids):
+            self._by_pod.setdefault(account.engine, []).append(account)
+            # the boot before has ended now
+            self._place(account.engine)
+            if account.gpu_uuids:
+                return
+        for uuid in sorted({*told, *known}):
             self._assign(account, uuid)
 
     def configured(self, engine: str) -> tuple[str, ...]:
@@ -83,11 +93,47 @@ class Devices:
         for accounts in self._accounts.values():
             if account in accounts:
                 accounts.remove(account)
-        if account in self._by_pod:
-            self._by_pod.remove(account)
+        self._placed.discard(account)
+        if account in (of_pod := self._by_pod.get(account.engine, [])):
+            of_pod.remove(account)
+
+    def place(self) -> None:
+        """Give boots that only a pod tells the devices of those that are theirs, by all that is known now.
+
+        To be called once their records are read: how long they lived says in which pod they were.
+        """
+        for engine in self._by_pod:
+            self._place(engine)
+
+    def _place(self, engine: str) -> None:
+        stays = [one for found in self._in_pods[engine].values() for one in found]
+        for account in self._by_pod.get(engine, ()):
+            uuids = _of_pod(account, stays)
+            if not uuids and account not in self._placed:
+                # what the books know of it is all that anybody knows
+                continue
+            self._placed.add(account)
+            for uuid in account.gpu_uuids - uuids:
+                account.gpu_uuids.remove(uuid)
+                if account in self._accounts.get(uuid, []):
+                    self._accounts[uuid].remove(account)
+            for uuid in sorted(uuids - account.gpu_uuids):
+                self._assign(account, uuid)
+
+    def _sort(self, uuid: str, stays: Sequence[Presence]) -> list[str]:
+        """Note a device's stays with the engines in whose pods they are; returns those engines."""
+        found = []
+        for engine, pattern in self._pods.items():
+            mine = [one for one in stays if one.pod and fnmatch.fnmatchcase(one.pod, pattern)]
+            if mine:
+                self._in_pods[engine][uuid] = mine
+                found.append(engine)
+        return found
 
     def _assign(self, account: BootAccount, uuid: str) -> None:
         account.gpu_uuids.add(uuid)
+        if account.closed:
+            return
         self._accounts.setdefault(uuid, []).append(account)
         start_ns = account.started.anchor.to_wall(self._since(account))
         stays = self.stays.get(uuid, ())
@@ -115,11 +161,6 @@ class Devices:
                 account.stream.begin_energy(*before)
         return self._begun[boot]
 
-    def _in_pod(self, account: BootAccount, stay: Presence) -> bool:
-        start_ns = account.started.anchor.to_wall(account.started.at_ns)
-        pattern = self._pods[account.engine]
-        return bool(stay.pod) and stay.last_ns >= start_ns and fnmatch.fnmatchcase(stay.pod, pattern)
-
     # ---- samples -------------------------------------------------------------------------------
 
     def advance(self) -> int:
@@ -128,9 +169,12 @@ class Devices:
         while rows := device_records(self._ledger, self._last_id, through_id):
             samples = [(row_id, found) for row_id, raw in rows if (found := _samples(raw))]
             seen = [stay for row_id, one in samples for stay in _stays(one, row_id)]
+            moved: set[str] = set()
             for uuid, stays in extend(self._ledger, seen).items():
                 self.stays[uuid] = merged([*self.stays.get(uuid, ()), *stays])
-            self._by_pod = [account for account in self._by_pod if not account.ended]
+                moved.update(self._sort(uuid, self.stays[uuid]))
+            for engine in sorted(moved):
+                self._place(engine)
             for _, one in samples:
                 self._take(one)
             self._last_id = rows[-1][0]
@@ -140,12 +184,6 @@ class Devices:
         return read
 
     def _take(self, samples: DeviceSamples) -> None:
-        for account in self._by_pod:
-            if samples.uuid not in account.gpu_uuids:
-                for stay in _stays(samples, 0):
-                    if self._in_pod(account, stay):
-                        self._assign(account, samples.uuid)
-                        break
         accounts = self._accounts.get(samples.uuid, [])
         for account in accounts:
             _feed(account, samples)
@@ -162,6 +200,16 @@ class Devices:
             last = max(begun, key=lambda one: one.last_ns, default=None)
             if last is not None and last.last_ns >= now_ns - PRESENCE_GAP_NS:
                 yield last
+
+
+def _of_pod(account: BootAccount, stays: Sequence[Presence]) -> frozenset[str]:
+    """What a boot has of the devices in its engine's pods; the pod of one that goes on may be seen later."""
+    to_wall, stopped_ns = account.started.anchor.to_wall, account.stream.stopped_ns
+    start_ns = to_wall(account.started.at_ns)
+    if account.ended and stopped_ns is not None:
+        return devices_of_boot(start_ns, to_wall(stopped_ns), stays)
+    so_far = max(start_ns, to_wall(account.stream.watermark_ns))
+    return devices_of_boot(start_ns, so_far, stays) or devices_of_boot(start_ns, None, stays)
 
 
 def _samples(raw: RawRecord) -> DeviceSamples | None:
