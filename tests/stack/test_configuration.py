@@ -4,7 +4,9 @@ import json
 import os
 import stat
 import subprocess
+from configparser import ConfigParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -124,6 +126,19 @@ def test_exporters_of_gpu_metrics_are_scraped_under_a_job_of_their_own(layout):
     assert names.JOB_GPUS not in (layout.prometheus / "prometheus.yml").read_text()
 
 
+def test_agents_are_scraped_beside_exporters(layout):
+    """Under one job, so that one that does not answer is told; a fleet's series come from nowhere else."""
+    exporters = [{"url": "http://10.0.0.5:9400/metrics", "kind": "dcgm"}]
+    written(layout, gpus={"exporters": exporters, "agents": ["gpu-1:9466", "[fd00::2]:9466"]})
+    config = yaml.safe_load((layout.prometheus / "prometheus.yml").read_text())
+    (job,) = [one for one in config["scrape_configs"] if one["job_name"] == names.JOB_GPUS]
+    assert job["static_configs"][1:] == [{"targets": ["gpu-1:9466", "[fd00::2]:9466"]}]
+    written(layout, gpus={"agents": ["gpu-1:9466"]})
+    config = yaml.safe_load((layout.prometheus / "prometheus.yml").read_text())
+    (job,) = [one for one in config["scrape_configs"] if one["job_name"] == names.JOB_GPUS]
+    assert job["static_configs"] == [{"targets": ["gpu-1:9466"]}]
+
+
 def test_engines_can_be_added_to_what_a_running_prometheus_watches(layout):
     """Without touching its configuration."""
     written(layout)
@@ -233,16 +248,14 @@ def test_a_rule_file_that_is_no_longer_generated_goes(layout):
 def test_grafana_leads_from_an_exemplar_to_its_trace_only_where_a_jaeger_runs():
     """A link to a missing data source would be an error on every panel."""
 
-    def sources(jaeger: str) -> dict[str, dict[str, object]]:
+    def sources(jaeger: str) -> dict[str, dict[str, Any]]:
         text = render_sources(GrafanaSources("http://p", "http://a", jaeger, 2))
         return {entry["type"]: entry for entry in yaml.safe_load(text)["datasources"]}
 
     linked = sources("http://j")
-    assert linked["prometheus"]["jsonData"] == {
-        "httpMethod": "POST",
-        "timeInterval": "2s",
-        "exemplarTraceIdDestinations": [{"name": "trace_id", "datasourceUid": linked["jaeger"]["uid"]}],
-    }
+    (destination,) = linked["prometheus"]["jsonData"]["exemplarTraceIdDestinations"]
+    assert (destination["name"], destination["datasourceUid"]) == ("trace_id", linked["jaeger"]["uid"])
+    assert linked["prometheus"]["jsonData"]["timeInterval"] == "2s"
     assert "exemplarTraceIdDestinations" not in str(sources(""))
     assert set(sources("")) == {"prometheus", "alertmanager"}
 
@@ -253,6 +266,11 @@ def test_grafana_finds_its_dashboards_where_they_are_written(layout):
     provider = yaml.safe_load((layout.grafana / "provisioning" / "dashboards" / "farthing.yml").read_text())
     folder = Path(provider["providers"][0]["options"]["path"])
     assert [json.loads(path.read_text())["uid"] for path in folder.glob("*.json")]
+    ini = ConfigParser(interpolation=None)
+    ini.read(layout.grafana / "grafana.ini")
+    assert (
+        json.loads(Path(ini["dashboards"]["default_home_dashboard_path"]).read_text())["uid"] == names.DASHBOARD_FLEET
+    )
 
 
 def test_jaeger_listens_where_it_is_told_and_nowhere_else():

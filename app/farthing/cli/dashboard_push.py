@@ -18,7 +18,7 @@ from farthing.domain.errors import GrafanaError
 from farthing.exporters.report import Column, Output, ReportTable, render
 from farthing.settings import Settings
 
-__all__ = ["push", "run_push"]
+__all__ = ["folder_uid", "push", "run_push"]
 
 MESSAGE: Final = "farthing dashboards push"
 """What Grafana's history of versions shows."""
@@ -119,11 +119,16 @@ def _folder(grafana: Grafana, title: str, dry_run: bool) -> Folder:
         if title in {there.title, there.uid}:
             return there
     # a folder below another is not in that list
-    uid = re.sub(r"[^a-z0-9_-]+", "-", title.lower()).strip("-")[:40] or "dashboards"
+    uid = folder_uid(title)
     nested = grafana.folder(title if _is_uid(title) else uid)
     if nested is not None:
         return nested
     return Folder(uid, title) if dry_run else grafana.create_folder(uid, title)
+
+
+def folder_uid(title: str) -> str:
+    """The uid of a folder that is made for a title."""
+    return re.sub(r"[^a-z0-9_-]+", "-", title.lower()).strip("-")[:40] or "dashboards"
 
 
 def _is_uid(text: str) -> bool:

@@ -37,6 +37,7 @@ def write_configuration(settings: Settings, layout: StateLayout, programs: Progr
             alertmanager_address=f"{LOOPBACK}:{stack.alertmanager_port}",
             interval_seconds=SCRAPE_SECONDS,
             exporters=settings.gpus.exporters,
+            agents=settings.gpus.agents,
         ),
     )
     layout.write_tree(layout.alertmanager, {Path(name): text for name, text in alertmanager_files(settings).items()})
@@ -75,6 +76,7 @@ def _write_grafana(settings: Settings, layout: StateLayout, *, with_jaeger: bool
                 data=layout.data / "grafana",
                 logs=layout.logs,
                 provisioning=layout.grafana / PROVISIONING,
+                dashboards=layout.grafana / DASHBOARDS,
                 password_file=layout.grafana_password,
             ),
         },

@@ -5,11 +5,36 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import yaml
 
-__all__ = ["DASHBOARDS", "PROVISIONING", "GrafanaSources", "grafana_files", "render_grafana_ini"]
+from farthing.domain.conventions import (
+    DASHBOARD_FLEET,
+    LABEL_ENGINE,
+    LABEL_INSTANCE,
+    LABEL_MODEL,
+    METRIC_SPEND_RATE,
+    REC_ENGINE,
+    REC_GENERATION_RATE,
+    REC_KV,
+    REC_RUNNING,
+    REC_TTFT_P95,
+    REC_WAITING,
+)
+
+__all__ = [
+    "DASHBOARDS",
+    "HOME",
+    "PROVISIONING",
+    "SPAN_TAGS",
+    "GrafanaSources",
+    "grafana_files",
+    "render_grafana_ini",
+    "render_provider",
+    "render_sources",
+    "traces_to_metrics",
+]
 
 PROVISIONING = Path("provisioning")
 DASHBOARDS = Path("dashboards")
@@ -18,6 +43,18 @@ JAEGER_UID = "jaeger"
 ALERTMANAGER_UID = "alertmanager"
 EXEMPLAR_LABEL = "trace_id"
 """Label of an exemplar that holds the trace id, as OpenMetrics' exposition of our histograms names it."""
+FOLDER = "Farthing"
+FOLDER_UID = "farthing"
+"""The same as `farthing dashboards push` makes, so that both find one folder."""
+HOME = f"{DASHBOARD_FLEET}.json"
+"""What Grafana opens with."""
+
+LEAST_PROMETHEUS: Final = "2.42.0"
+"""The oldest that the stack runs with. Grafana asks a Prometheus of a known release for labels instead of series."""
+SPAN_TAGS: Final[Mapping[str, str]] = {"service.instance.id": LABEL_INSTANCE, "gen_ai.request.model": LABEL_MODEL}
+"""Attribute of a span or its resource -> label of an engine's series; one that a span lacks is left out."""
+TAGS: Final = "$__tags"
+"""Grafana's name for the labels that a span's attributes give."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +81,18 @@ def grafana_files(sources: GrafanaSources, dashboards: Mapping[str, str], dashbo
 
 def render_sources(sources: GrafanaSources) -> str:
     """The data sources; a point of a latency histogram leads to its trace, a trace to its metrics."""
-    prometheus: dict[str, Any] = {"httpMethod": "POST", "timeInterval": f"{sources.interval_seconds}s"}
+    prometheus: dict[str, Any] = {
+        "httpMethod": "POST",
+        "timeInterval": f"{sources.interval_seconds}s",
+        "prometheusType": "Prometheus",
+        "prometheusVersion": LEAST_PROMETHEUS,
+        "manageAlerts": True,
+        "alertmanagerUid": ALERTMANAGER_UID,
+    }
     if sources.jaeger:
-        prometheus["exemplarTraceIdDestinations"] = [{"name": EXEMPLAR_LABEL, "datasourceUid": JAEGER_UID}]
+        prometheus["exemplarTraceIdDestinations"] = [
+            {"name": EXEMPLAR_LABEL, "datasourceUid": JAEGER_UID, "urlDisplayLabel": "Trace of this request"}
+        ]
     entries: list[dict[str, Any]] = [
         _source("Prometheus", "prometheus", PROMETHEUS_UID, sources.prometheus, prometheus) | {"isDefault": True},
         _source(
@@ -61,10 +107,35 @@ def render_sources(sources: GrafanaSources) -> str:
         jaeger = {
             "nodeGraph": {"enabled": True},
             "traceIdTimeParams": {"enabled": True},
-            "tracesToMetrics": {"datasourceUid": PROMETHEUS_UID},
+            "tracesToMetrics": {
+                "datasourceUid": PROMETHEUS_UID,
+                # a request is short: the minutes around it show what it met
+                "spanStartTimeShift": "-5m",
+                "spanEndTimeShift": "5m",
+                "tags": [{"key": attribute, "value": label} for attribute, label in SPAN_TAGS.items()],
+                "queries": [{"name": name, "query": query} for name, query in traces_to_metrics().items()],
+            },
         }
         entries.append(_source("Jaeger", "jaeger", JAEGER_UID, sources.jaeger, jaeger))
-    return yaml.safe_dump({"apiVersion": 1, "prune": True, "datasources": entries}, sort_keys=False)
+    return _provisioned({"apiVersion": 1, "prune": True, "datasources": entries})
+
+
+def traces_to_metrics() -> dict[str, str]:
+    """Name -> PromQL of what a span leads to: the engine that served it, at that time.
+
+    ``$__tags`` stands for labels of ``SPAN_TAGS``, all of which the engine's own series have.
+    """
+    engine = f"{REC_ENGINE}{{{TAGS}}}"
+    of_engine = f'label_replace({engine}, "{LABEL_ENGINE}", "$1", "{LABEL_INSTANCE}", "(.*)")'
+    both = ", ".join((LABEL_INSTANCE, LABEL_MODEL))
+    return {
+        "Requests running": f"sum by ({both}) ({REC_RUNNING}{{{TAGS}}})",
+        "Requests waiting": f"sum by ({both}) ({REC_WAITING}{{{TAGS}}})",
+        "KV cache use": f"max by ({both}) ({REC_KV}{{{TAGS}}})",
+        "Output tokens per second": f"sum by ({both}) ({REC_GENERATION_RATE}{{{TAGS}}})",
+        "Time to first token of the model, p95": f"{REC_TTFT_P95} and on ({LABEL_MODEL}) {engine}",
+        "Cost of the engine per hour": f"{METRIC_SPEND_RATE} and on ({LABEL_ENGINE}) {of_engine}",
+    }
 
 
 def render_provider(dashboards_path: str) -> str:
@@ -72,17 +143,20 @@ def render_provider(dashboards_path: str) -> str:
     provider = {
         "name": "farthing",
         "orgId": 1,
-        "folder": "Farthing",
+        "folder": FOLDER,
+        "folderUid": FOLDER_UID,
         "type": "file",
         "disableDeletion": True,
         "updateIntervalSeconds": 10,
         "allowUiUpdates": False,
         "options": {"path": dashboards_path, "foldersFromFilesStructure": False},
     }
-    return yaml.safe_dump({"apiVersion": 1, "providers": [provider]}, sort_keys=False)
+    return _provisioned({"apiVersion": 1, "providers": [provider]})
 
 
-def render_grafana_ini(*, port: int, data: Path, logs: Path, provisioning: Path, password_file: Path) -> str:
+def render_grafana_ini(
+    *, port: int, data: Path, logs: Path, provisioning: Path, dashboards: Path, password_file: Path
+) -> str:
     """grafana.ini of the native stack: loopback only, readable without login, silent towards the internet."""
     sections: dict[str, dict[str, str]] = {
         "paths": {
@@ -98,6 +172,7 @@ def render_grafana_ini(*, port: int, data: Path, logs: Path, provisioning: Path,
         "security": {"admin_password": f"$__file{{{password_file}}}"},
         "users": {"allow_sign_up": "false"},
         "auth.anonymous": {"enabled": "true", "org_role": "Viewer"},
+        "dashboards": {"default_home_dashboard_path": str(dashboards / HOME)},
         "log": {"mode": "console"},
     }
     return "\n".join(
@@ -116,3 +191,16 @@ def _source(name: str, kind: str, uid: str, url: str, json_data: dict[str, Any])
         "editable": False,
         "jsonData": json_data,
     }
+
+
+def _provisioned(document: Mapping[str, Any]) -> str:
+    """YAML as Grafana's provisioning reads it: there, a dollar begins a variable of the environment unless doubled."""
+    return yaml.safe_dump(_doubled(document), sort_keys=False)
+
+
+def _doubled(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.replace("$", "$$")
+    if isinstance(value, Mapping):
+        return {key: _doubled(inner) for key, inner in value.items()}
+    return [_doubled(inner) for inner in value] if isinstance(value, list) else value
