@@ -46,6 +46,18 @@ def _with_prefix(uuid: str) -> str:
     return uuid
 
 
+_ADDRESS = re.compile(r"(?:[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\]):(?P<port>\d{1,5})")
+_PORTS = range(1, 65_536)
+
+
+def _address(text: str) -> str:
+    found = _ADDRESS.fullmatch(text)
+    if not found or int(found["port"]) not in _PORTS:
+        raise ValueError(f"{text!r} is no HOST:PORT; write 'gpu-1:9466', say")
+    return text
+
+
+AgentAddress = Annotated[str, Field(max_length=255), AfterValidator(_address)]
 GpuUuid = Annotated[str, Field(min_length=1, max_length=96, pattern=r"^\S+$"), AfterValidator(_with_prefix)]
 Switch = Annotated[Literal["auto", "on", "off"], BeforeValidator(_switch)]
 Amount = Annotated[Decimal | None, Field(gt=0, max_digits=18, decimal_places=9)]
@@ -88,6 +100,9 @@ class GpuSettings(_Strict):
     """The processors' energy counters (RAPL), for engines without a GPU. `auto`: where they can be read."""
     exporters: tuple[ExporterSettings, ...] = ()
     """Exporters that are read besides. A device that two sources have is read from the driver."""
+    agents: tuple[AgentAddress, ...] = ()
+    """HOST:PORT of agents of other hosts, for Prometheus to scrape: `farthing serve` gets their records by itself, and
+    shows its own host's devices alone."""
     sample_seconds: Annotated[float, Field(ge=0.1, le=60)] = 1.0
     """How often devices are read."""
     batch_seconds: Annotated[float, Field(ge=1, le=600)] = 10.0
@@ -110,6 +125,16 @@ class GpuSettings(_Strict):
         if twice:
             raise ValueError(f"{twice[0]} is read twice; keep one entry")
         return exporters
+
+    @model_validator(mode="after")
+    def _agents_differ(self) -> GpuSettings:
+        exporters = {f"{exporter.url.host}:{exporter.url.port}" for exporter in self.exporters}
+        for agent in self.agents:
+            if self.agents.count(agent) > 1:
+                raise ValueError(f"{agent} is scraped twice; keep one entry")
+            if agent in exporters:
+                raise ValueError(f"{agent} is among the exporters, which are scraped too; keep one entry")
+        return self
 
     @model_validator(mode="after")
     def _batch_holds_samples(self) -> GpuSettings:

@@ -4,7 +4,7 @@ import shlex
 
 import pytest
 import yaml
-from tests.docs.pages import ROOT, rows, sections
+from tests.docs.pages import ROOT, blocks, rows, sections
 from typer.core import TyperGroup
 from typer.main import get_command
 
@@ -12,7 +12,7 @@ from farthing.cli.gpu_commands import AGENT_PORT
 from farthing.cli.main import app
 from farthing.domain.conventions import FAULTS
 from farthing.domain.gpu import ENERGY_METHODS
-from farthing.settings import TOKEN_VARIABLE
+from farthing.settings import TOKEN_VARIABLE, parse_settings
 from farthing.settings_gpu import HOST_VARIABLE
 
 PAGE = (ROOT / "docs" / "gpu-agent.md").read_text()
@@ -50,6 +50,12 @@ def test_the_daemon_set_is_probed_and_scraped_where_it_listens():
     assert [port["containerPort"] for port in container()["ports"]] == [AGENT_PORT]
     assert {one["name"] for one in container()["env"]} >= {HOST_VARIABLE, TOKEN_VARIABLE}
     assert "nvidia.com/gpu" not in str(container()["resources"])
+
+
+def test_the_page_tells_prometheus_where_agents_are():
+    """By a setting that is one, on the port where they listen."""
+    (block,) = (block for block in blocks(PAGE) if "agents:" in block.body)
+    assert parse_settings(block.body, "farthing.yaml").gpus.agents == (f"gpu-1:{AGENT_PORT}", f"gpu-2:{AGENT_PORT}")
 
 
 def test_the_page_explains_every_method_and_every_fault():

@@ -47,6 +47,14 @@ def test_what_electricity_emits_and_costs_is_unknown_until_it_is_entered():
         ("gpus:\n  pue: 0.9\n", "f.yaml:2: gpus.pue: "),
         ("gpus:\n  sample_seconds: 5\n  batch_seconds: 2\n", "a record needs a sample"),
         ("gpus:\n  exporters:\n  - {url: http://x/metrics, kind: dgcm}\n", "f.yaml:3: gpus.exporters.0.kind: "),
+        ("gpus:\n  agents:\n  - gpu-1\n", "'gpu-1' is no HOST:PORT; write 'gpu-1:9466', say"),
+        ("gpus:\n  agents: ['http://gpu-1:9466']\n", "'http://gpu-1:9466' is no HOST:PORT"),
+        ("gpus:\n  agents: ['gpu-1:70000']\n", "'gpu-1:70000' is no HOST:PORT"),
+        ("gpus:\n  agents: ['gpu-1:9466', 'gpu-1:9466']\n", "gpu-1:9466 is scraped twice; keep one entry"),
+        (
+            "gpus:\n  exporters: [{url: 'http://gpu-1:9466/metrics'}]\n  agents: ['gpu-1:9466']\n",
+            "gpu-1:9466 is among the exporters, which are scraped too; keep one entry",
+        ),
         (
             "gpus:\n  exporters:\n  - {url: http://x/metrics, kind: dcgm}\n  - {url: http://x/metrics, kind: amd}\n",
             "http://x/metrics is read twice",

@@ -149,6 +149,15 @@ def test_an_exporter_on_this_machine_is_reached_through_the_hosts_name():
     assert "host.docker.internal:9400" in written[Path("prometheus/prometheus.yml")]
 
 
+def test_an_agent_on_this_machine_is_scraped_through_the_hosts_name():
+    """Loopback is the container itself there; the settings inside read back."""
+    written = compose_configuration(Settings.model_validate({"gpus": {"agents": ["127.0.0.1:9466", "gpu-1:9466"]}}))
+    inside = parse_settings(written[Path("farthing/farthing.yaml")], "farthing.yaml").gpus.agents
+    assert inside == ("host.docker.internal:9466", "gpu-1:9466")
+    config = yaml.safe_load(written[Path("prometheus/prometheus.yml")])
+    assert config["scrape_configs"][-1]["static_configs"] == [{"targets": list(inside)}]
+
+
 def test_the_containers_can_read_what_is_written_for_them(tmp_path):
     """They run as users of their own; the state folder above stays closed."""
     layout = StateLayout.at(tmp_path / "state")

@@ -70,6 +70,7 @@ def _configuration(settings: Settings) -> dict[Path, str]:
             alertmanager_address="alertmanager:9093",
             interval_seconds=SCRAPE_SECONDS,
             exporters=_gpus_as_containers_see(settings.gpus).exporters,
+            agents=_gpus_as_containers_see(settings.gpus).agents,
         ),
         prometheus / ENGINE_TARGETS: render_targets(engines),
         **{Path("alertmanager") / name: text for name, text in alertmanager_files(settings, _secret).items()},
@@ -115,9 +116,11 @@ def _as_containers_see(engines: Iterable[EngineSettings]) -> Iterable[EngineSett
 
 
 def _gpus_as_containers_see(gpus: GpuSettings) -> GpuSettings:
-    """Exporters of GPU metrics with loopback replaced by the host's name."""
+    """Exporters of GPU metrics, and agents, with loopback replaced by the host's name."""
     exporters = tuple(one.model_copy(update={"url": _from_inside(one.url)}) for one in gpus.exporters)
-    return gpus.model_copy(update={"exporters": exporters})
+    addresses = (agent.rpartition(":") for agent in gpus.agents)
+    agents = tuple(f"{HOST_GATEWAY if host in LOOPBACK_NAMES else host}:{port}" for host, _, port in addresses)
+    return gpus.model_copy(update={"exporters": exporters, "agents": agents})
 
 
 def _from_inside(url: HttpUrl) -> HttpUrl:

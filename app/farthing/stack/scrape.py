@@ -29,6 +29,7 @@ def prometheus_files(
     alertmanager_address: str,
     interval_seconds: int,
     exporters: Iterable[ExporterSettings] = (),
+    agents: Sequence[str] = (),
 ) -> dict[Path, str]:
     """Everything Prometheus reads, by path relative to its configuration file."""
     return {
@@ -38,6 +39,7 @@ def prometheus_files(
             alertmanager_address=alertmanager_address,
             interval_seconds=interval_seconds,
             exporters=exporters,
+            agents=agents,
         ),
         ENGINE_TARGETS: render_targets(engines),
         **{RULES / name: text for name, text in rules.items()},
@@ -51,11 +53,13 @@ def render_prometheus(
     alertmanager_address: str,
     interval_seconds: int,
     exporters: Iterable[ExporterSettings] = (),
+    agents: Sequence[str] = (),
 ) -> str:
     """prometheus.yml; relative paths in it, those of ``rule_files`` too, are relative to the file itself.
 
-    Engines come from a file that Prometheus watches: adding one needs no restart. Exporters of GPU metrics keep their
-    address as ``instance``, which names the host of those that do not. Exemplar storage is on by flag.
+    Engines come from a file that Prometheus watches: adding one needs no restart. Exporters of GPU metrics and
+    agents keep their address as ``instance``, which names the host of those that do not. Exemplar storage is on by
+    flag.
     """
     interval = f"{interval_seconds}s"
     config: dict[str, Any] = {
@@ -73,7 +77,10 @@ def render_prometheus(
             },
         ],
     }
-    if gpus := [_exporter(exporter) for exporter in exporters]:
+    gpus: list[dict[str, Any]] = [_exporter(exporter) for exporter in exporters]
+    if agents:
+        gpus.append({"targets": list(agents)})
+    if gpus:
         config["scrape_configs"].append({"job_name": JOB_GPUS, "static_configs": gpus})
     return yaml.safe_dump(config, sort_keys=False)
 
