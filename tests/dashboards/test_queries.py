@@ -17,6 +17,15 @@ from farthing.domain.conventions import LABEL_CLUSTER, METRIC_SPEND_RATE
 
 NOT_WITHIN_A_MINUTE = {
     "ALERTS": "no alert of the engines recorded here has reason to fire",
+    "offset": "the period before the time range is as long again",
+    **dict.fromkeys(
+        (names.PROBE_ON, names.PROBE_SENT, names.PROBE_WAITING, names.PROBE_SPOOLED, names.PROBE_DROPPED),
+        "the probe is in none of the engines recorded here",
+    ),
+    **dict.fromkeys(
+        (names.PROBE_REFUSED, names.PROBE_FAILURES, names.PROBE_ERRORS),
+        "the probe is in none of the engines recorded here",
+    ),
     names.REC_SLO_BURN_30M: "adds up rates a minute apart",
     names.REC_SLO_BURN_1H: "adds up rates a minute apart",
     names.REC_SLO_BURN_6H: "adds up rates five minutes apart",
@@ -36,7 +45,7 @@ def known():
 
 def as_collected(known):
     """With the external label that a fleet's collector finds on every series, and the alerts that Prometheus keeps."""
-    of_alerts = {"alertname", "alertstate", "severity", "model", "instance", "engine", "slo", "tier"}
+    of_alerts = {"alertname", "alertstate", "severity", "model", "instance", "engine", "slo", "tier", "component"}
     return {name: labels | {LABEL_CLUSTER} for name, labels in (known | {"ALERTS": of_alerts}).items()}
 
 

@@ -33,6 +33,8 @@ CHARGES = {
     "unknown": {"prefill": 4_000_000, "decode": 7_000_000},
 }
 ABORTS = {"acme-search": 12_000_000, "globex": 31_000_000, "initech": 0, "unknown": 0}
+ENDED = {tenant: {"finished": 90, "aborted": 3} for tenant in CHARGES}
+ENDED["globex"] |= {"failed": 2, "rejected": 1}
 PHASE_COST = {phase: sum(cost.get(phase, 0) for cost in CHARGES.values()) for phase in ("prefill", "decode", "vision")}
 TOKENS = {"prompt_computed": 4_000_000, "prompt_cached": 1_500_000, "image": 300_000, "output": 1_200_000}
 UNIT_COST = {
@@ -97,8 +99,8 @@ def tenant_views(step: int = 100) -> tuple[TenantView, ...]:
             tier=tiers[tenant],
             cost_nano={phase: nano * step for phase, nano in cost.items()},
             aborted_nano=ABORTS[tenant] * step,
-            tokens={"prompt_computed": 900_000 * step, "output": 280_000 * step},
-            requests={"finished": 90 * step, "aborted": 3 * step},
+            tokens={"prompt_computed": 900_000 * step, "prompt_cached": 200_000 * step, "output": 280_000 * step},
+            requests={outcome: count * step for outcome, count in ENDED[tenant].items()},
         )
         for tenant, cost in CHARGES.items()
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from farthing.dashboards.panels import cost, economics, spend
+from farthing.dashboards.panels import cost, economics, energy, spend
 from farthing.dashboards.parts import Section
 from farthing.dashboards.theme import dashboard_json
 from farthing.dashboards.variables import HOST, OF_ENGINES
@@ -64,7 +64,7 @@ def _nothing(settings: Settings) -> Section:
                     (6, cost.idle_share()),
                     (6, economics.aborted_share()),
                     (6, economics.unallocated()),
-                    (6, economics.energy()),
+                    (6, energy.energy_cost()),
                 ),
             ),
             (

@@ -21,7 +21,6 @@ __all__ = [
     "charged_and_aborted",
     "cost_rate_of",
     "dearness",
-    "energy_cost",
     "engine_phase_gauge",
     "fit_error",
     "forecast",
@@ -109,11 +108,6 @@ def unallocated_now() -> str:
 def capacity_booked() -> str:
     """Dollars booked of what no engine has and of what is shared, by account and reason."""
     return f"sum by ({names.LABEL_ACCOUNT}, {names.LABEL_REASON}) ({BUDGETS.now(names.METRIC_CAPACITY)})"
-
-
-def energy_cost() -> str:
-    """Dollars that the energy of the time range costs by tariff."""
-    return f"sum({ENGINES.over('increase', RANGE, names.METRIC_ENERGY_COST)})"
 
 
 def kpi(metric: str, *more: str, group: Sequence[str] = ()) -> str:

@@ -9,7 +9,14 @@ from farthing.dashboards.economics import token_economics
 from farthing.dashboards.fleet import fleet
 from farthing.dashboards.gpus import gpus_and_energy
 from farthing.dashboards.slo import slo
-from farthing.domain.conventions import DASHBOARD_ECONOMICS, DASHBOARD_FLEET, DASHBOARD_GPUS, DASHBOARD_SLO
+from farthing.dashboards.tenants import tenants
+from farthing.domain.conventions import (
+    DASHBOARD_ECONOMICS,
+    DASHBOARD_FLEET,
+    DASHBOARD_GPUS,
+    DASHBOARD_SLO,
+    DASHBOARD_TENANTS,
+)
 from farthing.settings import Settings
 
 __all__ = ["DASHBOARDS", "render_dashboards"]
@@ -17,6 +24,7 @@ __all__ = ["DASHBOARDS", "render_dashboards"]
 DASHBOARDS: Final[tuple[tuple[str, Callable[[Settings], str]], ...]] = (
     (DASHBOARD_FLEET, fleet),
     (DASHBOARD_ECONOMICS, token_economics),
+    (DASHBOARD_TENANTS, tenants),
     (DASHBOARD_GPUS, gpus_and_energy),
     (DASHBOARD_SLO, slo),
 )

@@ -73,11 +73,11 @@ ENGINES: Final = Scope(
 """Series of Farthing by engine."""
 ENGINE_MODELS: Final = Scope((_CLUSTER, _ENGINE, _MODEL), f"unless on ({names.LABEL_ENGINE}) {_OTHER_KIND}")
 """Series of Farthing by engine and model."""
-TENANTS: Final = Scope((_CLUSTER, _MODEL, _TENANT, _TIER))
+TENANTS: Final = Scope((_CLUSTER, _MODEL, _TENANT, _TIER), MODELS.less)
 """Series of Farthing by tenant, model and tier: of all instances."""
 TENANT_SUMS: Final = Scope((_CLUSTER, _TENANT))
 """Series of Farthing by tenant alone: spend of today, anomalies; and budgets, those of all tenants among them."""
-REQUESTS: Final = Scope((_CLUSTER, _MODEL, _TIER))
+REQUESTS: Final = Scope((_CLUSTER, _MODEL, _TIER), MODELS.less)
 """Farthing's histograms and counts of requests, by model and tier."""
 PROMISES: Final = Scope((_CLUSTER, _SLO))
 """``slo:`` series of what farthing.yaml promises, by promise alone."""

@@ -15,7 +15,6 @@ from farthing.settings import Settings
 __all__ = [
     "aborted_share",
     "capacity",
-    "energy",
     "engines",
     "identity",
     "methods",
@@ -206,18 +205,4 @@ def units() -> Panel:
         USD,
         [Query(money.kpi(names.METRIC_KPI_UNIT_COST, group=(names.LABEL_UNIT,)), "{{unit}}")],
         decimals=4,
-    )
-
-
-def energy() -> Panel:
-    """What energy costs, and how much of the bill that is."""
-    return theme.number(
-        "Energy in range",
-        "What the energy of the chosen engines cost in the time range by tariff and PUE, for information: of rented "
-        "GPUs it is in their price. High beside little work: GPUs that idle draw power too; release them. Unknown: "
-        "farthing.yaml has no tariff, or no GPU tells its energy.",
-        USD,
-        [Query(money.energy_cost())],
-        decimals=2,
-        panel_links=(to_dashboard(names.DASHBOARD_GPUS, "GPUs and energy"),),
     )
