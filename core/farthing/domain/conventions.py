@@ -218,8 +218,12 @@ METRIC_CARBON: Final = "farthing_carbon_grams_total"
 METRIC_ENERGY_COST: Final = "farthing_energy_cost_usd_total"
 # ---- the probe's own, on the engine's exposition ----------------------------------------------------
 PROBE_ON: Final = "farthing_probe_on"
+PROBE_SENT: Final = "farthing_probe_sent_total"
+PROBE_WAITING: Final = "farthing_probe_waiting_records"
 PROBE_SPOOLED: Final = "farthing_probe_spooled_bytes"
 PROBE_DROPPED: Final = "farthing_probe_dropped_total"
+PROBE_REFUSED: Final = "farthing_probe_refused_total"
+PROBE_FAILURES: Final = "farthing_probe_failures_total"
 PROBE_ERRORS: Final = "farthing_probe_errors_total"
 
 LABEL_ENGINE: Final = "engine"

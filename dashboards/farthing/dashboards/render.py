@@ -8,10 +8,12 @@ from typing import Final
 from farthing.dashboards.economics import token_economics
 from farthing.dashboards.fleet import fleet
 from farthing.dashboards.gpus import gpus_and_energy
+from farthing.dashboards.itself import itself
 from farthing.dashboards.slo import slo
 from farthing.dashboards.tenants import tenants
 from farthing.domain.conventions import (
     DASHBOARD_ECONOMICS,
+    DASHBOARD_FARTHING,
     DASHBOARD_FLEET,
     DASHBOARD_GPUS,
     DASHBOARD_SLO,
@@ -25,8 +27,9 @@ DASHBOARDS: Final[tuple[tuple[str, Callable[[Settings], str]], ...]] = (
     (DASHBOARD_FLEET, fleet),
     (DASHBOARD_ECONOMICS, token_economics),
     (DASHBOARD_TENANTS, tenants),
-    (DASHBOARD_GPUS, gpus_and_energy),
     (DASHBOARD_SLO, slo),
+    (DASHBOARD_FARTHING, itself),
+    (DASHBOARD_GPUS, gpus_and_energy),
 )
 """UID and maker of every dashboard; a new one is added here."""
 

@@ -163,6 +163,7 @@ def history(
     *,
     full: float,
     bands: Sequence[Band] = (),
+    low: str = "fine",
     min_step: str | None = None,
     panel_links: Sequence[Link] = (),
 ) -> Panel:
@@ -184,7 +185,7 @@ def history(
         "max": full,
         "color": {"mode": "thresholds" if bands else "continuous-BlYlRd"},
         "noValue": "unknown",
-        "thresholds": {"mode": "absolute", "steps": steps(bands)},
+        "thresholds": {"mode": "absolute", "steps": steps(bands, low)},
         "custom": {"fillOpacity": 80, "lineWidth": 0},
     }
     panel = _panel(
