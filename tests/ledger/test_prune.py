@@ -7,7 +7,7 @@ import pytest
 import sqlalchemy as sa
 from tests.ledger.booked import DAY, PERIOD, close, content, fill, meddle, run
 from tests.replay.conftest import TEXT
-from tests.service.books import accountant
+from tests.service.books import accountant, raw_of
 from tests.service.closings import SETTINGS as CLOSING_SETTINGS
 from tests.service.closings import close as close_month
 from tests.service.closings import late_and_on_time, moved
@@ -31,6 +31,7 @@ from farthing.ledger.verify import verify, verify_within
 from farthing.replay.recording import load_recording
 from farthing.service.reports import GROUPS, report
 from farthing.service.totals import Totals
+from farthing_probe import wire
 
 END = bounds(PERIOD)[1]
 LATE = END + 500 * DAY
@@ -380,6 +381,32 @@ def test_samples_that_an_open_boot_needs_stay(ledger):
         first = sa.select(sa.func.min(t.boots.c.boot)).scalar_subquery()
         opened = sa.update(t.boots).where(t.boots.c.boot == first)
         connection.execute(opened.values(closed_ns=None, started_ns=at - 100 * DAY + 200 * 10**9))
+        wanted = old_samples(connection, at)
+        sampled = connection.execute(sa.select(t.records.c.event_ns).where(*wanted)).scalars()
+        assert {(one - at + 100 * DAY) // 10**9 for one in sampled} == {1, 31, 61}
+
+
+@pytest.mark.parametrize("where", ["in the inbox", "unread"])
+def test_samples_of_a_boot_that_the_books_do_not_have_yet_stay(ledger, where):
+    """It has no price: its records wait for one, and its energy with them."""
+    close(ledger)
+    at = ledger.boots()[0].started_ns
+    samples = [device([at - 100 * DAY + second * 10**9], uuid="GPU-1", sequence=second) for second in range(1, 300, 30)]
+    ledger.add(samples)
+    began = at - 100 * DAY + 200 * 10**9
+    started = wire.started(
+        "unpriced", 0, 1, at_ns=10**9, wall_ns=began, engine="dear", engine_kind="vllm", version="1", model="m",
+        gpu="Unobtainium", gpu_count=1,
+    )  # fmt: skip
+    books = accountant(ledger)
+    if where == "in the inbox":
+        ledger.add(raw_of([started]))
+        books.advance()
+        assert "unpriced" not in {boot.boot for boot in ledger.boots()}
+    else:
+        books.advance()
+        ledger.add(raw_of([started]))
+    with transaction(ledger.engine) as connection:
         wanted = old_samples(connection, at)
         sampled = connection.execute(sa.select(t.records.c.event_ns).where(*wanted)).scalars()
         assert {(one - at + 100 * DAY) // 10**9 for one in sampled} == {1, 31, 61}
