@@ -65,6 +65,22 @@ def test_a_boot_that_names_no_gpu_has_as_many_of_its_kind_as_it_is_billed_for():
     assert idle(stays, [Life("rag", 0, 100, (), GPU, 5)]) == []
 
 
+def test_a_boot_of_which_nobody_knows_the_kind_has_one_that_no_other_boot_has():
+    """It is billed by a price of its own: those that are told by kind take theirs first, in whatever order."""
+    stays = [("a", GPU, 0, 100), ("b", "L4", 0, 100), ("c", "L4", 0, 100)]
+    loose, counted = Life("chat", 0, 60, (), "", 1), Life("rag", 0, 100, (), "L4", 1)
+    for lives in ([loose, counted], [counted, loose]):
+        assert idle(stays, lives) == [unassigned("a", 60, 100), unassigned("c", 0, 100)]
+    named = Life("first", 0, 100, ("a",), GPU)
+    assert idle(stays, [loose, counted, named]) == [unassigned("c", 60, 100)]
+    assert idle(stays, [Life("chat", 0, 60, (), "", 3)]) == [unassigned(name, 60, 100) for name in "abc"]
+    # a capacity's are bought, whoever runs on them
+    bought = [Slots("L4", 2, 0, None)]
+    assert idle(stays, [loose], bought) == [unassigned("a", 60, 100)]
+    # a boot whose kind is known has none of another
+    assert len(idle(stays, [Life("rag", 0, 100, (), "L40", 1)])) == 3
+
+
 def test_the_gpus_of_a_capacity_are_billed_with_it():
     """Those that its engines name, and as many more as it has."""
     stays = [(name, GPU, 0, 100) for name in "abc"]
@@ -105,6 +121,7 @@ LIVES = st.lists(
         st.lists(st.sampled_from("abcd"), max_size=2, unique=True),
         st.sampled_from([Fraction(1), Fraction(1, 2), Fraction(1, 4)]),
         st.booleans(),
+        st.sampled_from([GPU, ""]),
     ),
     max_size=8,
 )
@@ -117,8 +134,8 @@ def test_at_every_moment_what_is_idle_is_what_is_there_less_what_is_had(stays, l
     """Counted moment by moment; in whatever order all of it is told."""
     there = [Stay(uuid, GPU, a, b) for uuid, (a, b) in stays]
     known = [
-        Life(engine, a, b, tuple(uuids), GPU, max(1, len(uuids)), fraction, held and bool(uuids))
-        for engine, (a, b), uuids, fraction, held in lives
+        Life(engine, a, b, tuple(uuids), kind, max(1, len(uuids)), fraction, held and bool(uuids))
+        for engine, (a, b), uuids, fraction, held, kind in lives
     ]
     bought = [Slots(GPU, gpus, a, b) for gpus, (a, b) in slots]
     found = idle_devices(there, known, bought, 0, 30)

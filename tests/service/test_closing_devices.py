@@ -8,10 +8,10 @@ from collections import Counter
 
 import pytest
 import sqlalchemy as sa
-from tests.service.books import accountant
+from tests.service.books import accountant, raw_records
 from tests.service.closings import SETTINGS, close, documents, identity, moved
 from tests.service.devices import NAME, UUID, as_devices, device, without_samples
-from tests.service.edges import CAPACITY, proven
+from tests.service.edges import CAPACITY, counted, proven
 
 from farthing.books.periods import bounds
 from farthing.books.policy import Policy
@@ -444,3 +444,60 @@ def test_a_boot_has_the_gpus_of_its_own_pod_whichever_pods_its_engine_had(record
     identity(closed)
     assert _idle(closed) == {key: pytest.approx(_cost(value), abs=10**6) for key, value in seconds.items()}
     proven(ledger, tmp_path)
+
+
+OWN = "our-h100"
+
+
+def _own_key(**engine):
+    """An engine that is billed by a price of its own, beside the H100's."""
+    prices = [{"gpu": OWN, "usd_per_hour": 2, "from": "2026-01-01", "source": "contract"}]
+    engines = [{"name": "h100", "url": "http://127.0.0.1:8000", "gpu": OWN, "probe": True, **engine}]
+    return SETTINGS.model_validate({**SETTINGS.model_dump(), "prices": prices, "engines": engines})
+
+
+def test_an_engine_with_a_price_of_its_own_has_the_gpus_that_its_probe_counts(ledger, recording, tmp_path):
+    """It tells no UUIDs: what it runs on is of the kind that its driver names, whatever that is called in the table."""
+    settings = _own_key()
+    raw = without_samples(moved(recording, NOVEMBER, 600), ())
+    ledger.add([_there(UUID, 600), _there("GPU-l4", 600, name="NVIDIA L4"), *raw])
+    books = accountant(ledger, settings)
+    books.advance()
+    closed = close(ledger, NOVEMBER, settings)
+    identity(closed)
+    found = _idle(closed)
+    assert found[UUID, c.UNALLOCATED] == pytest.approx(_cost(600 - 253.180839), abs=10**6)
+    # the L4 is nobody's
+    assert found["GPU-l4", c.UNALLOCATED] == 600 * 468_000_000 // 3_600
+    proven(ledger, tmp_path)
+
+
+def test_a_boot_under_a_price_of_its_own_is_not_told_as_idle_while_it_runs(recording):
+    """What costs money now is what nobody runs on."""
+    ledger = Ledger.open("sqlite://")
+    raw = without_samples(raw_records(recording), ())
+    moment = 1_795_500_000 * SECOND
+    ledger.add([device([moment - 5 * SECOND]), *raw[:300]])
+    books = accountant(ledger, _own_key())
+    books.advance()
+    assert books.idle() == ()
+
+
+def test_a_counted_engine_whose_price_is_no_gpus_name_has_one_that_nobody_else_has(ledger, tmp_path):
+    """Its counters tell no device: it is billed for one, and one less is idle."""
+    settings = _own_key(probe=False)
+    ledger.add([_there(UUID, 600), _there("GPU-2", 600)])
+    ledger.add([replace_gpu(one) for one in counted("scrape:h100/1", END // SECOND - 600, 200)])
+    accountant(ledger, settings).advance()
+    closed = close(ledger, NOVEMBER, settings)
+    identity(closed)
+    assert sum(_idle(closed).values()) == pytest.approx(_cost(1_200 - 400), abs=10**7)
+    proven(ledger, tmp_path)
+
+
+def replace_gpu(raw):
+    """A scraped start with the settings' name for the GPU."""
+    if raw.kind != "started":
+        return raw
+    line = json.loads(raw.line) | {"gpu": OWN}
+    return type(raw)(raw.key, raw.kind, raw.event_ns, json.dumps(line).encode())

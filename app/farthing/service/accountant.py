@@ -194,6 +194,7 @@ class Accountant:
                     one.tariff.gpu,
                     one.tariff.count,
                     one.tariff.version,
+                    one.started.gpu if isinstance(one, BootAccount) else "",
                 )
                 for one in alive
             ]

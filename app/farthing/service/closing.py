@@ -54,6 +54,7 @@ from farthing.service.device_billing import (
     DeviceBilling,
     billed_lives,
     boot_groups,
+    device_names,
     unpriced_engine_names,
 )
 from farthing.settings import Settings
@@ -434,7 +435,8 @@ class _Closing:
         one followed, and one that came to a time without a price is billed no further.
         """
         groups = boot_groups(self._connection)
-        return billed_lives(groups, unpriced_engine_names(self._connection), self._end)
+        names = device_names(self._connection, groups)
+        return billed_lives(groups, unpriced_engine_names(self._connection), self._end, names)
 
 
 def _cost(accrual: Accrual) -> Cost:

@@ -14,20 +14,23 @@ from sqlalchemy.engine import Connection
 
 from farthing.books.closing import DAY, DEVICE_SOURCE, Accrual, ClosingDocument, days_of, priced_spans
 from farthing.books.idle_devices import IdleDevice, Life, Slots, Stay, idle_devices
-from farthing.books.prices import PriceBook
+from farthing.books.prices import PriceBook, is_device
 from farthing.books.stays import united
 from farthing.books.tariff import Tariff, parse_tariff
+from farthing.collectors.wire import decode_line
 from farthing.domain import conventions as c
 from farthing.domain.errors import PriceError
 from farthing.domain.gpu import GPU, MIG
+from farthing.domain.records import Started
 from farthing.ledger import tables as t
-from farthing.ledger.devices import PRESENCE_GAP_NS, Presence, presences
+from farthing.ledger.devices import PRESENCE_GAP_NS, Presence, presences, start_of
 
 __all__ = [
     "BilledLife",
     "DeviceBilling",
     "billed_lives",
     "boot_groups",
+    "device_names",
     "lives_of",
     "slots_of",
     "unpriced_engine_names",
@@ -48,8 +51,11 @@ class BilledLife:
     devices: tuple[str, ...]
     """UUIDs as whoever told them did: of GPUs, or of slices."""
     gpu: str
+    """As the price table calls what it is billed for."""
     count: int
     price_version: str
+    device: str = ""
+    """As its driver calls its GPUs; empty: nobody told, or nobody needs to know."""
 
 
 def boot_groups(connection: Connection) -> dict[str, list[Any]]:
@@ -66,10 +72,26 @@ def unpriced_engine_names(connection: Connection) -> frozenset[str]:
     return frozenset(connection.execute(sa.select(t.unpriced_engines.c.engine)).scalars())
 
 
-def billed_lives(groups: Mapping[str, Sequence[Any]], unpriced: Collection[str], until_ns: int) -> list[BilledLife]:
+def device_names(connection: Connection, groups: Mapping[str, Sequence[Any]]) -> dict[str, str]:
+    """What drivers call the GPUs of boots that do not say which they are, by what is billed as one."""
+    found = {}
+    for name, rows in groups.items():
+        if name.startswith(c.SCRAPED_BOOT) or any(json.loads(row.gpu_uuids) for row in rows):
+            continue
+        line = start_of(connection, name)
+        started = None if line is None else decode_line(line)
+        if isinstance(started, Started):
+            found[name] = started.gpu
+    return found
+
+
+def billed_lives(
+    groups: Mapping[str, Sequence[Any]], unpriced: Collection[str], until_ns: int, names: Mapping[str, str]
+) -> list[BilledLife]:
     """The lives of boots, from rows of the ledger by what is billed as one; those that go on end at ``until_ns``.
 
     One that ended does not go on while its energy is awaited, nor does one whose records cannot be costed any further.
+    ``names`` are the devices' that ``device_names`` gives.
     """
     latest = {rows[-1].engine: name for name, rows in groups.items() if not name.startswith(c.SCRAPED_BOOT)}
     found = []
@@ -82,7 +104,14 @@ def billed_lives(groups: Mapping[str, Sequence[Any]], unpriced: Collection[str],
         devices = sorted({uuid for row in rows for uuid in json.loads(row.gpu_uuids)})
         found.append(
             BilledLife(
-                engine, start, max(start, end), tuple(devices), last.gpu, int(last.gpu_count), last.price_version
+                engine=engine,
+                start_ns=start,
+                end_ns=max(start, end),
+                devices=tuple(devices),
+                gpu=last.gpu,
+                count=int(last.gpu_count),
+                price_version=last.price_version,
+                device=names.get(name, ""),
             )
         )
     return found
@@ -108,8 +137,11 @@ def lives_of(
     ``key`` gives the price table's key of a GPU's name. Devices under names that nobody read are counted by number.
     """
     known: dict[str, str] = {}
+    kinds: set[str] = set()
     for stay in stays:
         known[stay.uuid] = stay.parent if stay.kind == MIG and stay.parent else stay.uuid
+        if stay.kind == GPU:
+            kinds.add(key(stay.name))
     found = []
     for one in billed:
         tariff = tariffs.get(one.price_version)
@@ -120,7 +152,7 @@ def lives_of(
             start_ns=one.start_ns,
             end_ns=one.end_ns,
             devices=tuple(known.get(uuid, uuid) for uuid in told),
-            gpu=key(one.gpu),
+            gpu=_kind(one, kinds, key),
             count=one.count,
             fraction=Fraction(tariff.fraction) if tariff else Fraction(1),
             # the cost of a capacity is divided over its slots
@@ -130,6 +162,14 @@ def lives_of(
         if told and len(told) < len(one.devices) and one.count > len(told):
             found.append(replace(life, devices=(), count=one.count - len(told)))
     return found
+
+
+def _kind(life: BilledLife, kinds: Collection[str], key: Callable[[str], str]) -> str:
+    """Of which kind a boot's GPUs are; empty where it is billed by a price of its own and nobody told its device."""
+    billed = key(life.gpu)
+    if life.device and (told := key(life.device)) != billed and (told in kinds or not is_device(billed)):
+        return told if told in kinds or is_device(life.device) else ""
+    return billed if billed in kinds or is_device(billed) else ""
 
 
 class DeviceBilling:

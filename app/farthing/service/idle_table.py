@@ -10,7 +10,13 @@ from farthing.domain.clock import HOUR, utc
 from farthing.exporters.report import Cell, Column, ReportTable
 from farthing.ledger.database import transaction
 from farthing.ledger.repository import Ledger
-from farthing.service.device_billing import DeviceBilling, billed_lives, boot_groups, unpriced_engine_names
+from farthing.service.device_billing import (
+    DeviceBilling,
+    billed_lives,
+    boot_groups,
+    device_names,
+    unpriced_engine_names,
+)
 from farthing.service.hourly_spend import Calendar
 
 __all__ = ["idle_table"]
@@ -21,11 +27,13 @@ def idle_table(ledger: Ledger, prices: PriceBook, now_ns: int, currency: str) ->
     calendar = Calendar.at(now_ns)
     with transaction(ledger.engine) as connection:
         billing = DeviceBilling(connection, prices)
-        lives = billed_lives(boot_groups(connection), unpriced_engine_names(connection), now_ns)
+        groups = boot_groups(connection)
+        names = device_names(connection, groups)
+        lives = billed_lives(groups, unpriced_engine_names(connection), now_ns, names)
         accruals, unpriced = billing.accrue(lives, calendar.month * HOUR, now_ns)
-    groups: defaultdict[tuple[str, str, str, str], list[Accrual]] = defaultdict(list)
+    parts_of: defaultdict[tuple[str, str, str, str], list[Accrual]] = defaultdict(list)
     for one in accruals:
-        groups[one.source.removeprefix(DEVICE_SOURCE), one.engine, one.account, one.reason].append(one)
+        parts_of[one.source.removeprefix(DEVICE_SOURCE), one.engine, one.account, one.reason].append(one)
     columns = (
         Column("device", "GPU"),
         Column("engine", "Engine"),
@@ -35,7 +43,7 @@ def idle_table(ledger: Ledger, prices: PriceBook, now_ns: int, currency: str) ->
         Column("cost", "Month to date", "money"),
     )
     rows: list[tuple[Cell, ...]] = []
-    for key, parts in groups.items():
+    for key, parts in parts_of.items():
         hours = sum(one.end_ns - one.start_ns for one in parts) / HOUR
         device, engine, account, reason = key
         rows.append((device, engine or None, account, reason, hours, sum(one.nano for one in parts)))

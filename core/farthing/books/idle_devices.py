@@ -2,14 +2,15 @@
 
 A device is billed while it is read, whatever runs on it. What no boot has of it is ``down`` of an engine between two
 of its boots, and ``unallocated`` otherwise. Who has a device is told by UUIDs. Where they are not, GPUs are counted: a
-capacity has as many of its kind as it says, and so has a boot that does not say which it runs on.
+capacity has as many of its kind as it says, and so has a boot that does not say which it runs on. A boot of which
+nobody knows the kind either has as many of whichever are left.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from fractions import Fraction
@@ -43,6 +44,7 @@ class Life:
     devices: tuple[str, ...] = ()
     """UUIDs of whole GPUs, once for each part that it has of one; empty: nobody told."""
     gpu: str = ""
+    """Key of the price table of the kind that they are; empty: nobody knows which."""
     count: int = 1
     fraction: Fraction = WHOLE
     """Of each GPU."""
@@ -90,18 +92,22 @@ def idle_devices(
         if begin < end:
             by_gpu[stay.gpu].append(replace(stay, start_ns=begin, end_ns=end))
     known = _known(lives)
+    if any(_unnamed(life, {""}) for life in lives):
+        # one kind depends on the others
+        everything = [stay for _, there in sorted(by_gpu.items()) for stay in there]
+        return _joined(_of_kinds(everything, lives, slots, known)) if everything else []
     found: list[IdleDevice] = []
     for gpu, there in sorted(by_gpu.items()):
         bought = [one for one in slots if one.gpu == gpu]
-        if bought or any(_unnamed(life, gpu) for life in lives):
-            found += _joined(_of_kind(there, lives, bought, known))
+        if bought or any(_unnamed(life, {gpu}) for life in lives):
+            found += _joined(_of_kinds(there, lives, bought, known))
             continue
         # where every GPU is named, none depends on another
         by_uuid: defaultdict[str, list[Stay]] = defaultdict(list)
         for stay in there:
             by_uuid[stay.uuid].append(stay)
         for uuid, own in sorted(by_uuid.items()):
-            found += _joined(_of_kind(own, known.get(uuid, ()), (), known))
+            found += _joined(_of_kinds(own, known.get(uuid, ()), (), known))
     return found
 
 
@@ -114,57 +120,62 @@ def _known(lives: Sequence[Life]) -> dict[str, list[Life]]:
     return known
 
 
-def _of_kind(
+def _of_kinds(
     stays: Sequence[Stay], lives: Sequence[Life], slots: Sequence[Slots], known: Mapping[str, list[Life]]
 ) -> list[IdleDevice]:
-    gpu = stays[0].gpu
+    kinds = {stay.gpu for stay in stays} | {""}
     first, last = min(stay.start_ns for stay in stays), max(stay.end_ns for stay in stays)
     there = {stay.uuid for stay in stays}
     concerned = [
         life
         for life in lives
-        if life.start_ns < last and life.end_ns > first and (there.intersection(life.devices) or _unnamed(life, gpu))
+        if life.start_ns < last and life.end_ns > first and (there.intersection(life.devices) or _unnamed(life, kinds))
     ]
     moments = {moment for stay in stays for moment in (stay.start_ns, stay.end_ns)}
     moments |= {moment for life in concerned for moment in (life.start_ns, life.end_ns)}
     moments |= {moment for one in slots for moment in (one.start_ns, one.end_ns) if moment is not None}
     found = []
     for start, end in pairwise(sorted(moment for moment in moments if first <= moment <= last)):
-        present = sorted({stay.uuid for stay in stays if stay.start_ns <= start and stay.end_ns >= end})
+        present = {stay.uuid: stay.gpu for stay in stays if stay.start_ns <= start and stay.end_ns >= end}
         alive = [life for life in concerned if life.start_ns <= start and life.end_ns >= end]
-        bought = sum(one.gpus for one in slots if one.start_ns <= start and (one.end_ns is None or one.end_ns >= end))
+        bought: Counter[str] = Counter()
+        for one in slots:
+            if one.start_ns <= start and (one.end_ns is None or one.end_ns >= end):
+                bought[one.gpu] += one.gpus
         for uuid, free in _free(present, alive, bought, known).items():
-            found += _idle(uuid, gpu, free, (start, end), known.get(uuid, ()))
+            found += _idle(uuid, present[uuid], free, (start, end), known.get(uuid, ()))
     return found
 
 
-def _unnamed(life: Life, gpu: str) -> bool:
-    """Whether a boot has GPUs of a kind without saying which."""
-    return not life.devices and not life.held and life.gpu == gpu
+def _unnamed(life: Life, kinds: Container[str]) -> bool:
+    """Whether a boot has GPUs of some kinds without saying which."""
+    return not life.devices and not life.held and life.gpu in kinds
 
 
 def _free(
-    present: Sequence[str], alive: Sequence[Life], bought: int, known: Mapping[str, list[Life]]
+    present: Mapping[str, str], alive: Sequence[Life], bought: Mapping[str, int], known: Mapping[str, list[Life]]
 ) -> dict[str, Fraction]:
     """What no boot and no capacity has of each GPU that is there."""
     taken: defaultdict[str, Fraction] = defaultdict(Fraction)
     held: set[str] = set()
-    unnamed = Fraction(0)
+    unnamed: defaultdict[str, Fraction] = defaultdict(Fraction)
     for life in alive:
         for uuid in life.devices:
             taken[uuid] += life.fraction
         if life.held:
             held.update(life.devices)
         elif not life.devices:
-            unnamed += life.count * life.fraction
-    unnamed += max(0, bought - len(held.intersection(present)))
+            unnamed[life.gpu] += life.count * life.fraction
+    for gpu, count in bought.items():
+        unnamed[gpu] += max(0, count - sum(present.get(uuid) == gpu for uuid in held))
     free: dict[str, Fraction] = {}
     # those that no boot ever said it has are the ones that nobody names
     for uuid in sorted(present, key=lambda one: (one in known, one)):
         left = Fraction(0) if uuid in held else max(Fraction(0), 1 - taken[uuid])
-        if left == WHOLE:
-            part = min(left, unnamed)
-            unnamed -= part
+        # what is left of its kind is for those of whom the kind is not known
+        for kind in (present[uuid], "") if left == WHOLE else ():
+            part = min(left, unnamed[kind])
+            unnamed[kind] -= part
             left -= part
         if left:
             free[uuid] = left

@@ -18,7 +18,7 @@ from farthing.books.tariff import WHOLE, Tariff
 from farthing.domain.errors import PriceError
 from farthing.domain.money import from_nano, to_nano
 
-__all__ = ["DEFAULT_PRICES", "WHOLE", "GpuPrice", "PriceBook", "Tariff", "canonical_gpu"]
+__all__ = ["DEFAULT_PRICES", "WHOLE", "GpuPrice", "PriceBook", "Tariff", "canonical_gpu", "is_device"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +100,7 @@ _DEVICE_NAMES: Mapping[str, tuple[str, ...]] = {
     "B200": ("NVIDIA B200", "B200-SXM", "B200-180GB"),
     "MI300X": ("AMD Instinct MI300X", "AMD Instinct MI300X OAM", "AMD Instinct MI300X VF"),
 }
+_VENDORS = ("nvidia ", "amd ", "intel", "tesla ", "grid ")
 _PLAIN = str.maketrans("", "", " -_")
 _SLICE = re.compile(r"\s+MIG\s+\d+c?\.?\d*g\.\d+gb.*", re.IGNORECASE)
 """What drivers add to a GPU's name for a slice of it: ``NVIDIA H100 80GB HBM3 MIG 1g.10gb``."""
@@ -119,6 +120,11 @@ def canonical_gpu(device: str) -> str:
     another device does (a GH200, an H100 NVL) is not that device, and costs something else. A slice is of its GPU.
     """
     return _KEYS.get(_plain(_SLICE.sub("", device)), device)
+
+
+def is_device(name: str) -> bool:
+    """Whether a name in the price table is that of a kind of GPU, rather than of an engine's own price."""
+    return _plain(_SLICE.sub("", name)) in _KEYS or name.casefold().startswith(_VENDORS)
 
 
 class PriceBook:

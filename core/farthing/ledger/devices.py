@@ -32,6 +32,7 @@ __all__ = [
     "last_read",
     "merged",
     "presences",
+    "start_of",
 ]
 
 DEVICE_KIND = "device"
@@ -149,6 +150,14 @@ def device_history(ledger: Ledger, uuid: str, since_ns: int) -> list[RawRecord]:
         r.event_ns >= since_ns,
     )
     return [_raw(row) for row in ledger.select(query) if row.boot.startswith(prefix)]
+
+
+def start_of(connection: Connection, boot: str) -> bytes | None:
+    """The record of a boot's start, as received; None when it is not there."""
+    r = t.records.c
+    query = sa.select(r.line).where(r.boot == boot, r.kind == "started").order_by(r.process, r.sequence).limit(1)
+    line = connection.execute(query).scalar()
+    return None if line is None else bytes(line)
 
 
 def energy_before(ledger: Ledger, boot: str, reach_ns: int) -> tuple[int, int] | None:
