@@ -18,6 +18,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
+import httpx
 from playwright.sync_api import sync_playwright
 from plotly.offline import get_plotlyjs
 from tests.alerts.real_parts import program
@@ -70,7 +71,9 @@ def main() -> int:
             built = world.build(folder, [asked.expr for asked in every], wanted=None)
             url = stack.enter_context(built.server()).url
         now = time.time()
-        store = grafana.Store(url, grafana.Span(now - chosen.hours * 3600, now, world.SCRAPE_SECONDS))
+        span = grafana.Span(now - chosen.hours * 3600, now, world.SCRAPE_SECONDS)
+        client = stack.enter_context(httpx.Client(trust_env=False, timeout=60))
+        store = grafana.Store(url, span, client)
         browser = stack.enter_context(sync_playwright()).chromium.launch(
             executable_path=program("chromium"), args=["--no-sandbox"]
         )
