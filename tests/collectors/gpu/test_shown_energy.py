@@ -95,6 +95,15 @@ def test_a_source_that_comes_back_counts_nothing_a_second_time():
     assert run(bench, 10, nvml=COUNTS) == 40 * WATTS
 
 
+def test_a_source_that_comes_back_without_its_counter_waits_for_that_to_count():
+    """As drivers do whose counter is asked less often: what others counted is not forgotten until it is told again."""
+    bench = Switching()
+    run(bench, 11, nvml=COUNTS)
+    run(bench, 20, nvml=SILENT, dcgm=COUNTS)
+    run(bench, 3, nvml=POWER)
+    assert run(bench, 7, nvml=COUNTS) == 40 * WATTS
+
+
 def test_a_device_that_comes_back_goes_on_from_its_last_total():
     """A GPU that fell off the bus, or a driver that was loaded anew: nothing of a Prometheus counter is taken back."""
     bench = Switching()

@@ -184,8 +184,9 @@ class Sampler:
         # a slice's energy is a part of its GPU's, which is known first
         for uuid, reading in sorted(own.items(), key=lambda item: item[1].kind == MIG):
             track = watched.tracks.setdefault(uuid, Track(self._stuck_seconds))
-            track.add(reading, self._track(reading.parent) if reading.parent else None)
-            self._shown.setdefault(uuid, ShownEnergy()).count(track)
+            shown = self._shown.setdefault(uuid, ShownEnergy())
+            if track.add(reading, self._track(reading.parent) if reading.parent else None):
+                shown.count(track)
             if track.due(self._batch_seconds):
                 track.finish()
         return records + self._drain(watched)

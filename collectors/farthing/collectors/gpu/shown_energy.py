@@ -16,7 +16,7 @@ __all__ = ["ShownEnergy"]
 
 
 class ShownEnergy:
-    """Of one device; ``count`` is called for the track that is shown, after each of its readings."""
+    """Of one device; ``count`` is called for the track that is shown, after each reading that it counted."""
 
     def __init__(self) -> None:
         self._total_mj = 0.0

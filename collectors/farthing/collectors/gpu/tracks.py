@@ -54,8 +54,10 @@ class Track:
         """Millijoules since its first reading; None where none are known."""
         return None if self._meter.method == NO_ENERGY else self._meter.used_mj
 
-    def add(self, reading: GpuReading, gpu: Track | None = None) -> None:
-        """Take one reading; ``gpu`` is the track of the GPU that a MIG slice is part of."""
+    def add(self, reading: GpuReading, gpu: Track | None = None) -> bool:
+        """Take one reading; ``gpu`` is the track of the GPU that a MIG slice is part of. False when its energy is not
+        counted up to this reading: a later one makes up for it.
+        """
         reading = self._stuck.look(believed(reading))
         late = reading.at_ns - self._told_ns
         if self._boot and (late > RESUMED_SECONDS * SECOND or late < -BACK_SECONDS * SECOND):
@@ -66,17 +68,17 @@ class Track:
         before = self.reading
         if self._boot and before is not None and _placed(before) != _placed(reading):
             self.finish()
-        if not self._boot or late > 0:
-            self._meter_it(reading, gpu)
+        counted = (not self._boot or late > 0) and self._meter_it(reading, gpu)
         self.reading = replace(reading, faults=reading.faults | self._meter.faults(reading.at_ns))
+        return counted
 
-    def _meter_it(self, reading: GpuReading, gpu: Track | None) -> None:
+    def _meter_it(self, reading: GpuReading, gpu: Track | None) -> bool:
         method, told_ns = self._meter.method, self._told_ns
         counted = self._meter.add(
             reading, gpu.reading if gpu is not None else None, gpu.used_mj if gpu is not None else None
         )
         if not counted:
-            return
+            return False
         if self._boot and self._meter.method != method:
             self._close(method)
             self._boot = ""
@@ -91,6 +93,7 @@ class Track:
         self._at_ns.append(reading.at_ns)
         self._energy_mj.append(self._meter.energy_mj)
         self._told_ns = reading.at_ns
+        return True
 
     def due(self, batch_seconds: float) -> bool:
         """Whether a record's worth of samples has come together."""
