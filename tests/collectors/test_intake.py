@@ -17,8 +17,10 @@ from tests.collectors.wire_records import Pair, pairs
 
 from farthing.collectors import intake as intake_module
 from farthing.collectors.intake import IntakeCounts, IntakeLimits, intake_routes
+from farthing.collectors.wire import device_line
 from farthing.domain import conventions as c
 from farthing.domain.errors import ConfigError, LedgerError
+from farthing.domain.gpu import DeviceSamples
 from farthing.domain.records import RawRecord, RecordKey, mirrored
 from farthing_probe import wire
 
@@ -65,6 +67,7 @@ class Bench:
         self.counts = IntakeCounts()
         self.woken = 0
         self.clock = 0.0
+        self.wall_ns = 1_795_445_251_000_000_000
         self.prices: dict[str, dict[str, int]] = {}
         routes = intake_routes(
             self.store,
@@ -74,6 +77,7 @@ class Bench:
             self._wake,
             unit_prices=lambda boots: {boot: self.prices[boot] for boot in boots & self.prices.keys()},
             clock=lambda: self.clock,
+            wall_ns=lambda: self.wall_ns,
         )
         self.app = Starlette(routes=routes)
 
@@ -219,6 +223,35 @@ def test_boots_that_farthing_scrapes_itself_are_not_taken_from_outside(bench: Be
     answer = bench.post_gzip(wire.WINDOWS_PATH, wire.encode([{**ready(1), "boot": "scrape:h100/m/1"}]))
     assert answer.json()["refused"][0]["field"] == "boot"
     assert not bench.store.stored
+
+
+def sampled(*at_ns: int, seq: int = 0) -> bytes:
+    """A line of a device that was there at these moments."""
+    samples = DeviceSamples(
+        key=RecordKey("device:GPU-1/1", 0, seq), uuid="GPU-1", name="NVIDIA H100 80GB HBM3", host="gpu-1", index=0,
+        source="nvml", method="none", at_ns=at_ns, energy_mj=(0,) * len(at_ns),
+    )  # fmt: skip
+    return device_line(samples)
+
+
+def test_a_sample_of_the_future_is_refused_with_the_clock_to_set(bench: Bench, caplog):
+    """Its device would be billed for days that have not come; what is old is taken, as a replay sends it."""
+    now, five = bench.wall_ns, 300 * 10**9
+    lines = [sampled(now - 10**18, seq=1), sampled(now + five, seq=2), sampled(now, now + five + 10**9, seq=3)]
+    answer = bench.post(wire.WINDOWS_PATH, b"\n".join(lines)).json()
+    assert (answer["accepted"], bench.store.sequences()) == (2, [1, 2])
+    problem = (
+        "ends 301 s ahead of Farthing's clock, and 300 s are allowed; "
+        "set the clock of the host that reads the device, or that of Farthing's host"
+    )
+    assert answer["refused"] == [{"line": 3, "field": "at_ns", "problem": problem}]
+    assert "intake refused 1 records; first: at_ns ends 301 s ahead of Farthing's clock" in caplog.text
+    assert bench.counts.view().records["device", "refused"] == 1
+    # a clock that is right again needs no restart of anybody, and an engine's own clock began with its host
+    bench.wall_ns += 10**9
+    assert bench.post(wire.WINDOWS_PATH, lines[2]).json()["accepted"] == 1
+    bench.wall_ns = -(10**12)
+    assert bench.post_gzip(wire.WINDOWS_PATH, wire.encode([ready(7)])).json()["accepted"] == 1
 
 
 def test_the_answer_brings_unit_prices_of_the_boots_that_the_body_named(bench: Bench):

@@ -27,6 +27,7 @@ from starlette.routing import Route
 from farthing.collectors.group_commit import GroupCommit, RecordStore
 from farthing.collectors.rate_limit import RateLimit
 from farthing.collectors.wire import decode_raw, is_plain, refusal
+from farthing.domain.clock import SECOND
 from farthing.domain.conventions import INBOX_REFUSED, SCRAPED_BOOT, UNKNOWN
 from farthing.domain.errors import ConfigError, LedgerError, RecordError
 from farthing.domain.model import IntakeView
@@ -42,6 +43,8 @@ ACCEPTED = "accepted"
 DUPLICATE = "duplicate"
 REFUSED = "refused"
 LIMITED = "limited"
+DEVICE = "device"
+"""The kind whose times are UTC."""
 BODY = "body"
 """The kind under which a body that is refused as a whole, or told to come later, is counted, once."""
 
@@ -53,6 +56,8 @@ BODIES_BEING_READ = 1
 """Bodies that are decoded at a time: several would share one processor, and be ready for the store all at once."""
 BODY_SECONDS = 30.0
 """How long a body may take to arrive before its place goes to another."""
+AHEAD_NS = 300 * SECOND
+"""How far a device's samples may lie ahead of Farthing's clock: what is told of the future would be billed."""
 LOG_SECONDS = 60.0
 """A sender that is told to wait, and a store that goes on failing, is logged this often at most."""
 
@@ -131,6 +136,7 @@ def intake_routes(
     *,
     unit_prices: UnitPrices = lambda _: {},
     clock: Callable[[], float] = time.monotonic,
+    wall_ns: Callable[[], int] = time.time_ns,
 ) -> list[Route]:
     """Routes of the two intake paths, sharing one store.
 
@@ -143,7 +149,7 @@ def intake_routes(
     """
     if token is not None and not token.strip():
         raise ConfigError("the intake token is empty; write one into serve.token_file or remove the setting")
-    intake = _Intake(store, token, _Gate(limits, clock), counts, on_accepted, unit_prices, clock)
+    intake = _Intake(store, token, _Gate(limits, clock), counts, on_accepted, unit_prices, clock, wall_ns)
 
     async def usage(request: Request) -> Response:
         return await intake.post(request, USAGE_PATH)
@@ -195,8 +201,10 @@ class _Intake:
         on_accepted: Callable[[], None],
         unit_prices: UnitPrices,
         clock: Callable[[], float],
+        wall_ns: Callable[[], int],
     ) -> None:
         self._clock = clock
+        self._wall_ns = wall_ns
         self._complaint, self._complained = "", -math.inf
         self._store = GroupCommit(store)
         self._token = None if token is None else token.encode()
@@ -221,7 +229,8 @@ class _Intake:
                 with anyio.fail_after(BODY_SECONDS):
                     body = await _read(request, limit)
                 async with self._reading:
-                    batch = await anyio.to_thread.run_sync(_read_batch, body, _encoding(request), limit, path)
+                    until_ns = self._wall_ns() + AHEAD_NS
+                    batch = await anyio.to_thread.run_sync(_read_batch, body, _encoding(request), limit, path, until_ns)
             except _BodyRefusedError as refused:
                 self._gate.charge(limit if refused.status == 413 else 0)
                 self._counts.add(BODY, REFUSED)
@@ -300,8 +309,11 @@ async def _read(request: Request, limit: int) -> bytes:
     return b"".join(parts)
 
 
-def _read_batch(body: bytes, encoding: str, limit: int, path: str) -> _Batch:
-    """The records of a body and its refused lines; CPU-bound, hence run in a thread."""
+def _read_batch(body: bytes, encoding: str, limit: int, path: str, until_ns: int) -> _Batch:
+    """The records of a body and its refused lines; CPU-bound, hence run in a thread.
+
+    No device's sample is later than ``until_ns`` (UTC); other records have their own host's time.
+    """
     if encoding in {"gzip", "x-gzip"}:
         body = _gunzip(body, limit)
     elif encoding not in {"", "identity"}:
@@ -323,6 +335,8 @@ def _read_batch(body: bytes, encoding: str, limit: int, path: str) -> _Batch:
             if boot not in boots:
                 _check_boot(boot)
                 boots.add(boot)
+            if kind == DEVICE and record.event_ns > until_ns:
+                _refuse_future(record.event_ns - until_ns + AHEAD_NS)
         except RecordError as error:
             batch.refusals.append(_Refusal(number, kind, error.field, error.problem))
             # a record at the wrong path is a right one: it is waited for
@@ -358,6 +372,14 @@ def _gunzip(body: bytes, limit: int) -> bytes:
 def _refuse_path(kind: str) -> NoReturn:
     rightful = USAGE_PATH if kind == "usage" else WINDOWS_PATH
     raise RecordError("kind", f"{kind} records belong at {rightful}")
+
+
+def _refuse_future(ahead_ns: int) -> NoReturn:
+    raise RecordError(
+        "at_ns",
+        f"ends {ahead_ns // SECOND} s ahead of Farthing's clock, and {AHEAD_NS // SECOND} s are allowed; "
+        "set the clock of the host that reads the device, or that of Farthing's host",
+    )
 
 
 def _check_boot(boot: str) -> None:
