@@ -1,8 +1,9 @@
 """A real Prometheus that scrapes every exporter's text records the same series of each, at once."""
 
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -11,11 +12,17 @@ import yaml
 from tests.alerts.gpu_expositions import DEVICE, FIXTURES, KINDS, TRUE
 from tests.alerts.live_prometheus import Prometheus
 from tests.alerts.real_parts import free_port, program, running, wait_for
+from tests.collectors.gpu.gpu_readings import AT, reading
+from tests.service.running import served
 
 from farthing.alerts.gpu_signals import GPU_SCALARS
 from farthing.alerts.render import render_rules
 from farthing.domain import conventions as names
+from farthing.domain.clock import SECOND
+from farthing.domain.gpu import GpuReading
+from farthing.service.gpu_agent import Agent
 from farthing.settings import Settings
+from farthing.stack.scrape import prometheus_files
 from farthing.vocabulary.loading import load_exporter
 
 OWN_ID = {kind: f"1f2e3d4{number}" for number, kind in enumerate(KINDS)}
@@ -100,3 +107,52 @@ def test_every_exporter_gives_the_same_series_when_it_is_scraped(tmp_path):
         assert float(sample["value"][1]) == TRUE[record], (kind, record)
         labels = {label: own(kind, value) for label, value in DEVICE[kind].items()}
         assert sample["metric"] == {"__name__": record, **labels}, (kind, record)
+
+
+class _Lasting:
+    """A source of one H100 at 500 W, for as long as it is asked."""
+
+    name = "nvml"
+
+    def __init__(self, uuid: str) -> None:
+        self.uuid = uuid
+
+    def read(self) -> list[GpuReading]:
+        return [reading(self.uuid, after=time.time() - AT / SECOND, power_watts=500.0)]
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+@pytest.mark.real
+def test_the_agents_that_the_settings_name_are_in_prometheus(tmp_path):
+    """By the configuration as it is written for `farthing up`: a fleet's GPUs are seen, one agent each."""
+    address = f"127.0.0.1:{free_port()}"
+    settings = Settings.model_validate({"gpus": {"sample_seconds": 0.5, "batch_seconds": 10}})
+    with ExitStack() as hosts:
+        fleet = [f"GPU-{number}" for number in range(2)]
+        agents = [hosts.enter_context(served(Agent(settings, [_Lasting(uuid)], None).app)) for uuid in fleet]
+        files = prometheus_files(
+            engines=(),
+            rules={"gpu-vocabulary.yml": render_rules(settings)[f"{names.GROUP_GPU_VOCABULARY}.yml"]},
+            farthing_address=address,
+            alertmanager_address=address,
+            interval_seconds=1,
+            agents=[url.removeprefix("http://") for url in agents],
+        )
+        for path, text in files.items():
+            (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / path).write_text(text.replace("interval: 15s", "interval: 1s"))
+        arguments = [
+            program("prometheus"),
+            f"--config.file={tmp_path / 'prometheus.yml'}",
+            f"--storage.tsdb.path={tmp_path / 'data'}",
+            f"--web.listen-address={address}",
+        ]
+        with running(arguments, f"http://{address}/-/ready", tmp_path / "prometheus.log"):
+            server = Prometheus(f"http://{address}")
+            wait_for(lambda: len(server.query(names.REC_GPU_POWER)) == len(fleet), 30, "the power of a fleet's GPUs")
+            power = {one["metric"]["uuid"]: one["value"][1] for one in server.query(names.REC_GPU_POWER)}
+            up = server.query(f'up{{job="{names.JOB_GPUS}"}} == 1')
+    assert power == dict.fromkeys(fleet, "500")
+    assert {f"http://{one['metric']['instance']}" for one in up} == set(agents)
