@@ -238,6 +238,24 @@ def test_a_login_page_in_the_place_of_an_api_is_told(server):
 
 
 @pytest.mark.parametrize(
+    ("path", "answer"),
+    [
+        ("/api/folders", {"folders": []}),
+        ("/api/folders", [{"name": "a"}]),
+        ("/api/folders/farthing", [1]),
+        (f"/api/dashboards/uid/{FIRST.uid}", {"uid": FIRST.uid}),
+        (f"/api/dashboards/uid/{FIRST.uid}", {"dashboard": {"version": "one"}, "meta": {}}),
+    ],
+)
+def test_json_that_is_not_grafanas_is_told(server, path, answer):
+    """Another program's API below the same paths."""
+    ways = {"/api/folders": 1, "/api/folders/farthing": 2}
+    server.out_of_turn = [None] * (ways.get(path, 4) - 1) + [json_answer(200, answer)]
+    with pytest.raises(GrafanaError, match="with JSON that is not Grafana's"):
+        pushed(server)
+
+
+@pytest.mark.parametrize(
     ("token", "said"),
     [
         ("", "the token is missing (401: Invalid API key); set GRAFANA_TOKEN or --token-file"),

@@ -13,7 +13,7 @@ import typer
 from farthing.cli.dashboard_diff import differences
 from farthing.cli.dashboards import Rendered, chosen
 from farthing.cli.grafana_api import ConflictError, Folder, Grafana, Stored
-from farthing.cli.grafana_client import grafana_at
+from farthing.cli.grafana_client import grafana_at, with_progress
 from farthing.domain.errors import GrafanaError
 from farthing.exporters.report import Column, Output, ReportTable, render
 from farthing.settings import Settings
@@ -71,7 +71,7 @@ def push(
     into = ROOT if not folder else _folder(grafana, folder, dry_run)
     results: dict[str, str] = {}
     refusals = []
-    for one in dashboards:
+    for one in with_progress(dashboards, "pushing"):
         try:
             results[one.uid] = _push(grafana, one, into, overwrite, dry_run)
         except ConflictError as refusal:

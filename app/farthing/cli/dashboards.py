@@ -14,7 +14,7 @@ import typer
 from farthing.cli.dashboard_configmaps import config_maps, config_maps_text
 from farthing.cli.dashboard_diff import Difference, differences, shown_differences
 from farthing.cli.grafana_api import Grafana
-from farthing.cli.grafana_client import grafana_at
+from farthing.cli.grafana_client import grafana_at, with_progress
 from farthing.dashboards.render import render_dashboards
 from farthing.domain.errors import ConfigError, FarthingError
 from farthing.exporters.report import Column, Output, ReportTable, render
@@ -140,7 +140,7 @@ def _report_diff(
     output: Output,
 ) -> int:
     found: list[Difference] = []
-    for one in here:
+    for one in with_progress(here, "comparing"):
         found += differences(one.uid, there(one.uid), one.document)
     titles = {one.uid: one.title for one in here}
     for uid, title in ours_there.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 from urllib.parse import quote
@@ -21,6 +22,7 @@ WAIT: Final[wait_base] = wait_exponential(multiplier=0.2, max=2) + wait_random(0
 PASSING: Final = frozenset((429, 502, 503, 504))
 PAGE: Final = 1000
 """Folders that one answer holds at most."""
+PAGES: Final = 100
 SAID_AT_MOST: Final = 200
 
 
@@ -82,17 +84,18 @@ class Grafana:
     def folder(self, uid: str) -> Folder | None:
         """The folder of a uid; None when there is none."""
         found = self._get(f"/api/folders/{quote(uid, safe='')}")
-        return None if found is None else Folder(str(found["uid"]), str(found["title"]))
+        with self._as_documented("/api/folders"):
+            return None if found is None else Folder(str(found["uid"]), str(found["title"]))
 
     def folders(self) -> Iterator[Folder]:
         """Every folder at the top that the token may see."""
-        page = 1
-        while True:
-            found = self._get("/api/folders", {"limit": str(PAGE), "page": str(page)}) or []
-            yield from (Folder(str(one["uid"]), str(one["title"])) for one in found)
+        for page in range(1, PAGES + 1):
+            answer = self._get("/api/folders", {"limit": str(PAGE), "page": str(page)})
+            with self._as_documented("/api/folders"):
+                found = [Folder(str(one["uid"]), str(one["title"])) for one in answer or ()]
+            yield from found
             if len(found) < PAGE:
                 return
-            page += 1
 
     def create_folder(self, uid: str, title: str) -> Folder:
         """The folder, made now or, where that is refused because it is there, found."""
@@ -104,26 +107,29 @@ class Grafana:
                 self._refused(answer, "folders:create")
             return there
         made = self._json(answer, "folders:create")
-        return Folder(str(made["uid"]), str(made["title"]))
+        with self._as_documented("/api/folders"):
+            return Folder(str(made["uid"]), str(made["title"]))
 
     def dashboard(self, uid: str) -> Stored | None:
         """The dashboard of a uid; None when there is none."""
         found = self._get(f"/api/dashboards/uid/{quote(uid, safe='')}", needs="dashboards:read")
         if found is None:
             return None
-        meta = found.get("meta", {})
-        return Stored(
-            dashboard=found["dashboard"],
-            folder_uid=str(meta.get("folderUid") or ""),
-            version=int(found["dashboard"].get("version") or meta.get("version") or 0),
-            updated_by=str(meta.get("updatedBy") or "somebody"),
-            provisioned=bool(meta.get("provisioned")),
-        )
+        with self._as_documented("/api/dashboards/uid"):
+            meta = found["meta"]
+            return Stored(
+                dashboard=found["dashboard"],
+                folder_uid=str(meta.get("folderUid") or ""),
+                version=int(found["dashboard"].get("version") or meta.get("version") or 0),
+                updated_by=str(meta.get("updatedBy") or "somebody"),
+                provisioned=bool(meta.get("provisioned")),
+            )
 
     def tagged(self, tag: str) -> dict[str, str]:
         """uid -> title of every dashboard with a tag."""
-        found = self._get("/api/search", {"type": "dash-db", "tag": tag, "limit": "5000"}) or []
-        return {str(one["uid"]): str(one["title"]) for one in found}
+        found = self._get("/api/search", {"type": "dash-db", "tag": tag, "limit": "5000"})
+        with self._as_documented("/api/search"):
+            return {str(one["uid"]): str(one["title"]) for one in found or ()}
 
     def save(self, dashboard: Mapping[str, Any], *, folder_uid: str, overwrite: bool, message: str) -> None:
         """Store the dashboard in a folder; ConflictError when Grafana keeps what it has."""
@@ -160,6 +166,14 @@ class Grafana:
                 f"{self.url}: answers {answer.request.url.path} with a page instead of JSON (a login page, or another "
                 f"program's); {_BASE}"
             ) from error
+
+    @contextmanager
+    def _as_documented(self, path: str) -> Iterator[None]:
+        """GrafanaError where an answer is JSON of another form than Grafana's documents give."""
+        try:
+            yield
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise GrafanaError(f"{self.url}: answers {path} with JSON that is not Grafana's; {_BASE}") from error
 
     def _refused(self, answer: httpx.Response, needs: str) -> NoReturn:
         """Tell of an answer that is an error."""

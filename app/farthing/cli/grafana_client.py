@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import ipaddress
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import httpx
+from rich.console import Console
+from rich.progress import track
 
 from farthing.cli.grafana_api import Grafana, shown_url
 from farthing.domain.errors import ConfigError, GrafanaError
 
-__all__ = ["TOKEN_VARIABLE", "grafana_at", "read_token"]
+__all__ = ["TOKEN_VARIABLE", "grafana_at", "read_token", "with_progress"]
+
+T = TypeVar("T")
 
 TOKEN_VARIABLE: Final = "GRAFANA_TOKEN"  # noqa: S105 - a variable's name
 
@@ -45,6 +49,12 @@ def read_token(file: Path | None) -> str:
     if not token.strip():
         raise ConfigError(f"--token-file {file}: is empty; put the token of a service account into it")
     return _one_line(token, f"--token-file {file}")
+
+
+def with_progress(things: Sequence[T], doing: str) -> Iterable[T]:
+    """The things one by one, with a bar on standard error while it is a terminal."""
+    console = Console(stderr=True)
+    return track(things, description=doing, console=console, transient=True, disable=not console.is_terminal)
 
 
 def _one_line(token: str, source: str) -> str:
