@@ -45,8 +45,29 @@ type Since<Old, New> = Pick<New, keyof New & keyof Old> & Partial<Omit<New, keyo
 // A panel's links are published as those of a dashboard, and a field's as anything. Grafana reads both as DataLink
 // (packages/grafana-data/src/types/dataLink.ts).
 type Link = { title: string; url: string; targetBlank?: boolean };
-type Panel = Omit<grafana.Panel, "options" | "fieldConfig" | "targets" | "links"> & { links?: Link[] };
-type Field = Omit<grafana.FieldConfig, "custom" | "links"> & { links?: Link[] };
+type Panel = Omit<grafana.Panel, "options" | "fieldConfig" | "targets" | "links" | "transformations"> & {
+  links?: Link[]; transformations?: Transformation[];
+};
+type Field = Omit<grafana.FieldConfig, "custom" | "links" | "unit"> & { links?: Link[]; unit?: Unit };
+// A unit is published as any text, and one that Grafana does not know is shown behind the number. These are of its list
+// (packages/grafana-data/src/valueFormats/categories.ts) or of its forms for own ones.
+type Unit = "none" | "short" | "string" | "percent" | "percentunit" | "currencyUSD" | "bytes" | "decbytes" | "Bps"
+  | "watt" | "watth" | "kwatth" | "joule" | "massg" | "masskg" | "celsius" | "hertz" | "ns" | "µs" | "ms" | "s" | "m"
+  | "h" | "d" | "dtdurations" | "dateTimeAsIso" | "dateTimeFromNow" | "reqps" | "ops" | "cps"
+  | `prefix:${string}` | `suffix:${string}`;
+// The options of a transformation and of what an override matches are published as anything
+// (packages/grafana-data/src/transformations: transformers/*.ts, matchers/ids.ts, matchers/nameMatcher.ts).
+type Transformation = { id: "merge"; options: Record<string, never> } | {
+  id: "organize";
+  options: {
+    excludeByName: Record<string, boolean>; indexByName: Record<string, number>; renameByName: Record<string, string>;
+    includeByName?: Record<string, boolean>;
+  };
+};
+type Override = {
+  matcher: { id: "byName" | "byRegexp" | "byFrameRefID" | "byType"; options: string };
+  properties: { id: string; value: unknown }[];
+};
 // An annotation carries options of its data source's plug-in beside the published ones; these are Prometheus'
 // (packages/grafana-prometheus/src/annotations.ts).
 type Annotation = grafana.AnnotationQuery & {
@@ -233,7 +254,7 @@ def _field_parts(subject: str, fields: str, config: Mapping[str, Any]) -> Iterat
     """How values are shown: by default, and by what overrides it for some of them."""
     yield Part(f"{subject} defaults", "Field", _less(config["defaults"], "custom"))
     yield Part(f"{subject} custom", f"Partial<{fields}>", config["defaults"].get("custom", {}))
-    yield Part(f"{subject} overrides", "Omit<grafana.FieldConfigSource, 'defaults'>", _less(config, "defaults"))
+    yield Part(f"{subject} overrides", "{ overrides: Override[] }", _less(config, "defaults"))
     for override in config["overrides"]:
         of = f"{subject} override of {override['matcher'].get('options')!r}"
         for one in override["properties"]:
