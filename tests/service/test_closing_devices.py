@@ -501,3 +501,61 @@ def replace_gpu(raw):
         return raw
     line = json.loads(raw.line) | {"gpu": OWN}
     return type(raw)(raw.key, raw.kind, raw.event_ns, json.dumps(line).encode())
+
+
+def _spot(spot, listed=2.0, **others):
+    """An engine that chose a price by its name, beside the one that any other GPU of its kind has."""
+    prices = [
+        {"gpu": "H100-SXM", "name": "spot", "usd_per_hour": spot, "from": "2026-01-01", "source": "market"},
+    ]
+    if listed:
+        prices.append({"gpu": "H100-SXM", "usd_per_hour": listed, "from": "2026-01-01", "source": "contract"})
+    engine = {"name": "h100", "url": "http://127.0.0.1:8000", "probe": True, "price": "spot"}
+    return Settings(costing=CostingSettings(grace_seconds=20), prices=prices, engines=(engine,), **others)
+
+
+@pytest.mark.parametrize("listed", [2.0, None])
+def test_an_engine_that_chose_its_price_comes_back_to_a_closed_month_at_the_price_of_then(
+    ledger, recording, tmp_path, listed
+):
+    """Its price changes between two closings: the closed month keeps what it was, and moves for no change of prices."""
+    first = _spot(1.0, listed)
+    ledger.add([_there(UUID, 1_200, 1_200), *without_samples(moved(recording, NOVEMBER, 900, boot="one"))])
+    accountant(ledger, first).advance()
+    november = close(ledger, NOVEMBER, first)
+    identity(november)
+    unallocated = _idle(november).get((UUID, c.UNALLOCATED), 0)
+    later = _spot(3.0, listed)
+    ledger.add(without_samples(moved(recording, DECEMBER, 31 * 86_400 - 60, boot="two")))
+    accountant(ledger, later).advance()
+    december = close(ledger, DECEMBER, later)
+    identity(december)
+    down = [one for one in december.document.accruals if one.account == c.DOWN and one.end_ns <= END]
+    # from the first boot's end to the end of the month, at the dollar that it cost then
+    assert sum(one.nano for one in down) == pytest.approx((900 - 253.180839) * 10**9 / 3_600, abs=10)
+    assert len({one.price_version for one in down}) == 1
+    assert unallocated == (pytest.approx((1_200 - 253.180839) * 2 * 10**9 / 3_600, abs=10) if listed else 0)
+    for number, usd in enumerate((4.0, 5.0)):
+        again = close(ledger, ("2027-01", "2027-02")[number], _spot(usd, listed))
+        assert again.document.accruals == ()
+    proven(ledger, tmp_path)
+
+
+def test_a_month_that_was_closed_without_its_engines_price_keeps_what_it_billed(ledger, recording, tmp_path):
+    """As closings before did: the GPU's own price is what is known of then, and only the account changes."""
+    ledger.add([_there(UUID, 1_200, 1_200), *without_samples(moved(recording, NOVEMBER, 900, boot="one"))])
+    plain = _priced(2.0)
+    accountant(ledger, plain).advance()
+    close(ledger, NOVEMBER, plain)
+    later = _spot(3.0)
+    ledger.add(without_samples(moved(recording, DECEMBER, 31 * 86_400 - 60, boot="two")))
+    accountant(ledger, later).advance()
+    december = close(ledger, DECEMBER, later)
+    identity(december)
+    down = [one.nano for one in december.document.accruals if one.account == c.DOWN and one.end_ns <= END]
+    assert sum(down) > 0
+    assert _moved_in_november(december) == 0
+    for period in ("2027-01", "2027-02"):
+        again = close(ledger, period, _spot(5.0))
+        assert again.document.accruals == ()
+    proven(ledger, tmp_path)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from fractions import Fraction
 from typing import Any, Final
 
@@ -13,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from farthing.books.closing import DAY, DEVICE_SOURCE, Accrual, ClosingDocument, days_of, priced_spans
-from farthing.books.idle_devices import IdleDevice, Life, Slots, Stay, idle_devices
+from farthing.books.idle_devices import IdleDevice, Life, Slots, Stay, idle_devices, part_of
 from farthing.books.prices import PriceBook, is_device
 from farthing.books.stays import united
 from farthing.books.tariff import Tariff, parse_tariff
@@ -196,9 +198,11 @@ class DeviceBilling:
         """What no engine has in [start, end), by device and day; and what of that has no price."""
         accruals: list[Accrual] = []
         unpriced: list[str] = []
-        for idle in self._idle(billed, self.slots, start_ns, end_ns, {}):
+        stays, lives = self._told(billed, start_ns, end_ns, {})
+        self._keep_chosen({stay.gpu for stay in stays}, lives)
+        for idle in idle_devices(stays, lives, self.slots, start_ns, end_ns):
             try:
-                tariff = self._tariff(idle, {})
+                tariff = self._tariff(idle, ())
                 accruals += _accruals(idle, tariff)
                 # what of it has no price is named
                 tariff.bill(idle.start_ns, idle.end_ns)
@@ -216,16 +220,16 @@ class DeviceBilling:
                     due[one.source, one.engine, one.account, one.reason, one.start_ns // DAY] -= one.nano
                     versions[one.source, one.engine] = one.price_version
         # what the first closing came to use, unless a period's own used another
-        first_tariffs: dict[_Key, Tariff] = {}
+        tariffs = [_tariffs_of(document) for document in before]
         first_names: dict[str, str] = {}
         for document in reversed(before):
-            first_tariffs |= _tariffs_of(document)
             first_names |= dict(document.device_names)
-        for document in before:
-            kept = first_tariffs | _tariffs_of(document)
+        for number, document in enumerate(before):
+            kept = [tariffs[number], *tariffs]
             names = first_names | dict(document.device_names)
-            facts = document.facts
-            for idle in self._idle(billed, document.device_slots, facts.start_ns, facts.end_ns, names):
+            start, end = document.facts.start_ns, document.facts.end_ns
+            stays, lives = self._told(billed, start, end, names)
+            for idle in idle_devices(stays, lives, document.device_slots, start, end):
                 try:
                     accruals = _accruals(idle, self._tariff(idle, kept))
                 except PriceError:
@@ -239,14 +243,11 @@ class DeviceBilling:
             if nano
         ]
 
-    def _idle(
-        self,
-        billed: Iterable[BilledLife],
-        slots: Sequence[Slots],
-        start_ns: int,
-        end_ns: int,
-        names: Mapping[str, str],
-    ) -> list[IdleDevice]:
+    def _told(
+        self, billed: Iterable[BilledLife], start_ns: int, end_ns: int, names: Mapping[str, str]
+    ) -> tuple[list[Stay], list[Life]]:
+        """The GPUs that were there in [start, end), and who had which; ``names`` are keys that closings kept."""
+
         def key(name: str) -> str:
             if name not in names:
                 self._names[name] = self._prices.key(name)
@@ -257,26 +258,39 @@ class DeviceBilling:
         ]
         stays = [one for one in united(stays, PRESENCE_GAP_NS) if one.start_ns < end_ns and one.end_ns > start_ns]
         if not stays:
-            return []
-        return idle_devices(stays, self._lives(billed, key), slots, start_ns, end_ns)
-
-    def _lives(self, billed: Iterable[BilledLife], key: Callable[[str], str]) -> list[Life]:
+            return [], []
         if self._known is None:
             self._known = _kept_tariffs(self._connection)
-        return lives_of(billed, self._presences, self._known, key)
+        return stays, lives_of(billed, self._presences, self._known, key)
 
-    def _tariff(self, idle: IdleDevice, kept: Mapping[_Key, Tariff]) -> Tariff:
-        """The price of a part of a GPU, as closings kept it, else as the table has it now."""
+    def _keep_chosen(self, gpus: Collection[str], lives: Iterable[Life]) -> None:
+        """Note what engines that chose a price would pay for GPUs that are there: they may turn out to be theirs."""
+        parts: defaultdict[str, set[Fraction]] = defaultdict(lambda: {Fraction(1)})
+        for life in lives:
+            parts[life.engine].add(life.fraction)
+        for engine in self._prices.choosers:
+            for gpu in sorted(gpus):
+                for part in sorted(parts[engine]):
+                    with suppress(PriceError):
+                        self._now(gpu, part_of(part), engine)
+
+    def _tariff(self, idle: IdleDevice, kept: Sequence[Mapping[_Key, Tariff]]) -> Tariff:
+        """The price of a part of a GPU, as closings kept it (the first that did), else as the table has it now.
+
+        A closing that kept none for an engine that chose its price says what the GPU itself cost: later changes of
+        prices, or of which one is chosen, move nothing that is closed.
+        """
         engine = "" if self._prices.is_held(idle.engine) else idle.engine
-        key = (idle.gpu, str(idle.part), engine)
-        if key in kept:
-            return kept[key]
-        if not self._prices.chooses(engine):
-            # an engine that chose no price by name has that of its GPU
-            key = (idle.gpu, str(idle.part), "")
-            if key in kept:
-                return kept[key]
-        tariff = self._used[key] = self._prices.tariff(idle.gpu, 1, idle.part, engine=engine)
+        for tariffs in kept:
+            for of in dict.fromkeys((engine, "")):
+                if (key := (idle.gpu, str(idle.part), of)) in tariffs:
+                    return tariffs[key]
+        return self._now(idle.gpu, idle.part, engine)
+
+    def _now(self, gpu: str, part: Decimal, engine: str) -> Tariff:
+        # an engine that chose no price by name has that of its GPU
+        of = engine if self._prices.chooses(engine) else ""
+        tariff = self._used[gpu, str(part), of] = self._prices.tariff(gpu, 1, part, engine=engine)
         return tariff
 
 

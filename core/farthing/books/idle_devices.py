@@ -18,7 +18,7 @@ from itertools import pairwise
 
 from farthing.domain.conventions import DOWN, POOL_UNASSIGNED, POOL_UNSOLD_SLICE, REASON_NO_BOOT, UNALLOCATED
 
-__all__ = ["IdleDevice", "Life", "Slots", "Stay", "idle_devices"]
+__all__ = ["IdleDevice", "Life", "Slots", "Stay", "idle_devices", "part_of"]
 
 WHOLE = Fraction(1)
 
@@ -79,7 +79,12 @@ class IdleDevice:
     @property
     def part(self) -> Decimal:
         """``fraction`` as prices take it."""
-        return Decimal(self.fraction.numerator) / Decimal(self.fraction.denominator)
+        return part_of(self.fraction)
+
+
+def part_of(fraction: Fraction) -> Decimal:
+    """A fraction of a GPU as prices take it."""
+    return Decimal(fraction.numerator) / Decimal(fraction.denominator)
 
 
 def idle_devices(

@@ -193,7 +193,12 @@ class PriceBook:
 
     def chooses(self, engine: str) -> bool:
         """Whether an engine chose a price by its name."""
-        return bool(self._chosen.get(engine, ""))
+        return engine in self.choosers
+
+    @property
+    def choosers(self) -> tuple[str, ...]:
+        """The engines that chose a price by its name, in the order of theirs."""
+        return tuple(sorted(engine for engine, name in self._chosen.items() if name))
 
     def key(self, device: str) -> str:
         """Key of the table for a device's name in it, or by its driver; the name itself when it is not known."""
