@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from dataclasses import replace
 
 import pytest
@@ -10,9 +11,11 @@ import sqlalchemy as sa
 from tests.service.books import accountant, content, raw_records
 from tests.service.devices import UUID, as_devices, device, without_samples
 
+from farthing.collectors.gpu.tracks import Track
 from farthing.collectors.wire import decode_device, decode_line, decode_raw, device_record
+from farthing.costing.energy import EnergyTrack, Readings
 from farthing.domain.clock import SECOND
-from farthing.domain.gpu import INTEGRATED
+from farthing.domain.gpu import INTEGRATED, GpuReading
 from farthing.domain.records import RecordKey, Started
 from farthing.ledger import tables as t
 from farthing.ledger.repository import Ledger
@@ -128,6 +131,48 @@ def test_a_driver_loaded_anew_while_its_agent_was_away_counts_from_nothing(text)
         anew.append(device_record(replace(samples_of, energy_mj=energy)))
     lost = base - decode_device(before[-1].line).energy_mj[-1]
     assert _energy(_booked([*before, *anew, *plain])) == 139_680_093 - lost + since
+
+
+def _agent(begin, end, loaded):
+    """What an agent sends of seconds of a device that draws 500 W, whose driver was loaded at some of them."""
+    track = Track(300.0)
+    for second in range(begin, end):
+        counter = (second - max(at for at in loaded if at <= second)) * 500_000
+        track.add(
+            GpuReading(UUID, second * SECOND, "nvml", energy_mj=counter, power_watts=500.0, power_limit_watts=700.0)
+        )
+    track.finish()
+    return track.pending
+
+
+LOADED = [(-100,), (-100, 101), (-100, 130), (-100, 101, 130), (-2, 101), (-2, 101, 170)]
+
+
+@pytest.mark.parametrize("loaded", LOADED)
+def test_what_is_used_is_told_whenever_a_driver_is_loaded_and_an_agent_starts_anew(loaded):
+    """A driver loaded while nobody reads, or before: from 0 to 200 s are 100 kJ, less what no counter has.
+
+    An agent that starts knows the driver's counter alone, and none of what an earlier one added to that.
+    """
+    sent = [*_agent(0, 121, loaded), *_agent(131, 201, loaded)]
+    found = EnergyTrack()
+    for one in random.Random(1).sample(sent, len(sent)):  # noqa: S311 - seeded trials
+        found.add_readings(Readings(UUID, one.key.boot, one.method, one.at_ns, one.energy_mj))
+    # between the last reading before and the loading nobody counts
+    lost = {130: 10, 101: 1, 170: 1}
+    least = 100_000_000 - sum(lost.get(at, 0) for at in loaded) * 500_000
+    assert least <= found.since_origin(200 * SECOND) <= 100_000_000
+
+
+def test_a_counter_that_flips_begins_a_series_once_a_minute_at_most():
+    """Two hosts behind one exporter, say: records stay as few as they were."""
+    track = Track(300.0)
+    for second in range(200):
+        energy = 10**9 + second * 500_000 + second % 2 * 10**10
+        track.add(GpuReading(UUID, second * SECOND, "dcgm", energy_mj=energy, power_watts=500.0))
+    track.finish()
+    assert len(track.pending) <= 4
+    assert {one.key.boot.split("/")[0] for one in track.pending} == {f"device:{UUID}"}
 
 
 @pytest.mark.parametrize("ahead", [61, 240, 3_600])

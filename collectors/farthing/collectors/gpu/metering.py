@@ -56,7 +56,8 @@ def slice_fraction(reading: GpuReading, gpu: GpuReading) -> float | None:
 class Meter:
     """The energy of one device; ``add`` takes its readings in the order of their times.
 
-    ``energy_mj`` begins with the counter's own value where there is one, else with 0, and never falls.
+    ``energy_mj`` begins with the counter's own value where there is one, else with 0, and falls with ``begin_anew``
+    alone.
     """
 
     def __init__(self) -> None:
@@ -81,6 +82,10 @@ class Meter:
     def faults(self, at_ns: int) -> frozenset[str]:
         """What the counter showed lately that cannot be."""
         return frozenset(fault for fault, since in self._strange_ns.items() if at_ns - since < HELD_NS)
+
+    def begin_anew(self, reading: GpuReading) -> None:
+        """Let ``energy_mj`` be the counter's own value again; what was used so far stays."""
+        self._base_mj, self._used_before_mj = float(reading.energy_mj or 0), self.used_mj
 
     def add(self, reading: GpuReading, gpu: GpuReading | None = None, gpu_mj: float | None = None) -> bool:
         """Count the energy up to a reading; False when the reading lacks what the method needs, as happens once in a

@@ -10,7 +10,7 @@ from farthing.collectors.gpu.metering import Meter
 from farthing.domain.clock import SECOND
 from farthing.domain.conventions import DEVICE_BOOT
 from farthing.domain.devices import DeviceView
-from farthing.domain.gpu import INTEGRATED, NO_ENERGY, DeviceSamples, GpuReading
+from farthing.domain.gpu import COUNTER, INTEGRATED, NO_ENERGY, DeviceSamples, GpuReading
 from farthing.domain.records import RecordKey
 
 __all__ = ["Track"]
@@ -19,6 +19,8 @@ RESUMED_SECONDS: Final = 600
 """After a longer silence of its source, or a clock that was set, a device is read anew."""
 BACK_SECONDS: Final = 60
 """A clock that was set back by less is waited for."""
+ANEW_SECONDS: Final = 60
+"""How long a series lasts at least that ends because the driver's counter fell or jumped: a broken one always does."""
 
 
 class Track:
@@ -31,6 +33,8 @@ class Track:
         self._sequence = 0
         self._at_ns: list[int] = []
         self._energy_mj: list[int] = []
+        self._began_ns = 0
+        """When the series began that the inbox gets."""
         self._told_ns = 0
         """The last moment that the inbox gets."""
         self.reading: GpuReading | None = None
@@ -86,14 +90,26 @@ class Track:
             follows = method != NO_ENERGY and self._meter.method == INTEGRATED
             # a moment later than the other method's last: one moment has one energy
             began = told_ns + 1 if follows else reading.at_ns
-            self._boot, self._sequence = f"{DEVICE_BOOT}{reading.uuid}/{began}", 0
+            self._begin(reading, began)
             if follows:
-                self._at_ns.append(began)
-                self._energy_mj.append(0)
-        self._at_ns.append(reading.at_ns)
-        self._energy_mj.append(self._meter.energy_mj)
-        self._told_ns = reading.at_ns
+                self._tell(began, 0)
+        self._tell(reading.at_ns, self._meter.energy_mj)
+        anew = self._meter.method == COUNTER and self._meter.energy_mj != reading.energy_mj
+        if anew and reading.at_ns - self._began_ns >= ANEW_SECONDS * SECOND:
+            # so that whoever reads the device next, and knows the driver's counter alone, goes on with this one
+            self._close(COUNTER)
+            self._meter.begin_anew(reading)
+            self._begin(reading, reading.at_ns + 1)
+            self._tell(self._began_ns, self._meter.energy_mj)
         return True
+
+    def _begin(self, reading: GpuReading, began_ns: int) -> None:
+        self._boot, self._sequence, self._began_ns = f"{DEVICE_BOOT}{reading.uuid}/{began_ns}", 0, began_ns
+
+    def _tell(self, at_ns: int, energy_mj: int) -> None:
+        self._at_ns.append(at_ns)
+        self._energy_mj.append(energy_mj)
+        self._told_ns = at_ns
 
     def due(self, batch_seconds: float) -> bool:
         """Whether a record's worth of samples has come together."""
