@@ -32,13 +32,14 @@ def row_of(dashboard: Any, panel: Any) -> str:
 
 def test_what_grafana_writes_itself_is_no_difference():
     """Ids, versions, the release of a panel, and nulls that it drops."""
-    there = changed() | {"id": 7, "version": 12, "iteration": 1700000000000}
+    there = changed() | {"id": 7, "version": 12, "iteration": 1700000000000, "schemaVersion": 42}
     for panel in there["panels"]:
         panel["pluginVersion"] = "12.1.0"
         for step in panel.get("fieldConfig", {}).get("defaults", {}).get("thresholds", {}).get("steps", ()):
             if step["value"] is None:
                 del step["value"]
     assert differences(UID, there, FLEET) == []
+    assert [one.path for one in differences(UID, there | {"schemaVersion": 36}, FLEET)] == ["schemaVersion"]
 
 
 def test_a_changed_query_is_told_with_its_panel_and_letter():

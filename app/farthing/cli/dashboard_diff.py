@@ -1,7 +1,7 @@
 """What two versions of a dashboard differ in, panel by panel. Pure: JSON in, differences out.
 
-What Grafana itself writes into a dashboard when it saves one does not count: its id and version, the release that a
-panel was last edited with, and nulls, which it drops.
+What Grafana itself writes into a dashboard when it saves one does not count: its id and version, a newer version of its
+schema, the release that a panel was last edited with, and nulls, which it drops.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, Final
 
 __all__ = ["Difference", "differences", "shown_differences"]
 
+SCHEMA: Final = "schemaVersion"
 OF_GRAFANA: Final = frozenset(("id", "iteration", "version"))
 OF_GRAFANA_IN_PANELS: Final = frozenset(("pluginVersion",))
 PLACES: Final = frozenset(("gridPos", "id"))
@@ -45,10 +46,10 @@ def differences(uid: str, there: Mapping[str, Any] | None, here: Mapping[str, An
     if there is None or here is None:
         whole = (None, ONLY_HERE) if there is None else (ONLY_THERE, None)
         return [Difference(uid, "", "", *whole)]
-    found = [
-        Difference(uid, "", *change)
-        for change in _compare("", _without(there, OF_GRAFANA | {"panels"}), _without(here, OF_GRAFANA | {"panels"}))
-    ]
+    skipped = OF_GRAFANA | {"panels"}
+    if _schema(there) > _schema(here):
+        skipped |= {SCHEMA}
+    found = [Difference(uid, "", *change) for change in _compare("", _without(there, skipped), _without(here, skipped))]
     before, after = _panels(there), _panels(here)
     moved = 0
     for name in dict.fromkeys((*before, *after)):
@@ -56,8 +57,8 @@ def differences(uid: str, there: Mapping[str, Any] | None, here: Mapping[str, An
             whole = (None, ONLY_HERE) if name not in before else (ONLY_THERE, None)
             found.append(Difference(uid, name, "", *whole))
             continue
-        skipped = OF_GRAFANA_IN_PANELS | PLACES
-        changes = _compare("", _without(before[name], skipped), _without(after[name], skipped))
+        of_grafana = OF_GRAFANA_IN_PANELS | PLACES
+        changes = _compare("", _without(before[name], of_grafana), _without(after[name], of_grafana))
         found += [Difference(uid, name, *change) for change in changes]
         moved += any(before[name].get(key) != after[name].get(key) for key in PLACES)
     # when panels come or go, others move; that is not worth a line
@@ -90,6 +91,12 @@ def _of_panel(panel: str, found: Sequence[Difference]) -> Iterator[str]:
             for sign, value in (("-", one.there), ("+", one.here)):
                 if value is not None:
                     yield from (f"{indent}  {sign} {line}" for line in _cut(value).splitlines() or [""])
+
+
+def _schema(dashboard: Mapping[str, Any]) -> int:
+    """The version of the schema; one that is no number is the oldest."""
+    version = dashboard.get(SCHEMA)
+    return version if isinstance(version, int) else 0
 
 
 def _counted(count: int) -> str:
