@@ -61,7 +61,7 @@ def _nothing(settings: Settings) -> Section:
             (
                 4,
                 (
-                    (6, cost.idle_share()),
+                    (6, cost.idle_share(settings)),
                     (6, economics.aborted_share()),
                     (6, economics.unallocated()),
                     (6, energy.energy_cost()),

@@ -16,7 +16,6 @@ from farthing.promql.scope import by
 
 __all__ = [
     "checks",
-    "cost_in_range",
     "cost_now",
     "cost_rate",
     "cost_settled",
@@ -63,12 +62,6 @@ def cost_rate(group: Sequence[str]) -> str:
 def cost_settled(group: Sequence[str]) -> str:
     """Settled dollars since the ledger began: the ledger's own sum, exact."""
     return f"sum{by(group)}({ENGINES.now(names.METRIC_COST)})"
-
-
-def cost_in_range(group: Sequence[str], accounts: Sequence[str]) -> str:
-    """Dollars settled within the dashboard's time range, in some accounts."""
-    chosen = f'{names.LABEL_ACCOUNT}=~"{"|".join(accounts)}"'
-    return f"sum{by(group)}({ENGINES.over('increase', RANGE, names.METRIC_COST, chosen)})"
 
 
 def share_of_cost(accounts: Sequence[str], of: Sequence[str]) -> str:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import Final
 
 from farthing.dashboards import queries, theme
-from farthing.dashboards.parts import Column, Panel, Query
+from farthing.dashboards.links import of_cell, runbook, to_dashboard
+from farthing.dashboards.parts import Band, Column, Panel, Query
 from farthing.dashboards.scopes import INTERVAL
 from farthing.domain import conventions as names
+from farthing.settings import Settings
 
 __all__ = [
     "cost_by_account",
     "cost_by_tenant",
-    "cost_of_nothing",
     "idle_share",
     "settled_spend",
     "spend_rate",
@@ -22,6 +23,8 @@ __all__ = [
 USD: Final = "currencyUSD"
 SETTLING_STEP: Final = "30s"
 """Windows of 5 s settle in lumps: a rate over fewer than some six of them is a saw."""
+
+_ECONOMICS: Final = to_dashboard(names.DASHBOARD_ECONOMICS, "Token economics")
 
 # Allocated, paid, and no request of a user to show for it.
 NOTHING: Final = (names.IDLE, names.ABORTED, names.STARTING, names.ASLEEP, names.DOWN, names.UNATTRIBUTED)
@@ -36,18 +39,21 @@ def spend_rate() -> Panel:
         USD,
         [Query(queries.cost_now())],
         decimals=2,
+        panel_links=(_ECONOMICS, runbook("FarthingSpendRateJump")),
     )
 
 
-def idle_share() -> Panel:
+def idle_share(settings: Settings) -> Panel:
     """How much of the money bought idle GPUs."""
     return theme.number(
         "Idle share",
         "Part of the cost settled in the time range that bought idle GPUs. If it stays high, fewer engines would do, "
-        "or batch work could fill them.",
+        "or batch work could fill them; see the runbook of FarthingIdleCostHigh.",
         "percentunit",
         [Query(queries.share_of_cost((names.IDLE,), names.ACCOUNTS))],
+        bands=(Band(settings.alerts.idle_cost_ratio, "broken"),),
         decimals=1,
+        panel_links=(_ECONOMICS, runbook("FarthingIdleCostHigh")),
     )
 
 
@@ -61,6 +67,7 @@ def settled_spend() -> Panel:
         [Query(queries.cost_rate((names.LABEL_ACCOUNT, names.LABEL_PHASE)), "{{account}} {{phase}}")],
         stacked=True,
         min_step=SETTLING_STEP,
+        panel_links=(_ECONOMICS,),
     )
 
 
@@ -86,6 +93,7 @@ def unit_cost() -> Panel:
         USD,
         [Query(queries.unit_cost("rate", INTERVAL), "{{phase}}")],
         min_step=SETTLING_STEP,
+        panel_links=(_ECONOMICS, runbook("FarthingUnitCostJump")),
     )
 
 
@@ -107,15 +115,6 @@ def cost_by_tenant() -> Panel:
                 queries.tenant_settled(names.METRIC_TENANT_TOKENS, f'{names.LABEL_KIND}="{names.TOKEN_OUTPUT}"'),
             ),
         ),
-    )
-
-
-def cost_of_nothing() -> Panel:
-    """Dollars that served nobody, by account, in the time range."""
-    return theme.bars(
-        "Cost that served nobody, in range",
-        "Idle: release engines or fill them. Aborted: clients hung up on work already paid for; compare their "
-        "time-outs with the latency below. Starting, asleep, down: scale less often. Unattributed: see the checks.",
-        USD,
-        [Query(queries.cost_in_range((names.LABEL_ACCOUNT,), NOTHING), "{{account}}")],
+        row_links={names.LABEL_TENANT: of_cell(names.DASHBOARD_TENANTS, "This tenant", "tenant")},
+        panel_links=(to_dashboard(names.DASHBOARD_TENANTS, "Tenants"),),
     )

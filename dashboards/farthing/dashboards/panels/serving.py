@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from farthing.dashboards import queries, theme
+from farthing.dashboards.links import runbook, to_dashboard
 from farthing.dashboards.parts import Band, Panel, Query
 from farthing.domain import conventions as names
 from farthing.settings import Settings
@@ -25,6 +26,8 @@ KV_BANDS: Final = (Band(0.8, "careful"), Band(0.95, "broken"))
 """Above 0.95 new requests wait for memory and running ones are preempted."""
 _BY_MODEL: Final = (names.LABEL_MODEL,)
 _BY_INSTANCE: Final = (names.LABEL_INSTANCE, names.LABEL_MODEL)
+_ENGINE: Final = to_dashboard(names.DASHBOARD_ENGINE, "Engine")
+_LATENCY: Final = to_dashboard(names.DASHBOARD_LATENCY, "Latency anatomy")
 
 
 def engines_up() -> Panel:
@@ -35,6 +38,7 @@ def engines_up() -> Panel:
         "FarthingTargetDown.",
         "none",
         [Query(queries.engines_up(), "up"), Query(queries.engines_known(), "known")],
+        panel_links=(_ENGINE, runbook("FarthingTargetDown")),
     )
 
 
@@ -49,6 +53,7 @@ def tokens() -> Panel:
             Query(queries.signal(names.REC_GENERATION_RATE, "sum", _BY_MODEL), "{{model}} generated"),
             Query(queries.signal(names.REC_PROMPT_RATE, "sum", _BY_MODEL), "{{model}} prompt"),
         ],
+        panel_links=(_ENGINE,),
     )
 
 
@@ -60,6 +65,7 @@ def requests_finished() -> Panel:
         "Falling while the queue grows: the engines are saturated; add one or limit a tenant.",
         "reqps",
         [Query(queries.signal(names.REC_REQUEST_RATE, "sum", _BY_MODEL), "{{model}}")],
+        panel_links=(_ENGINE, _LATENCY),
     )
 
 
@@ -75,6 +81,7 @@ def time_to_first_token(settings: Settings) -> Panel:
             Query(queries.signal(names.REC_TTFT_P50, "max", _BY_MODEL), "{{model}} p50"),
         ],
         bands=(Band(settings.alerts.ttft_p95_seconds, "broken"),),
+        panel_links=(_LATENCY, runbook("LLMTimeToFirstTokenHigh")),
     )
 
 
@@ -89,30 +96,37 @@ def time_to_first_token_spread() -> Panel:
     )
 
 
-def inter_token_latency() -> Panel:
+def inter_token_latency(settings: Settings) -> Panel:
     """Median and 95th percentile of the time between tokens."""
     return theme.over_time(
         "Inter-token latency",
-        "Time between output tokens of a stream, over one minute. p95 far above p50: long prefills hold up decoding; "
-        "lower --max-num-batched-tokens. Both rising: batches are large; lower --max-num-seqs or add engines.",
+        "Time between output tokens of a stream, over one minute; the dashed line is the promise. p95 far above p50: "
+        "long prefills hold up decoding; lower --max-num-batched-tokens. Both rising: batches are large; lower "
+        "--max-num-seqs or add engines. See the runbook of LLMInterTokenLatencyHigh.",
         "s",
         [
             Query(queries.signal(names.REC_ITL_P95, "max", _BY_MODEL), "{{model}} p95"),
             Query(queries.signal(names.REC_ITL_P50, "max", _BY_MODEL), "{{model}} p50"),
         ],
+        bands=(Band(settings.alerts.itl_p95_seconds, "broken"),),
+        panel_links=(_LATENCY, runbook("LLMInterTokenLatencyHigh")),
     )
 
 
 def queue() -> Panel:
-    """Requests running and waiting, by instance."""
+    """Requests in the batches and in the queues of the chosen instances together."""
     return theme.over_time(
         "Requests running and waiting",
-        "A queue on all instances: add engines. On one only: the router does not balance.",
+        "Requests in the batches of the chosen instances and in their queues, together. A queue while the KV caches "
+        "are full: add engines. A queue beside engines with room: the router does not balance; the engines' dashboard "
+        "tells them apart. See the runbook of LLMQueueBacklog.",
         "short",
         [
-            Query(queries.signal(names.REC_RUNNING, "sum", _BY_INSTANCE), "{{instance}} running"),
-            Query(queries.signal(names.REC_WAITING, "sum", _BY_INSTANCE), "{{instance}} waiting"),
+            Query(queries.signal(names.REC_RUNNING, "sum"), "running (batch size)"),
+            Query(queries.signal(names.REC_WAITING, "sum"), "waiting (queue depth)"),
         ],
+        stacked=True,
+        panel_links=(_ENGINE, runbook("LLMQueueBacklog")),
     )
 
 
@@ -137,4 +151,5 @@ def kv_cache_fullest() -> Panel:
         [Query(queries.signal(names.REC_KV, "max"))],
         full=1,
         bands=KV_BANDS,
+        panel_links=(_ENGINE, runbook("LLMKVCacheFull")),
     )

@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Final
 
 from farthing.dashboards import queries, theme
+from farthing.dashboards.links import runbook, to_dashboard
 from farthing.dashboards.parts import Band, Panel, Query
 from farthing.domain import conventions as names
+from farthing.promql.money import BUSY_ACCOUNTS
+from farthing.settings import Settings
 
-__all__ = ["checks", "residual", "unattributed_share", "watermark_lag", "work_in_progress"]
+__all__ = ["checks", "residual", "unattributed_share"]
 
-BUSY: Final = (names.CHARGED, names.ABORTED, names.UNATTRIBUTED)
-"""Accounts of busy time."""
-UNATTRIBUTED_CAREFUL: Final = 0.005
-"""Unattributed cost is expected below half a percent of busy cost."""
+_ITSELF: Final = to_dashboard(names.DASHBOARD_FARTHING, "Farthing itself")
 
 
 def checks() -> Panel:
@@ -23,6 +23,7 @@ def checks() -> Panel:
         "Whether the books agree with the bill and with the engines' own counters, on every chosen engine. Broken: "
         "numbers of that engine are not to be charged until the reason is found; `farthing report` gives the detail.",
         [Query(queries.checks(), "{{check}}")],
+        panel_links=(_ITSELF, runbook("FarthingReconciliationRed")),
     )
 
 
@@ -34,41 +35,22 @@ def residual() -> Panel:
         "currencyUSD",
         [Query(queries.engine_gauge(names.METRIC_RESIDUAL, "sum"))],
         decimals=2,
+        panel_links=(_ITSELF, runbook("FarthingResidualNotZero")),
     )
 
 
-def unattributed_share() -> Panel:
+def unattributed_share(settings: Settings) -> Panel:
     """How much of the busy cost no request explains."""
+    limit = settings.alerts.unattributed_ratio
     return theme.number(
         "Unattributed share of busy cost",
-        "Busy cost of the time range that no request explains; expected below 0.5 %. Above: records are lost (look at "
-        "the probe's spool) or traffic bypasses the probe. None: nothing was booked to that account.",
+        f"Busy cost of the time range that no request explains; expected below {limit:.1%}. Above: records are lost "
+        "(look at the probe's spool) or traffic bypasses the probe; see the runbook of FarthingUnattributedHigh. None: "
+        "nothing was booked to that account.",
         "percentunit",
-        [Query(queries.share_of_cost((names.UNATTRIBUTED,), BUSY))],
-        bands=(Band(UNATTRIBUTED_CAREFUL, "broken"),),
+        [Query(queries.share_of_cost((names.UNATTRIBUTED,), BUSY_ACCOUNTS))],
+        bands=(Band(limit, "broken"),),
         decimals=2,
         unknown="none",
-    )
-
-
-def work_in_progress() -> Panel:
-    """Cost that is not settled yet."""
-    return theme.number(
-        "Work in progress",
-        "Cost of windows whose requests are not all known yet. If it only grows, an engine's records do not arrive.",
-        "currencyUSD",
-        [Query(queries.engine_gauge(names.METRIC_WIP, "sum"))],
-        decimals=4,
-    )
-
-
-def watermark_lag() -> Panel:
-    """How far costing is behind."""
-    return theme.number(
-        "Costing is behind by",
-        "Age of the latest moment whose cost is known, of the engine furthest behind. If it only grows, an engine's "
-        "records do not arrive: see whether its probe is loaded and intake reachable.",
-        "s",
-        [Query(queries.engine_gauge(names.METRIC_WATERMARK_LAG, "max"))],
-        decimals=0,
+        panel_links=(_ITSELF, runbook("FarthingUnattributedHigh")),
     )
