@@ -107,8 +107,12 @@ def _catalogued(evidence: Evidence) -> dict[str, set[str]]:
                     continue
                 of_source = {*source.where, *source.matching, *source.excluding, *(source.distinct or ()), *extra}
                 of_source.add(catalogue.model.label or names.LABEL_MODEL)
+                of_source |= {source.split or signal.split} - {""}
                 for metric in source.metrics:
                     labels.setdefault(metric + suffix, set()).update(of_source)
+        if catalogue.evidence == evidence:
+            for info in (info for info in (catalogue.kv_cache, catalogue.adapters) if info):
+                labels.setdefault(info.metric, set()).update(info.labels.values())
     return labels
 
 

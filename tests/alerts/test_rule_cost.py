@@ -15,7 +15,7 @@ from tests.alerts.real_parts import program
 from farthing.alerts.gpu_signals import GPU_BOTH_WAYS, GPU_DEVICE, GPU_SCALARS
 from farthing.alerts.render import render_rules, rule_groups
 from farthing.alerts.rules import EVALUATION_SECONDS
-from farthing.alerts.signals import BUCKETS, RATES, SCALARS
+from farthing.alerts.signals import BUCKETS, FACTS, RATES, SCALARS
 from farthing.alerts.targets import groups_for
 from farthing.domain import conventions as names
 from farthing.domain.gpu import THROTTLE_REASONS
@@ -25,22 +25,26 @@ from farthing.vocabulary.loading import load_catalogue
 ROOT = Path(__file__).parents[2]
 SCALE = (ROOT / "docs" / "scale.md").read_text()
 PER_ENGINE: Mapping[Path, int] = {
-    CAPTURES / "metrics-text.txt": 18,
-    CAPTURES / "metrics-vlm.txt": 18,
-    CAPTURES / "metrics-specdecode-lora.txt": 20,
-    PROBED: 17,
-    SGLANG: 14,
+    CAPTURES / "metrics-text.txt": 30,
+    CAPTURES / "metrics-vlm.txt": 30,
+    CAPTURES / "metrics-specdecode-lora.txt": 33,
+    PROBED: 29,
+    SGLANG: 16,
 }
 """Exposition -> the series that its engine adds for each model."""
+REASONS = 5
+"""Series beyond one for each signal: a vLLM waits for two reasons, and its requests end for five."""
 PER_SLO = 19
 """Series of each service level and model with requests of its tier."""
 KEPT = {
     *(names.LABEL_INSTANCE, names.LABEL_MODEL, names.LABEL_LE, names.LABEL_TIER),
     *(names.LABEL_SLO, names.LABEL_PROMISE, names.LABEL_WINDOW),
     *(*GPU_DEVICE, names.LABEL_REASON),
+    *(names.LABEL_ENGINE, names.LABEL_ENGINE_KIND, names.LABEL_KV_TOKENS, names.LABEL_BLOCK_SIZE, names.LABEL_DTYPE),
+    *(names.LABEL_RUNNING_ADAPTERS, names.LABEL_WAITING_ADAPTERS, names.LABEL_MAX_ADAPTERS),
 }
 """Labels of recorded series. Those of service levels have the values that settings give them; a device has one host,
-number and model, and reasons are six."""
+number and model, and reasons are six. An engine has one kind, one KV cache and, at a time, one set of adapters."""
 CUMULATIVE = ("_total", "_bucket", "_count", "_sum")
 RECORDED = '__name__=~"[a-z]+:[a-z0-9_]+:[a-z0-9_]+"'
 MINUTES = 20
@@ -80,7 +84,7 @@ def promtool(
     cases = {
         "rule_files": ["*.yml"],
         "evaluation_interval": "15s",
-        "group_eval_order": [names.GROUP_VOCABULARY],
+        "group_eval_order": [names.GROUP_VOCABULARY, names.GROUP_DETAILS],
         "tests": [{"interval": "15s", "input_series": list(series), "promql_expr_test": checks}],
     }
     (folder / "cases.yaml").write_text(yaml.safe_dump(cases))
@@ -113,7 +117,7 @@ def test_an_engine_adds_at_most_one_series_for_each_scalar_and_rate(tmp_path):
     series: list[dict[str, str]] = []
     expected = {}
     for path, count in PER_ENGINE.items():
-        assert count <= len(SCALARS) + len(RATES)
+        assert count <= len(SCALARS) + len(RATES) + len(FACTS) + REASONS
         instance = path.stem if path != PROBED else "probed"
         for model in (f"{path.parent.name}-{path.stem}-a", f"{path.parent.name}-{path.stem}-b"):
             series += (one for one in engine(path, instance, model) if "model_name=" in one["series"])
@@ -153,7 +157,8 @@ def test_all_that_rules_record_is_engines_and_models_times_their_share_and_a_con
     constants = [
         rule for group in rule_groups(Settings()) for rule in group.recordings if rule.expr.startswith("vector(")
     ]
-    total = 6 * PER_ENGINE[PROBED] + 2 * per_model(PROBED, "vllm") + len(constants)
+    caches = 6
+    total = 6 * PER_ENGINE[PROBED] + caches + 2 * per_model(PROBED, "vllm") + len(constants)
     promtool(tmp_path, fleet, {f'count({{{RECORDED}, job=""}})': {"{}": total}})
 
 

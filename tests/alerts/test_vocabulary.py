@@ -85,7 +85,11 @@ def test_every_selector_of_a_catalogue_selects_labels_that_a_capture_has(engine)
     """A label that does not exist selects nothing, or everything."""
     expositions = [parse_exposition(path.read_bytes(), "", str(path)) for path in CAPTURED[engine]]
     catalogue = load_catalogue(engine)
-    for source in sources(catalogue):
+    for info in (info for info in (catalogue.kv_cache, catalogue.adapters) if info):
+        told = [sample for exposition in expositions for sample in exposition.find(info.metric)]
+        assert told
+        assert all(set(info.labels.values()) <= set(sample.labels) for sample in told)
+    for signal, source in ((one, source) for one in catalogue.signals.values() for source in one.sources):
         if catalogue.evidence_of(source) != "captured":
             continue
         found = [
@@ -95,6 +99,7 @@ def test_every_selector_of_a_catalogue_selects_labels_that_a_capture_has(engine)
             for sample in exposition.find(source.metric + suffix)
         ]
         labels = {*source.where, *source.matching, *source.excluding, *(source.distinct or ())}
+        labels |= {source.split or signal.split} - {""}
         assert all(labels <= set(sample.labels) for sample in found), source.metric
         for label, value in source.where.items():
             assert any(sample.labels[label] == value for sample in found), source.metric
@@ -118,7 +123,7 @@ def test_a_signal_means_the_same_in_every_catalogue(signal):
     """One kind, unit and aggregation, whoever tells it."""
     told = [catalogue.signals[signal] for catalogue in load_catalogues() if signal in catalogue.signals]
     assert told
-    assert len({(entry.kind, entry.unit, entry.aggregate) for entry in told}) == 1
+    assert len({(entry.kind, entry.unit, entry.aggregate, entry.split) for entry in told}) == 1
 
 
 def test_records_are_named_after_their_signals():

@@ -8,8 +8,9 @@ import pytest
 from tests.alerts.one_case import only
 from tests.alerts.real_parts import program
 
+from farthing.alerts.engine_facts import ENGINE_FACTS
 from farthing.alerts.selectors import TARGETS, for_target, in_seconds, named, selector, with_decimals
-from farthing.alerts.signals import BUCKETS, RATES, SCALARS, record_vocabulary
+from farthing.alerts.signals import BUCKETS, DETAILS, FACTS, RATES, SCALARS, record_details, record_vocabulary
 from farthing.alerts.targets import groups_for, render_rules_for
 from farthing.domain import conventions
 from farthing.settings import Settings
@@ -70,24 +71,35 @@ def test_both_kinds_of_prometheus_record_the_same(tmp_path):
         ("Text Generation Inference", "tgi_batch_current_max_tokens", "tgi_batch_max_total_tokens"),
         ("trtllm-serve", 'http_code=~"5.."', 'http_code=~".*"'),
         ("SGLang", ', cache_source=~"host|storage.*"', ""),
+        ("vLLM v1, over two", '"reason", "$1", "finished_reason"', '"why", "$1", "finished_reason"'),
+        ("vLLM v1, over two", "sum by (instance, model, reason)", "max by (instance, model, reason)"),
+        ("names and their successors", '{job="llm-engines", transfer_type="CPU_to_GPU"}', '{job="llm-engines"}'),
+        ("an engine is down", "or on (instance) (max by (instance) (llm:engine_awake:max) == 0) + 1", ""),
+        ("an engine is down", "> 0) * 0 + 3", "> 0) * 0 + 2"),
+        ("facts told as labels", "group by (instance, kv_tokens", "group by (instance, engine, kv_tokens"),
+        ("facts told as labels", " == on (instance) group_left () max by", " <= on (instance) group_left () max by"),
     ],
 )
 def test_the_cases_notice_a_rule_that_misreads_an_engine(tmp_path, case, part, replacement):
     """Cases that cannot fail prove nothing: it is the named one that does."""
-    name = f"{conventions.GROUP_VOCABULARY}.yml"
-    rules = render_rules_for(Settings(), "debian")[name]
-    assert part in rules
+    groups = (conventions.GROUP_VOCABULARY, conventions.GROUP_DETAILS)
+    rendered = render_rules_for(Settings(), "debian")
+    rules = {f"{group}.yml": rendered[f"{group}.yml"] for group in groups}
+    assert any(part in text for text in rules.values())
     cases = only(case, CASES.read_text())
-    assert passes(tmp_path / "whole", {name: rules}, cases)
-    assert not passes(tmp_path / "broken", {name: rules.replace(part, replacement)}, cases)
+    assert passes(tmp_path / "whole", rules, cases)
+    broken = {name: text.replace(part, replacement) for name, text in rules.items()}
+    assert not passes(tmp_path / "broken", broken, cases)
 
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_every_record_is_made_once_and_in_order(target):
     """A quantile reads buckets of its own evaluation, not of the one before."""
-    records = [rule.record for rule in record_vocabulary(Settings(), target).recordings]
+    groups = (record_vocabulary(Settings(), target), record_details(Settings(), target))
+    records = [rule.record for group in groups for rule in group.recordings]
     quantiles = [name for _, median, high in BUCKETS.values() for name in (median, high)]
-    assert sorted(records) == sorted([*SCALARS, *RATES, *BUCKETS, *quantiles])
+    assert sorted(records) == sorted([*SCALARS, *RATES, *BUCKETS, *quantiles, *FACTS, *ENGINE_FACTS])
+    assert {rule.record for rule in groups[1].recordings} >= DETAILS
     for bucket, (_, median, high) in BUCKETS.items():
         assert records.index(bucket) < records.index(median) < records.index(high)
 
@@ -95,7 +107,8 @@ def test_every_record_is_made_once_and_in_order(target):
 @pytest.mark.parametrize("target", TARGETS)
 def test_absence_is_never_hidden(target):
     """A signal that an engine does not tell gives no series: a 0 would say that nothing happened."""
-    for rule in record_vocabulary(Settings(), target).recordings:
+    groups = (record_vocabulary(Settings(), target), record_details(Settings(), target))
+    for rule in (rule for group in groups for rule in group.recordings):
         assert "vector(" not in rule.expr
         assert "absent(" not in rule.expr
 
@@ -103,21 +116,25 @@ def test_absence_is_never_hidden(target):
 def test_the_series_of_an_engine_and_of_a_model_are_as_few_as_documented():
     """docs/engines.md says what a rule evaluation adds; labels that would multiply it are not kept."""
     page = (ROOT / "docs" / "engines.md").read_text()
-    scalars = len(SCALARS) + len(RATES)
-    assert f"at most {scalars} series by instance and model" in page
-    quantiles = 2 * len(BUCKETS)
-    assert f"{len(BUCKETS)} histograms and {quantiles} quantiles by model" in page
-    for rule in record_vocabulary(Settings(), "debian").recordings:
-        kept = set(re.findall(r"(?m)^(?:sum|max|avg) by \(([^)]*)\)", rule.expr))
-        assert kept <= {"instance, model", "model, le"}
-        assert kept or rule.expr.startswith("histogram_quantile(")
+    numbers = {*SCALARS, *RATES}
+    assert f"at most {len(numbers - DETAILS)} series by instance and model" in page
+    assert f"at most {len(numbers & DETAILS)} signals more" in page
+    histograms = set(BUCKETS) - DETAILS
+    assert f"{len(histograms)} histograms and {2 * len(histograms)} quantiles by model" in page
+    lengths = set(BUCKETS) & DETAILS
+    assert f"{len(lengths)} histograms and {2 * len(lengths)} quantiles by model" in page
+    for group in (record_vocabulary(Settings(), "debian"), record_details(Settings(), "debian")):
+        for rule in (rule for rule in group.recordings if rule.record not in {*FACTS, *ENGINE_FACTS}):
+            kept = set(re.findall(r"(?m)^(?:sum|max|avg) by \(([^)]*)\)", rule.expr))
+            assert kept <= {"instance, model", "instance, model, reason", "model, le"}
+            assert kept or rule.expr.startswith("histogram_quantile(")
 
 
 def test_every_other_group_is_the_same_but_for_bounds():
     """A target changes spelling, not what is watched."""
     for mine, other in zip(groups_for(Settings(), "debian"), groups_for(Settings(), "current"), strict=True):
         assert mine.name == other.name
-        if mine.name == conventions.GROUP_VOCABULARY:
+        if mine.name in {conventions.GROUP_VOCABULARY, conventions.GROUP_DETAILS}:
             continue
         for rule, spelt in zip(mine.rules, other.rules, strict=True):
             assert for_target(rule.expr, "current") == spelt.expr

@@ -21,7 +21,7 @@ from farthing.alerts.pipeline import pipeline
 from farthing.alerts.probe import probe
 from farthing.alerts.rules import EVALUATION_SECONDS, AlertRule, RuleGroup
 from farthing.alerts.saturation import saturation
-from farthing.alerts.signals import vocabulary
+from farthing.alerts.signals import details, vocabulary
 from farthing.alerts.slo import slo, slo_budget
 from farthing.alerts.spend import spend
 from farthing.alerts.stalled import stalled
@@ -31,6 +31,7 @@ __all__ = ["FAMILIES", "alert_rules", "render_rules", "rule_groups"]
 
 FAMILIES: Final[tuple[Callable[[Settings], RuleGroup], ...]] = (
     vocabulary,
+    details,
     gpu_vocabulary,
     efficiency,
     slo,

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Final
 
+from farthing.alerts.engine_facts import engine_facts
 from farthing.alerts.rules import RecordingRule, RuleGroup
 from farthing.alerts.selectors import TARGET_DEBIAN, Target, in_seconds, named, selector, with_decimals
 from farthing.domain import conventions as names
@@ -25,7 +26,17 @@ from farthing.settings import Settings
 from farthing.vocabulary.catalogue import Catalogue, Source
 from farthing.vocabulary.loading import load_catalogues
 
-__all__ = ["BUCKETS", "RATES", "SCALARS", "record_vocabulary", "vocabulary"]
+__all__ = [
+    "BUCKETS",
+    "DETAILS",
+    "FACTS",
+    "RATES",
+    "SCALARS",
+    "details",
+    "record_details",
+    "record_vocabulary",
+    "vocabulary",
+]
 
 RANGE: Final = "1m"
 """Of every rate; the records' names say so too. Holds at least four scrapes of 15 s."""
@@ -36,6 +47,7 @@ SCALARS: Final = {
     names.REC_KV: "kv_cache_utilization",
     names.REC_KV_CAPACITY: "kv_capacity_tokens",
     names.REC_AWAKE: "engine_awake",
+    names.REC_WAITING_REASON: "requests_waiting_by_reason",
 }
 """Record -> the signal of the catalogues, as it is."""
 RATES: Final = {
@@ -54,6 +66,15 @@ RATES: Final = {
     names.REC_MM_QUERY_RATE: "mm_cache_queries_total",
     names.REC_DRAFT_RATE: "spec_draft_tokens_total",
     names.REC_ACCEPTED_RATE: "spec_accepted_tokens_total",
+    names.REC_DRAFTS_RATE: "spec_drafts_total",
+    names.REC_ENDED_RATE: "requests_ended_total",
+    names.REC_STEP_RATE: "steps_total",
+    names.REC_STEP_TOKEN_RATE: "step_tokens_total",
+    names.REC_EXTERNAL_QUERY_RATE: "external_kv_queries_total",
+    names.REC_KV_LOADED_RATE: "kv_offload_loaded_bytes_total",
+    names.REC_KV_STORED_RATE: "kv_offload_stored_bytes_total",
+    names.REC_KV_TRANSFERRED_RATE: "kv_transferred_bytes_total",
+    names.REC_KV_TRANSFER_FAILED_RATE: "kv_transfers_failed_total",
     names.REC_FLOPS: "flops_per_gpu_total",
     names.REC_MEMORY_BYTES: "memory_bytes_per_gpu_total",
 }
@@ -64,8 +85,22 @@ BUCKETS: Final = {
     names.REC_TPOT_BUCKET: ("time_per_output_token_seconds", names.REC_TPOT_P50, names.REC_TPOT_P95),
     names.REC_E2E_BUCKET: ("e2e_latency_seconds", names.REC_E2E_P50, names.REC_E2E_P95),
     names.REC_QUEUE_BUCKET: ("queue_time_seconds", names.REC_QUEUE_P50, names.REC_QUEUE_P95),
+    names.REC_PROMPT_LENGTH_BUCKET: ("request_prompt_tokens", names.REC_PROMPT_LENGTH_P50, names.REC_PROMPT_LENGTH_P95),
+    names.REC_OUTPUT_LENGTH_BUCKET: ("request_output_tokens", names.REC_OUTPUT_LENGTH_P50, names.REC_OUTPUT_LENGTH_P95),
 }
 """Record -> the histogram, and the records of its median and its 95th percentile."""
+DETAILS: Final = frozenset(
+    (
+        *(names.REC_WAITING_REASON, names.REC_ENDED_RATE, names.REC_STEP_RATE, names.REC_STEP_TOKEN_RATE),
+        *(names.REC_DRAFTS_RATE, names.REC_EXTERNAL_QUERY_RATE, names.REC_KV_LOADED_RATE, names.REC_KV_STORED_RATE),
+        *(names.REC_KV_TRANSFERRED_RATE, names.REC_KV_TRANSFER_FAILED_RATE),
+        *(names.REC_PROMPT_LENGTH_BUCKET, names.REC_OUTPUT_LENGTH_BUCKET),
+    )
+)
+"""Of them, those that only people look at: no alert follows them, and they are recorded less often."""
+FACTS: Final = (names.REC_RESETS, names.REC_ENGINE)
+"""Records beside them that are no signal's."""
+DETAIL_SECONDS: Final = 15
 
 _OPERATORS: Final = {"plus": "+", "times": "*", "over": "/"}
 _JOBS: Final = {"engines": names.JOB_ENGINES, "routers": names.JOB_ROUTERS}
@@ -81,25 +116,60 @@ def vocabulary(settings: Settings) -> RuleGroup:
     return record_vocabulary(settings, TARGET_DEBIAN)
 
 
+def details(settings: Settings) -> RuleGroup:
+    """The ``llm:`` series that only dashboards ask for, for Debian's Prometheus."""
+    return record_details(settings, TARGET_DEBIAN)
+
+
 def record_vocabulary(_settings: Settings, target: Target) -> RuleGroup:
     """The ``llm:`` series of every shipped catalogue; a quantile comes after the buckets it reads."""
-    return _group(target)
+    return _vocabulary(target)
+
+
+def record_details(_settings: Settings, target: Target) -> RuleGroup:
+    """The ``llm:`` series that only dashboards ask for."""
+    return _details(target)
 
 
 @cache
-def _group(target: Target) -> RuleGroup:
+def _vocabulary(target: Target) -> RuleGroup:
     catalogues = load_catalogues()
-    rules = [RecordingRule(record, _scalar(catalogues, signal, _as_it_is)) for record, signal in SCALARS.items()]
-    rules += [RecordingRule(record, _scalar(catalogues, signal, _rate)) for record, signal in RATES.items()]
+    rules = _numbers(catalogues, detail=False)
     rules.append(RecordingRule(names.REC_RESETS, _scalar(catalogues, "generation_tokens_total", _resets)))
     rules.append(RecordingRule(names.REC_ENGINE, _kinds(catalogues)))
+    return RuleGroup(names.GROUP_VOCABULARY, (*rules, *_histograms(catalogues, target, detail=False)))
+
+
+@cache
+def _details(target: Target) -> RuleGroup:
+    catalogues = load_catalogues()
+    rules = (*_numbers(catalogues, detail=True), *engine_facts(catalogues))
+    return RuleGroup(
+        names.GROUP_DETAILS, (*rules, *_histograms(catalogues, target, detail=True)), interval_seconds=DETAIL_SECONDS
+    )
+
+
+def _numbers(catalogues: Sequence[Catalogue], *, detail: bool) -> list[RecordingRule]:
+    """Scalars and rates, those of the details or the others."""
+    asked = [(record, signal, _as_it_is) for record, signal in SCALARS.items()]
+    asked += [(record, signal, _rate) for record, signal in RATES.items()]
+    return [
+        RecordingRule(record, _scalar(catalogues, signal, series))
+        for record, signal, series in asked
+        if (record in DETAILS) == detail
+    ]
+
+
+def _histograms(catalogues: Sequence[Catalogue], target: Target, *, detail: bool) -> list[RecordingRule]:
+    rules = []
     for record, (signal, median, high) in BUCKETS.items():
-        rules += [
-            RecordingRule(record, _buckets(catalogues, signal, target)),
-            RecordingRule(median, f"histogram_quantile(0.5, {record})"),
-            RecordingRule(high, f"histogram_quantile(0.95, {record})"),
-        ]
-    return RuleGroup(names.GROUP_VOCABULARY, tuple(rules))
+        if (record in DETAILS) == detail:
+            rules += [
+                RecordingRule(record, _buckets(catalogues, signal, target)),
+                RecordingRule(median, f"histogram_quantile(0.5, {record})"),
+                RecordingRule(high, f"histogram_quantile(0.95, {record})"),
+            ]
+    return rules
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +179,7 @@ class _Reading:
     catalogue: Catalogue
     source: Source
     aggregate: str
+    split: str
 
 
 def _families(catalogues: Sequence[Catalogue], signal: str, job: str) -> list[list[_Reading]]:
@@ -118,9 +189,10 @@ def _families(catalogues: Sequence[Catalogue], signal: str, job: str) -> list[li
         if catalogue.job != job or signal not in catalogue.signals:
             continue
         readings = families.setdefault(catalogue.family or catalogue.engine, [])
-        for source in catalogue.signals[signal].sources:
+        told = catalogue.signals[signal]
+        for source in told.sources:
             if all(_select(catalogue, source) != _select(known.catalogue, known.source) for known in readings):
-                readings.append(_Reading(catalogue, source, catalogue.signals[signal].aggregate))
+                readings.append(_Reading(catalogue, source, told.aggregate, told.split))
     return list(families.values())
 
 
@@ -202,8 +274,17 @@ def _told(series: Callable[[str], str], source: Source) -> Callable[[str], str]:
 
 def _aggregated(reading: _Reading, aggregate: str, series: str) -> str:
     label = reading.catalogue.model.label
-    merged = _merged_ranks(reading, series, ())
-    return f"{aggregate} by ({', '.join(_PER_INSTANCE)}) ({named(merged, label)})"
+    kept = (*_PER_INSTANCE, reading.split) if reading.split else _PER_INSTANCE
+    merged = _split(reading, _merged_ranks(reading, series, ()))
+    return f"{aggregate} by ({', '.join(kept)}) ({named(merged, label)})"
+
+
+def _split(reading: _Reading, series: str) -> str:
+    """The parts of a split signal under the record's label."""
+    theirs = reading.source.split
+    if not theirs or theirs == reading.split:
+        return series
+    return f'label_replace({series}, "{reading.split}", "$1", "{theirs}", "(.*)")'
 
 
 def _merged_ranks(reading: _Reading, series: str, more: tuple[str, ...]) -> str:

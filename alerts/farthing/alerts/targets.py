@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Final
 
 from farthing.alerts.documents import to_yaml
 from farthing.alerts.render import rule_groups
 from farthing.alerts.rules import RuleGroup
 from farthing.alerts.selectors import Target, for_target
-from farthing.alerts.signals import record_vocabulary
-from farthing.domain.conventions import GROUP_VOCABULARY
+from farthing.alerts.signals import record_details, record_vocabulary
+from farthing.domain.conventions import GROUP_DETAILS, GROUP_VOCABULARY
 from farthing.settings import Settings
 
 __all__ = ["groups_for", "render_rules_for"]
+
+_OF_BUCKETS: Final = {GROUP_VOCABULARY: record_vocabulary, GROUP_DETAILS: record_details}
+"""Groups that are written for each target: their bounds are not compared, but made."""
 
 
 def groups_for(settings: Settings, target: Target) -> tuple[RuleGroup, ...]:
@@ -22,8 +26,8 @@ def groups_for(settings: Settings, target: Target) -> tuple[RuleGroup, ...]:
     holds four scrapes of 15 s either way.
     """
     return tuple(
-        replace(group, rules=record_vocabulary(settings, target).rules)
-        if group.name == GROUP_VOCABULARY
+        replace(group, rules=_OF_BUCKETS[group.name](settings, target).rules)
+        if group.name in _OF_BUCKETS
         else _spelt(group, target)
         for group in rule_groups(settings)
     )

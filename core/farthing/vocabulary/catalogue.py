@@ -16,6 +16,7 @@ __all__ = [
     "Catalogue",
     "Evidence",
     "Ignored",
+    "InfoSource",
     "ModelSource",
     "Operand",
     "Signal",
@@ -74,6 +75,8 @@ class Source(_Strict):
     """Set where ranks repeat one another's numbers: the labels over which to add up; over others the largest counts."""
     silent_at_zero: bool = False
     """A counter that is there, at 0, while a switch of the engine is off: until it has risen it tells nothing."""
+    split: str = ""
+    """The label by which a split signal's parts are told apart, where it is not called as the signal has it."""
     milliseconds: bool = False
     """A histogram whose bounds are whole milliseconds; they are recorded as seconds."""
     combined: Operand | None = None
@@ -94,6 +97,8 @@ class Signal(_Strict):
     """Seconds of a counter are read as integer nanoseconds."""
     aggregate: Literal["sum", "max", "avg"]
     """How its series (data-parallel ranks, reasons) become one value; ``avg`` where each is of one GPU."""
+    split: str = ""
+    """Label, besides those of the instance and the model, by which its parts stay apart: the reason of a wait."""
     scraped: bool = False
     """Farthing's own scraping reads it for costing, besides whatever rules record."""
     required: bool = False
@@ -128,6 +133,14 @@ class ModelSource(_Strict):
     """Empty where the engine names no model: then it is the target's own ``model`` label, else unknown."""
 
 
+class InfoSource(_Strict):
+    """A metric that tells facts as labels."""
+
+    metric: MetricName
+    labels: Annotated[dict[str, str], Field(min_length=1)]
+    """Label of the record -> label of the metric."""
+
+
 class Ignored(_Strict):
     """Metrics that are known and not used, by name or pattern (``*``), without a sample's suffix."""
 
@@ -152,6 +165,10 @@ class Catalogue(_Strict):
     """Where the engine tells its version, as JSON with the key ``version``."""
     boot: BootSources | None = None
     model: ModelSource
+    kv_cache: InfoSource | None = None
+    """How large the KV cache of a rank is, and how it is kept."""
+    adapters: InfoSource | None = None
+    """Which LoRA adapters run and wait: a series for each set of them there was, valued with the time of its latest."""
     whole_bounds: bool = False
     """Whole bucket bounds are written without ``.0``."""
     signals: Annotated[dict[str, Signal], Field(min_length=1)]
@@ -178,6 +195,7 @@ class Catalogue(_Strict):
         named = {
             metric for signal in self.signals.values() for source in signal.sources for metric in source.metrics
         } | {self.model.metric}
+        named |= {info.metric for info in (self.kv_cache, self.adapters) if info}
         return sorted(named | ({self.boot.start_time, self.boot.created} if self.boot else set()))
 
     def evidence_of(self, source: Source) -> Evidence:
