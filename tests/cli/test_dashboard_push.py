@@ -157,6 +157,17 @@ def test_one_that_is_saved_by_somebody_else_in_that_moment_is_refused_and_the_ot
     assert server.dashboards[FIRST.uid]["dashboard"]["title"] == "Theirs"
 
 
+def test_a_folder_that_goes_in_that_moment_is_told(server):
+    """Grafana would not put a dashboard anywhere else."""
+
+    def gone() -> None:
+        server.folders.clear()
+
+    server.before_saving = gone
+    results, refusals = push(client_of(server), [FIRST], folder="Farthing", overwrite=False, dry_run=False)
+    assert (results, refusals) == ({FIRST.uid: "refused"}, [f"{FIRST.uid}: folder not found (400)"])
+
+
 def test_one_whose_saving_was_answered_too_late_counts_as_saved(server):
     """The second try meets what the first one stored."""
 

@@ -38,8 +38,8 @@ _EXIT_HEAD: Final = """\
 | status | name | meaning |
 |---|---|---|
 | 0 | | Done. |
-| 1 | `FarthingError` | A failure without a status of its own. Also: a check is red (`replay --offline`, `status`), or \
-a generated file is not current (`generate --check`). |
+| 1 | `FarthingError` | A failure without a status of its own. Also: a check is red (`replay --offline`, `status`), \
+dashboards differ (`dashboards diff`), or a generated file is not current (`generate --check`). |
 | 2 | | The command line is wrong: an unknown command or option, or a value that it does not take. |
 """
 
