@@ -77,7 +77,8 @@ class EngineSettings(_Strict):
     probe: bool = False
     """The engine runs farthing-probe: costs come from its records, scraping gives only state and checks."""
     gpu_uuids: Annotated[tuple[GpuUuid, ...], Field(max_length=1024)] = ()
-    """UUIDs of the devices that it runs on, where neither its probe nor Kubernetes says so."""
+    """UUIDs of the devices that it runs on, as `nvidia-smi -L` prints them (`GPU-…`, `MIG-…`), where its probe does not
+    say so."""
     pod: Annotated[str, Field(max_length=512, pattern=r"^([^/\s]+/[^/\s]+)?$")] = ""
     """`namespace/pod` that it runs in, where an exporter tells which pod has which device; `*` stands for any
     characters, as in `llm/llama-8b-*`."""
