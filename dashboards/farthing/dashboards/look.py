@@ -46,9 +46,17 @@ COLOURS: Final[Mapping[str, str]] = {
     names.UNALLOCATED: "#6E6E6E",
     names.UNUSED_COMMITMENT: "#A352CC",
     names.SHARED: "#37872D",
+    names.FINISHED: "#73BF69",
+    names.FAILED: "#C4162A",
+    names.FAILED_EARLY: "#8B0000",
+    names.ABORTED_EARLY: "#FF7383",
+    names.REJECTED: "#FF9830",
+    names.INVALID: "#8E8E8E",
+    names.GOOD: "#73BF69",
+    names.BAD: "#F2495C",
     "queue": "#FF9830",
 }
-"""Phase, account or stage -> its colour, the same on every dashboard."""
+"""Phase, account, outcome or stage -> its colour, the same on every dashboard."""
 
 
 def targets(queries: Sequence[Query], *, instant: bool = False, form: str = "time_series") -> list[Json]:
