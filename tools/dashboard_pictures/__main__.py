@@ -45,7 +45,7 @@ section h2{font-size:12px;font-weight:500;margin:6px 8px 2px;white-space:nowrap;
 .bar{display:flex;align-items:center;margin:3px 8px;gap:6px} .bar span{width:34%;text-align:right;overflow:hidden;
 white-space:nowrap} .bar i{flex:1;background:#22252B;height:14px} .bar u{display:block;height:14px} .bar em{width:70px}
 table{width:calc(100% - 12px);border-collapse:collapse;margin:2px 6px}
-th{text-align:right;color:#6E9FFF;font-weight:500} td:first-child,th:first-child{text-align:left}
+th{text-align:right;color:#6E9FFF;font-weight:500} th.key{text-align:left}
 td,th{padding:2px 6px;border-bottom:1px solid #25282D;white-space:nowrap}
 .words{margin:4px 10px;line-height:1.5}
 """

@@ -152,7 +152,8 @@ def _table(panel: Json, answers: Sequence[Answer]) -> str:
         name = f"Value #{answer.letter}" if f"Value #{answer.letter}" in columns else "Value"
         rows.setdefault(tuple(answer.labels.get(key, "") for key in keys), {})[name] = _last(answer)
     ordered = sorted(rows.items(), key=lambda row: -row[1].get(columns[0], -math.inf))
-    out = ["<table><tr>", *(f"<th>{html.escape(titles.get(name, name))}</th>" for name in (*keys, *columns)), "</tr>"]
+    out = ["<table><tr>", *(f'<th class="key">{html.escape(titles.get(name, name))}</th>' for name in keys)]
+    out += [*(f"<th>{html.escape(titles.get(name, name))}</th>" for name in columns), "</tr>"]
     for key, values in ordered[:14]:
         cells = [f"<td>{html.escape(part)}</td>" for part in key]
         for name in columns:

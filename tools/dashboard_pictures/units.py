@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from datetime import UTC, datetime
 from typing import Final
 
 __all__ = ["text_of", "tick_format"]
@@ -35,11 +36,11 @@ def text_of(value: float, unit: str, decimals: int | None = None) -> str:
         return f"${_scaled(value, 2 if decimals is None else decimals, _DECIMAL)}"
     if unit in {"s", "dtdurations"}:
         return _duration(value)
-    if unit == "dateTimeFromNow":
-        return f"{value:.0f}"
+    if unit.startswith("dateTime"):
+        return f"{datetime.fromtimestamp(value / 1_000, UTC):%Y-%m-%d %H:%M}"
     suffix = unit[len("suffix:") :] if unit.startswith("suffix:") else _SUFFIX.get(unit, "")
-    scale = _BINARY if unit in {"bytes", "binBps"} else _DECIMAL
-    return _scaled(value, decimals, scale) + suffix
+    number = _scaled(value, decimals, _BINARY if unit in {"bytes", "binBps"} else _DECIMAL)
+    return number + (suffix.strip() if number[-1].isalpha() else suffix)
 
 
 def tick_format(unit: str) -> tuple[str, str]:
