@@ -215,3 +215,20 @@ def test_a_restart_counts_no_request_a_second_time(raw, tmp_path):
     ledger.close()
     assert 0 < before < 2464
     assert before + after == 2464
+
+
+def traces_of(*trace_ids):
+    """The exemplar of the one bucket that requests with these traces, one after the other, fall into."""
+    latencies = observed([usage(request_id=f"r{number}", trace_id=one) for number, one in enumerate(trace_ids)])
+    (view,) = [view for view in latencies.views() if view.metric == c.METRIC_TTFT]
+    (exemplar,) = [one for one in view.exemplars if one is not None]
+    return exemplar[0]
+
+
+def test_a_bucket_keeps_its_latest_trace_when_requests_without_one_follow():
+    """Of sampled traces few requests have one: the others must not take away what can be opened."""
+    first, second = "a" * 32, "b" * 32
+    assert traces_of(first, "") == {"trace_id": first}
+    assert traces_of(first, "", second, "", "") == {"trace_id": second}
+    assert traces_of("", "") == {"request_id": "r1"}
+    assert traces_of("", first) == {"trace_id": first}

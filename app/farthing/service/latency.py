@@ -25,6 +25,8 @@ E2E_BOUNDS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.
 QUEUE_BOUNDS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 
+TRACE = "trace_id"
+"""Label of an exemplar that leads to a trace, as OpenMetrics' examples name it."""
 NO_ROOM = (429, 503)
 """HTTP statuses of a request that was refused since the service had too much to do."""
 
@@ -44,7 +46,10 @@ class _Histogram:
         bucket = bisect_left(self.bounds, seconds)
         self.counts[bucket] += 1
         self.total += seconds
-        self.exemplars[bucket] = (labels, seconds, at_seconds)
+        held = self.exemplars[bucket]
+        # Few requests are traced: one that is not takes no trace away, which is what can be opened.
+        if held is None or TRACE in labels or TRACE not in held[0]:
+            self.exemplars[bucket] = (labels, seconds, at_seconds)
 
 
 class Latencies:
@@ -67,7 +72,7 @@ class Latencies:
     def observe(self, usage: Usage, anchor: Anchor) -> None:
         """Count a request by outcome, and by how long each part of it took as far as it got."""
         at = anchor.to_wall(usage.ended_ns) / SECOND
-        labels = {"trace_id": usage.trace_id} if usage.trace_id else {"request_id": usage.request_id[:64]}
+        labels = {TRACE: usage.trace_id} if usage.trace_id else {"request_id": usage.request_id[:64]}
         if (usage.model, usage.tier, c.FINISHED) not in self._requests:
             self._begin(usage.model, usage.tier)
         outcome = _outcome(usage)
