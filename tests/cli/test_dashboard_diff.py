@@ -79,6 +79,17 @@ def test_a_panel_that_comes_or_goes_is_one_line_whatever_moves_because_of_it():
     assert differences(UID, FLEET, there) == [Difference(UID, name, "", "only there", None)]
 
 
+def test_a_panel_of_another_title_or_row_is_the_same_one():
+    """Its queries tell."""
+    there = changed()
+    panel = panel_of(there, "timeseries")
+    name = f"{row_of(there, panel)} / {panel['title']}"
+    title, panel["title"] = panel["title"], "Mine"
+    assert differences(UID, there, FLEET) == [Difference(UID, name, "title", "Mine", title)]
+    panel["targets"][0]["expr"] = "up"
+    assert [one.path for one in differences(UID, there, FLEET)] == ["", ""]
+
+
 def test_panels_that_only_moved_are_told_in_one_line():
     """Somebody dragged them about."""
     there = changed()

@@ -14,6 +14,8 @@ from typing import Any, Final
 
 __all__ = ["Difference", "differences", "shown_differences"]
 
+SAME: Final = ("type", "targets")
+"""A panel of another title that has these in common is the same one."""
 SCHEMA: Final = "schemaVersion"
 OF_GRAFANA: Final = frozenset(("id", "iteration", "version"))
 OF_GRAFANA_IN_PANELS: Final = frozenset(("pluginVersion",))
@@ -21,7 +23,7 @@ PLACES: Final = frozenset(("gridPos", "id"))
 """They shift for all that follows when a panel comes or goes, and are told once."""
 KEYS: Final = ("refId", "name", "id", "matcher")
 """What tells elements of a list apart: queries, variables and annotations, transformations, overrides."""
-SHOWN_AT_MOST: Final = 400
+SHOWN_AT_MOST: Final = 2000
 
 ONLY_HERE: Final = "only here"
 ONLY_THERE: Final = "only there"
@@ -51,6 +53,7 @@ def differences(uid: str, there: Mapping[str, Any] | None, here: Mapping[str, An
         skipped |= {SCHEMA}
     found = [Difference(uid, "", *change) for change in _compare("", _without(there, skipped), _without(here, skipped))]
     before, after = _panels(there), _panels(here)
+    _follow_renamed(before, after)
     moved = 0
     for name in dict.fromkeys((*before, *after)):
         if name not in before or name not in after:
@@ -116,6 +119,15 @@ def _panels(dashboard: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
         seen[name] += 1
         found[name if seen[name] == 1 else f"{name} ({seen[name]})"] = panel
     return found
+
+
+def _follow_renamed(before: dict[str, Mapping[str, Any]], after: Mapping[str, Mapping[str, Any]]) -> None:
+    """Give panels that are told apart by their names alone the names that they have here."""
+    for old in [name for name in before if name not in after]:
+        for new in [name for name in after if name not in before]:
+            if all(before[old].get(key) == after[new].get(key) for key in SAME) and before[old].get("targets"):
+                before[new] = before.pop(old)
+                break
 
 
 def _in_rows(panels: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, Mapping[str, Any]]]:
