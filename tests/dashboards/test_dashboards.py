@@ -193,6 +193,35 @@ def test_the_dashboard_of_gpus_shows(subject):
     assert any(subject in expr for expr in shown_on(names.DASHBOARD_GPUS))
 
 
+@pytest.mark.parametrize(
+    "subject",
+    [
+        *(
+            names.REC_RUNNING,
+            names.REC_WAITING,
+            names.REC_WAITING_REASON,
+            names.REC_STEP_RATE,
+            names.REC_STEP_TOKEN_RATE,
+        ),
+        *(
+            names.REC_KV,
+            names.REC_KV_INFO,
+            names.REC_KV_STORED_RATE,
+            names.REC_KV_LOADED_RATE,
+            names.REC_PREEMPTION_RATE,
+        ),
+        *(names.REC_PREFIX_HIT_RATE, names.REC_EXTERNAL_HIT_RATE, names.REC_MM_HIT_RATE, names.REC_ACCEPTED_RATE),
+        *(names.REC_DRAFTS_RATE, names.REC_MFU, names.REC_MBU, names.REC_ADAPTERS, names.REC_PROMPT_LENGTH_BUCKET),
+        *(names.REC_OUTPUT_LENGTH_BUCKET, names.REC_ENDED_RATE, names.REC_REJECTED_RATE, names.REC_GENERATION_RATE),
+        *(names.REC_KV_TRANSFERRED_RATE, names.REC_STATE, names.REC_RESETS, names.METRIC_SPEND_RATE),
+        *(names.METRIC_RECENT_UNIT_COST, names.METRIC_SATURATED_UNIT_COST, names.METRIC_ENERGY_PER_TOKEN),
+    ],
+)
+def test_the_dashboard_of_engines_shows(subject):
+    """What it promises."""
+    assert any(subject in expr for expr in shown_on(names.DASHBOARD_ENGINE))
+
+
 def test_the_runbook_of_every_link_exists():
     """A link that leads nowhere costs time when there is none."""
     runbooks = ROOM.parents[2] / "alerts" / "runbooks"

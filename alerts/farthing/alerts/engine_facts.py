@@ -22,7 +22,9 @@ def engine_facts(catalogues: Sequence[Catalogue]) -> tuple[RecordingRule, ...]:
     adapters = [one.adapters for one in catalogues if one.adapters]
     return (
         RecordingRule(names.REC_STATE, _state()),
-        RecordingRule(names.REC_KV_INFO, "\nor\n".join(_group(info, _select(info)) for info in caches)),
+        RecordingRule(
+            names.REC_KV_INFO, "\nor\n".join((*(_group(info, _select(info)) for info in caches), _counted()))
+        ),
         RecordingRule(names.REC_ADAPTERS, "\nor\n".join(_latest(info) for info in adapters)),
     )
 
@@ -34,6 +36,12 @@ def _state() -> str:
     asleep = f"({by} ({names.REC_AWAKE}) == 0) + {names.STATE_ASLEEP}"
     up = f'{by} (up{{{names.LABEL_JOB}="{names.JOB_ENGINES}"}}) * {names.STATE_UP}'
     return f"{by} (\n{restarted}\nor on ({names.LABEL_INSTANCE}) {asleep}\nor on ({names.LABEL_INSTANCE}) {up}\n)"
+
+
+def _counted() -> str:
+    """The size of a KV cache that is told as a number, as text: so a table has those that are told either way."""
+    by = f"by ({names.LABEL_INSTANCE})"
+    return f'count_values {by} ("{names.LABEL_KV_TOKENS}", max {by} ({names.REC_KV_CAPACITY}))'
 
 
 def _latest(info: InfoSource) -> str:

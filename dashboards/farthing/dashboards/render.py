@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Final
 
 from farthing.dashboards.economics import token_economics
+from farthing.dashboards.engine import engines
 from farthing.dashboards.fleet import fleet
 from farthing.dashboards.gpus import gpus_and_energy
 from farthing.dashboards.itself import itself
@@ -13,6 +14,7 @@ from farthing.dashboards.slo import slo
 from farthing.dashboards.tenants import tenants
 from farthing.domain.conventions import (
     DASHBOARD_ECONOMICS,
+    DASHBOARD_ENGINE,
     DASHBOARD_FARTHING,
     DASHBOARD_FLEET,
     DASHBOARD_GPUS,
@@ -30,6 +32,7 @@ DASHBOARDS: Final[tuple[tuple[str, Callable[[Settings], str]], ...]] = (
     (DASHBOARD_SLO, slo),
     (DASHBOARD_FARTHING, itself),
     (DASHBOARD_GPUS, gpus_and_energy),
+    (DASHBOARD_ENGINE, engines),
 )
 """UID and maker of every dashboard; a new one is added here."""
 
