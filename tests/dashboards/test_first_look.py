@@ -122,6 +122,15 @@ def test_a_forecast_is_shown_with_both_bounds():
     assert [target["legendFormat"] for target in panel["targets"]] == ["low", "expected", "high"]
 
 
+def test_a_unit_cost_stands_between_its_bounds_beside_its_method_and_error():
+    """How dear, and how far that is known."""
+    exprs = [target["expr"] for target in panel_titled(ECONOMICS, "Cost per million tokens, by engine")["targets"]]
+    for part in ('bound="low"', 'bound="high"', names.METRIC_FIT_ERROR, names.METRIC_SATURATED_UNIT_COST):
+        assert any(part in expr for expr in exprs)
+    methods = panel_titled(ECONOMICS, "How these costs were found")["targets"]
+    assert all(f"{names.LABEL_PHASE}, {names.LABEL_METHOD}" in target["expr"] for target in methods)
+
+
 def test_the_month_is_red_from_the_limit_of_the_settings_on():
     """As the alert is."""
     settings = Settings(alerts=AlertSettings(monthly_spend_usd="1234"))

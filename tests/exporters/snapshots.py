@@ -71,6 +71,7 @@ def engine_view(step: int = 100, name: str = "llama-8b") -> EngineView:
         unit_cost_nano_per_million={**UNIT_COST},
         recent_unit_cost_nano={"prefill": 21_000_000, "decode": 395_000_000},
         saturated_unit_cost_nano={"prefill": 20_000_000, "decode": 108_000_000},
+        recent_unit_cost_bounds_nano={"prefill": (20_000_000, 22_000_000), "decode": (386_000_000, 404_000_000)},
         fit=Fit("f7", "modelled", {"step": 0.004, "decode_tokens": 2.1e-5}, {"step": (0.003, 0.005)}, 0.043, 240),
         gauges=EngineGauges(
             running=37,

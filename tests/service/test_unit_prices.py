@@ -131,6 +131,19 @@ def test_beside_the_price_of_late_stands_that_of_a_full_engine(ledger):
     assert 0.9 < view.recent_unit_cost_nano[c.PREFILL] / view.saturated_unit_cost_nano[c.PREFILL] < 1.2
 
 
+@pytest.mark.parametrize(("name", "phases"), [(TEXT, {c.PREFILL, c.DECODE}), (VISION, set(c.PHASES))])
+def test_around_the_price_of_late_stand_the_least_and_the_most_that_it_may_be(ledger, name, phases):
+    """By the fit's own intervals: busy time is metered, only its split is in doubt."""
+    ledger.add(raw_records(load_recording(name)))
+    keeper = accountant(ledger)
+    keeper.advance()
+    (view,) = keeper.snapshot().engines
+    assert set(view.recent_unit_cost_bounds_nano) == phases
+    for phase, (low, high) in view.recent_unit_cost_bounds_nano.items():
+        assert 0.5 < low / view.recent_unit_cost_nano[phase] < 1 < high / view.recent_unit_cost_nano[phase] < 1.5
+    assert keeper.unit_prices.bounds("another") == {}
+
+
 def test_a_full_engine_is_one_of_as_many_requests_as_the_settings_say(ledger):
     """With one request at a time nothing could be cheaper than it is."""
     run = cost_recording(load_recording(TEXT), Settings(), PriceBook())
@@ -150,6 +163,7 @@ def test_without_a_fit_nothing_is_said_of_a_full_engine():
     prices.observe(start(), "e", [window(5, (c.CHARGED, c.DECODE, 5), tokens={"engine_output": 5})])
     assert prices.compared("e") == ({c.DECODE: 1_000_000}, {})
     assert prices.compared("another") == ({}, {})
+    assert prices.bounds("e") == {}
 
 
 def test_a_sender_gets_the_prices_of_its_engine_and_of_no_other(ledger):

@@ -525,6 +525,7 @@ class Accountant:
             checks=self._all_checks(engine, boots, wip),
             recent_nano=recent,
             saturated_nano=saturated,
+            bounds_nano=self.unit_prices.bounds(engine),
         )
 
     def _tariff(self, accounts: list[Account], boots: tuple[Boot, ...]) -> Tariff | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from farthing.costing.fit import FEATURES
 from farthing.costing.saturation import unit_costs_at
+from farthing.costing.uncertainty import phase_bounds
 from farthing.domain import conventions as c
 from farthing.domain.clock import SECOND
 from farthing.domain.model import Fit, SettledWindow
@@ -53,6 +54,18 @@ class _Recent:
         features = {name: float(self.sums[name]) for name in FEATURES}
         return unit_costs_at(self.fit.coefficients, features, self.sums[_BILL] * SECOND / self.sums[_LENGTH], sequences)
 
+    def bounds(self) -> dict[str, tuple[int, int]]:
+        """The least and the most that the prices may be, as far as the fit can tell; none without one."""
+        if self.fit is None:
+            return {}
+        features = {name: float(self.sums[name]) for name in FEATURES}
+        nano = {phase: self.sums[phase] for phase in TOKENS_OF_PHASE}
+        return {
+            phase: (low * 1_000_000 // self.sums[kind], high * 1_000_000 // self.sums[kind])
+            for phase, (low, high) in phase_bounds(self.fit, features, nano).items()
+            if self.sums[kind := TOKENS_OF_PHASE[phase]] > 0
+        }
+
 
 class UnitPrices:
     """Takes windows as they settle. ``of`` only looks up, and may be called from any thread meanwhile.
@@ -87,6 +100,13 @@ class UnitPrices:
     def compared(self, engine: str) -> tuple[dict[str, int], dict[str, int]]:
         """Phase -> nano-dollars per million tokens of late, and the same at saturation; unknown is left out of each."""
         return self._prices.get(engine, {}), self._saturated.get(engine, {})
+
+    def bounds(self, engine: str) -> dict[str, tuple[int, int]]:
+        """Phase -> the least and the most that its price of late may be, with how uncertain its split is; unknown is
+        left out.
+        """
+        recent = self._recent.get(engine)
+        return {} if recent is None else recent.bounds()
 
     def of(self, boots: Iterable[str]) -> dict[str, dict[str, int]]:
         """engine -> phase -> nano-dollars per million tokens, under the name that each boot's sender gave.

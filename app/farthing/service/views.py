@@ -37,6 +37,8 @@ class EngineBooks:
     """Phase -> nano-dollars per million tokens of late."""
     saturated_nano: Mapping[str, int] = field(default_factory=dict)
     """The same in a full engine."""
+    bounds_nano: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """Phase -> the least and the most that the price of late may be."""
 
 
 def engine_view(books: EngineBooks, totals: Totals, gauges: EngineGauges, now_ns: int) -> EngineView:
@@ -87,6 +89,7 @@ def engine_view(books: EngineBooks, totals: Totals, gauges: EngineGauges, now_ns
         checks=books.checks,
         recent_unit_cost_nano=books.recent_nano,
         saturated_unit_cost_nano=books.saturated_nano,
+        recent_unit_cost_bounds_nano=books.bounds_nano,
     )
 
 

@@ -146,6 +146,7 @@ METRIC_PEAK_BANDWIDTH: Final = "farthing_gpu_peak_memory_bytes_per_second"
 METRIC_SPEND_RATE: Final = "farthing_spend_rate_usd_per_hour"
 METRIC_UNIT_COST: Final = "farthing_unit_cost_usd_per_million_tokens"
 METRIC_RECENT_UNIT_COST: Final = "farthing_unit_cost_recent_usd_per_million_tokens"
+METRIC_UNIT_COST_BOUND: Final = "farthing_unit_cost_recent_bound_usd_per_million_tokens"
 METRIC_SATURATED_UNIT_COST: Final = "farthing_unit_cost_at_saturation_usd_per_million_tokens"
 METRIC_FIT_ERROR: Final = "farthing_fit_error_ratio"
 # ---- by tenant -----------------------------------------------------------------------------------

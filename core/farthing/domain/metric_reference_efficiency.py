@@ -21,6 +21,15 @@ EFFICIENCY_METRICS: Final = (
         "whoever bore it: in the company that requests have now.",
     ),
     Metric(
+        names.METRIC_UNIT_COST_BOUND,
+        "gauge",
+        "USD per million tokens",
+        (*ENGINE, names.LABEL_PHASE, names.LABEL_BOUND),
+        "The least (low) and the most (high) that the recent unit cost may be: busy cost is metered, its split over "
+        "the phases is taken with the fit's 90 % intervals at their ends; absent without a fit of the engine's own "
+        "work.",
+    ),
+    Metric(
         names.METRIC_SATURATED_UNIT_COST,
         "gauge",
         "USD per million tokens",

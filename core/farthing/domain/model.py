@@ -199,6 +199,8 @@ class EngineView:
     """phase -> nano-dollars per million tokens over the last five minutes of work; unknown is left out."""
     saturated_unit_cost_nano: Mapping[str, int] = field(default_factory=dict)
     """The same work, were the engine full (costing.saturation)."""
+    recent_unit_cost_bounds_nano: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """phase -> the least and the most that the recent unit cost may be (costing.uncertainty); unknown is left out."""
 
     @property
     def billed(self) -> bool:

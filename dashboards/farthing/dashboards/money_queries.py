@@ -29,6 +29,7 @@ __all__ = [
     "share_by_method",
     "unallocated_now",
     "unattributed_by_reason",
+    "unit_cost_bound",
     "unpriced_engines",
 ]
 
@@ -79,6 +80,11 @@ def share_by_method() -> str:
 def engine_phase_gauge(metric: str, *more: str) -> str:
     """A gauge of Farthing's by engine and phase."""
     return f"max{by(_ENGINE_PHASE)}({ENGINES.now(metric, *more)})"
+
+
+def unit_cost_bound(bound: str) -> str:
+    """The least (``low``) or the most (``high``) that the recent unit cost may be, by engine and phase."""
+    return engine_phase_gauge(names.METRIC_UNIT_COST_BOUND, _is(names.LABEL_BOUND, bound))
 
 
 def dearness() -> str:

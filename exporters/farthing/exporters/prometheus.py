@@ -227,6 +227,15 @@ def _price_rows(view: EngineView) -> Rows:
     return [((view.engine.gpu,), together / (NANO * gpus) if together is not None and gpus else None)]
 
 
+def _bound_rows(view: EngineView) -> Rows:
+    """The least and the most that a phase's recent unit cost may be."""
+    return [
+        ((phase, bound), _dollars(nano))
+        for phase, ends in view.recent_unit_cost_bounds_nano.items()
+        for bound, nano in zip(("low", "high"), ends, strict=True)
+    ]
+
+
 def _peak_rows(view: EngineView, rate: Callable[[PeakRates], float]) -> Rows:
     """A datasheet's rate of one of the engine's GPUs."""
     peaks = peaks_of(view.engine.gpu)
@@ -272,6 +281,7 @@ ENGINE_ROWS: Mapping[str, Callable[[EngineView], Rows]] = {
     names.METRIC_SPEND_RATE: lambda view: _one(_dollars(view.price_nano_per_hour)),
     names.METRIC_UNIT_COST: lambda view: _by_key(view.unit_cost_nano_per_million),
     names.METRIC_RECENT_UNIT_COST: lambda view: _by_key(view.recent_unit_cost_nano),
+    names.METRIC_UNIT_COST_BOUND: _bound_rows,
     names.METRIC_SATURATED_UNIT_COST: lambda view: _by_key(view.saturated_unit_cost_nano),
     names.METRIC_FIT_ERROR: lambda view: _one(None if view.fit is None else view.fit.walk_forward_wape),
     names.METRIC_WATERMARK_LAG: lambda view: _one(_scaled(view.watermark_lag_ns, SECOND)),

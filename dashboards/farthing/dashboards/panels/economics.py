@@ -69,13 +69,15 @@ def engines() -> Panel:
     recent = names.METRIC_RECENT_UNIT_COST
     return theme.listing(
         "Cost per million tokens, by engine",
-        "Over the last five minutes of work of each engine, whoever bore it. Times the price when full: how dear "
-        "emptiness is; the largest first to be filled or released. Error: how far the split into phases misses the "
-        "next window; beyond 10 % it counts as estimated.",
+        "Over the last five minutes of work of each engine, whoever bore it; least and most: its interval, as the "
+        "split into phases is modelled. Times the price when full: how dear emptiness is; fill or release the largest "
+        "first. Error: how far the split misses the next window; beyond 10 % it counts as estimated.",
         {names.LABEL_ENGINE: "Engine", names.LABEL_PHASE: "Phase"},
         (
             Column("Times the price when full", "none", money.dearness(), DEAR, 1),
             Column("Of late", USD, money.engine_phase_gauge(recent), decimals=3),
+            Column("Least", USD, money.unit_cost_bound("low"), decimals=3),
+            Column("Most", USD, money.unit_cost_bound("high"), decimals=3),
             Column("When full", USD, money.engine_phase_gauge(names.METRIC_SATURATED_UNIT_COST), decimals=3),
             Column("Error of the split", "percentunit", money.fit_error(), (Band(MODELLED_ERROR, "careful"),), 1),
         ),
