@@ -101,7 +101,7 @@ def test_thresholds_come_from_the_settings():
     assert rule["expr"].startswith("llm:time_to_first_token_seconds:p95_1m > 2.0\n")
     assert rule["for"] == "90s"
     assert "promised are 2 s." in rule["annotations"]["description"]
-    assert rule["annotations"]["dashboard_url"].startswith("http://localhost:3001/d/farthing-fleet?")
+    assert rule["annotations"]["dashboard_url"].startswith("http://localhost:3001/d/farthing-latency?")
 
 
 def test_what_inhibits_slow_answers_outlasts_them():

@@ -6,8 +6,10 @@ from itertools import combinations
 from pathlib import Path
 
 import pytest
+import yaml
 from tests.dashboards.panels import dashboards, expressions, panels
 
+from farthing.alerts.render import render_rules
 from farthing.dashboards import theme
 from farthing.dashboards.parts import Query, Section
 from farthing.dashboards.render import DASHBOARDS, render_dashboards
@@ -245,3 +247,17 @@ def test_only_the_theme_touches_grafanalib():
             if any(module and module.split(".")[0] == "grafanalib" for module in modules):
                 importing.add(path.name)
     assert importing == {"theme.py"}
+
+
+def test_every_alert_leads_to_a_dashboard_that_there_is():
+    """And sets no choice that it does not offer."""
+    offered = {
+        document["uid"]: {f"var-{variable['name']}" for variable in document["templating"]["list"]}
+        for document in dashboards().values()
+    }
+    for name, text in render_rules(Settings()).items():
+        for rule in (rule for group in yaml.safe_load(text)["groups"] for rule in group["rules"] if "alert" in rule):
+            found = re.search(r"/d/([\w-]+)(?:\?(.*))?$", rule["annotations"]["dashboard_url"])
+            assert found, (name, rule["alert"])
+            assert found[1] in offered, (name, rule["alert"])
+            assert set(re.findall(r"(var-\w+)=", found[2] or "")) <= offered[found[1]], (name, rule["alert"])

@@ -73,5 +73,5 @@ def _collapsed(one: _Cache, settings: Settings) -> AlertRule:
             f"ten minutes, less than {percent_text(left)} of what it did over six hours; what it misses is computed "
             f"again. The engines of this model cost {MODEL_SPEND}."
         ),
-        dashboard=dashboard_url(settings, names.DASHBOARD_FLEET, by_model=True),
+        dashboard=dashboard_url(settings, names.DASHBOARD_ENGINE, by_model=True),
     )

@@ -38,5 +38,5 @@ def _engine_starting_long(settings: Settings) -> AlertRule:
             f"{seconds_text(settings.alerts.cold_start_seconds)}, at "
             f'{{{{ $value | printf "$%.2f" }}}} per hour, and serves nobody yet. The engine costs {ENGINE_SPEND}.'
         ),
-        dashboard=dashboard_url(settings, names.DASHBOARD_FLEET),
+        dashboard=dashboard_url(settings, names.DASHBOARD_ENGINE),
     )

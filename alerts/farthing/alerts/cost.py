@@ -66,7 +66,7 @@ def _idle_cost_high(settings: Settings) -> AlertRule:
             f"bought idle time; told from {percent_text(settings.alerts.idle_cost_ratio)} on. "
             f"The fleet costs {FLEET_SPEND}."
         ),
-        dashboard=dashboard_url(settings, names.DASHBOARD_FLEET),
+        dashboard=dashboard_url(settings, names.DASHBOARD_ECONOMICS),
     )
 
 
@@ -85,7 +85,7 @@ def _asleep_cost_high(settings: Settings) -> AlertRule:
             f"bought sleep; told from {percent_text(settings.alerts.asleep_cost_ratio)} on. "
             f"The fleet costs {FLEET_SPEND}."
         ),
-        dashboard=dashboard_url(settings, names.DASHBOARD_FLEET),
+        dashboard=dashboard_url(settings, names.DASHBOARD_ECONOMICS),
     )
 
 
@@ -104,7 +104,7 @@ def _starting_cost_high(settings: Settings) -> AlertRule:
             f"bought starts; told from {percent_text(settings.alerts.starting_cost_ratio)} on. "
             f"The fleet costs {FLEET_SPEND}."
         ),
-        dashboard=dashboard_url(settings, names.DASHBOARD_FLEET),
+        dashboard=dashboard_url(settings, names.DASHBOARD_ECONOMICS),
     )
 
 
@@ -123,7 +123,7 @@ def _unattributed_high(settings: Settings) -> AlertRule:
             f"over an hour; expected is less than {percent_text(settings.alerts.unattributed_ratio)}. "
             f"The engine costs {ENGINE_SPEND}."
         ),
-        dashboard=dashboard_url(settings, names.DASHBOARD_FLEET),
+        dashboard=dashboard_url(settings, names.DASHBOARD_FARTHING),
     )
 
 
@@ -142,7 +142,7 @@ def _residual_not_zero(settings: Settings) -> AlertRule:
             '${{ $value | printf "%.9f" }} are left. '
             f"No report of it is to be trusted until that is 0. The engine costs {ENGINE_SPEND}."
         ),
-        dashboard=dashboard_url(settings, names.DASHBOARD_FLEET),
+        dashboard=dashboard_url(settings, names.DASHBOARD_FARTHING),
     )
 
 
@@ -160,5 +160,5 @@ def _engine_unpriced(settings: Settings) -> AlertRule:
             "No price applies to {{ $labels.engine }}, which serves {{ $labels.model }}: {{ $value }} engine of "
             f"which every amount leaves out the cost. The engines that have a price cost {FLEET_SPEND}."
         ),
-        dashboard=dashboard_url(settings, names.DASHBOARD_FLEET),
+        dashboard=dashboard_url(settings, names.DASHBOARD_ECONOMICS),
     )

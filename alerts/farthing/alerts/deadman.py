@@ -36,5 +36,5 @@ def _watchdog(settings: Settings) -> AlertRule:
             "Prometheus scrapes {{ $value }} target of {{ $labels.job }}, evaluates its rules and reaches "
             f"Alertmanager. When this message stops, no alert arrives, and the fleet costs {FLEET_SPEND} unseen."
         ),
-        dashboard=dashboard_url(settings, names.DASHBOARD_FLEET),
+        dashboard=dashboard_url(settings, names.DASHBOARD_FARTHING),
     )

@@ -60,7 +60,7 @@ def _idle_while_queued(settings: Settings) -> AlertRule:
             f"{percent_text(settings.alerts.gpu_busy_ratio)} it is not load that makes them wait. "
             f"The engines of this model cost {MODEL_SPEND}."
         ),
-        dashboard=dashboard_url(settings, names.DASHBOARD_FLEET, by_model=True),
+        dashboard=dashboard_url(settings, names.DASHBOARD_GPUS, by_model=True),
     )
 
 
@@ -83,5 +83,5 @@ def _allocated_idle(settings: Settings) -> AlertRule:
             "The GPUs of {{ $labels.engine }} were idle {{ $value | humanizePercentage }} of the last half hour, and "
             f"longer. They cost {ENGINE_SPEND} all the same."
         ),
-        dashboard=dashboard_url(settings, names.DASHBOARD_FLEET),
+        dashboard=dashboard_url(settings, names.DASHBOARD_GPUS),
     )

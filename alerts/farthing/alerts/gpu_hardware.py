@@ -101,7 +101,7 @@ def _xid(settings: Settings) -> AlertRule:
             "of the hardware: what ran on it has failed or soon will, until the GPU is reset or replaced. The engines "
             f"on it cost {DEVICE_SPEND}."
         ),
-        dashboard=dashboard_url(settings, names.DASHBOARD_FLEET),
+        dashboard=dashboard_url(settings, names.DASHBOARD_GPUS),
     )
 
 
@@ -124,7 +124,7 @@ def _application_xid(settings: Settings) -> AlertRule:
             "exporter does not tell which). It is not one of the hardware's: a kernel or the driver failed, and an "
             f"engine with it. The engines on it cost {DEVICE_SPEND}."
         ),
-        dashboard=dashboard_url(settings, names.DASHBOARD_FLEET),
+        dashboard=dashboard_url(settings, names.DASHBOARD_GPUS),
     )
 
 
@@ -144,7 +144,7 @@ def _ecc(settings: Settings) -> AlertRule:
             "hour that could not be corrected. The process that used it was ended, or answers with wrong numbers. The "
             f"engines on it cost {DEVICE_SPEND}."
         ),
-        dashboard=dashboard_url(settings, names.DASHBOARD_FLEET),
+        dashboard=dashboard_url(settings, names.DASHBOARD_GPUS),
     )
 
 
@@ -168,7 +168,7 @@ def _thermal(settings: Settings) -> AlertRule:
             f"five minutes more; accepted are {percent_text(ratio)}. A GPU that is cooled as it should be never is. "
             f"The engines on it cost {DEVICE_SPEND}."
         ),
-        dashboard=dashboard_url(settings, names.DASHBOARD_FLEET),
+        dashboard=dashboard_url(settings, names.DASHBOARD_GPUS),
     )
 
 
@@ -194,7 +194,7 @@ def _power(settings: Settings) -> AlertRule:
             f"{_SHARE} of its highest clock of the last day; under full load it keeps more than {percent_text(ratio)}. "
             f"Its tokens take longer and cost more. The engines on it cost {DEVICE_SPEND}."
         ),
-        dashboard=dashboard_url(settings, names.DASHBOARD_FLEET),
+        dashboard=dashboard_url(settings, names.DASHBOARD_GPUS),
     )
 
 
@@ -214,7 +214,7 @@ def _memory(settings: Settings) -> AlertRule:
             "What an engine takes beforehand leaves more; the next allocation may fail and end it. The engines on it "
             f"cost {DEVICE_SPEND}."
         ),
-        dashboard=dashboard_url(settings, names.DASHBOARD_FLEET),
+        dashboard=dashboard_url(settings, names.DASHBOARD_GPUS),
     )
 
 
@@ -246,7 +246,7 @@ def _lost(settings: Settings) -> AlertRule:
             f"ran, is not seen any more; GPUs of the host that still are: {{{{ {left} }}}}. "
             f"{{{{ $labels.engine }}}} costs {ENGINE_SPEND}, whether it works without the GPU or not."
         ),
-        dashboard=dashboard_url(settings, names.DASHBOARD_FLEET),
+        dashboard=dashboard_url(settings, names.DASHBOARD_GPUS),
     )
 
 
@@ -281,7 +281,7 @@ def _telemetry(settings: Settings) -> AlertRule:
             "power limit a GPU works. Whoever goes by its utilization sees it idle. The engines on it cost "
             f"{DEVICE_SPEND}."
         ),
-        dashboard=dashboard_url(settings, names.DASHBOARD_FLEET),
+        dashboard=dashboard_url(settings, names.DASHBOARD_GPUS),
     )
 
 
@@ -303,5 +303,5 @@ def _telemetry_down(settings: Settings) -> AlertRule:
             "energy, faults and throttling are unknown, and GPUs that no engine has are not billed meanwhile. The "
             f"fleet costs {FLEET_SPEND}."
         ),
-        dashboard=dashboard_url(settings, names.DASHBOARD_FLEET),
+        dashboard=dashboard_url(settings, names.DASHBOARD_GPUS),
     )

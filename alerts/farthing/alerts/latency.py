@@ -55,7 +55,7 @@ def _time_to_first_token_high(settings: Settings) -> AlertRule:
             f"first token over the last minute; promised are {seconds_text(promise)}. "
             f"The engines of this model cost {MODEL_SPEND} while it lasts."
         ),
-        dashboard=dashboard_url(settings, names.DASHBOARD_FLEET, by_model=True),
+        dashboard=dashboard_url(settings, names.DASHBOARD_LATENCY, by_model=True),
         keep_firing_seconds=KEPT_SECONDS,
     )
 
@@ -76,7 +76,7 @@ def _inter_token_latency_high(settings: Settings) -> AlertRule:
             f"before, over the last minute; promised are {seconds_text(promise)}. "
             f"The engines of this model cost {MODEL_SPEND} while it lasts."
         ),
-        dashboard=dashboard_url(settings, names.DASHBOARD_FLEET, by_model=True),
+        dashboard=dashboard_url(settings, names.DASHBOARD_LATENCY, by_model=True),
         keep_firing_seconds=KEPT_SECONDS,
     )
 
@@ -97,5 +97,5 @@ def _end_to_end_high(settings: Settings) -> AlertRule:
             f"minute; promised are {seconds_text(promise)}. "
             f"The engines of this model cost {MODEL_SPEND} while it lasts."
         ),
-        dashboard=dashboard_url(settings, names.DASHBOARD_FLEET, by_model=True),
+        dashboard=dashboard_url(settings, names.DASHBOARD_LATENCY, by_model=True),
     )

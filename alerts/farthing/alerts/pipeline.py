@@ -63,7 +63,7 @@ def _target_down(settings: Settings) -> AlertRule:
             "{{ $labels.instance }} for a minute or longer. What it serves and costs meanwhile is not seen; "
             f"the fleet costs {FLEET_SPEND}."
         ),
-        dashboard=dashboard_url(settings, names.DASHBOARD_FLEET),
+        dashboard=dashboard_url(settings, names.DASHBOARD_FARTHING),
     )
 
 
@@ -82,7 +82,7 @@ def _absent(settings: Settings) -> AlertRule:
             f"Prometheus has {count} targets, count(up), and none with the job {{{{ $labels.job }}}}: no cost is seen "
             f"and no alert about it can fire. The fleet costs {FLEET_SPEND}."
         ),
-        dashboard=dashboard_url(settings, names.DASHBOARD_FLEET),
+        dashboard=dashboard_url(settings, names.DASHBOARD_FARTHING),
     )
 
 
@@ -100,7 +100,7 @@ def _scrape_failing(settings: Settings) -> AlertRule:
             "Farthing's scrapes of {{ $labels.engine }} have failed for a minute (farthing_engine_scrape_up is "
             f"{{{{ $value }}}}). Without the probe its work is not costed meanwhile. The engine costs {ENGINE_SPEND}."
         ),
-        dashboard=dashboard_url(settings, names.DASHBOARD_FLEET),
+        dashboard=dashboard_url(settings, names.DASHBOARD_FARTHING),
     )
 
 
@@ -119,7 +119,7 @@ def _watermark_stale(settings: Settings) -> AlertRule:
             "What {{ $labels.engine }} did in the last {{ $value | humanizeDuration }} is not known; usual is less "
             f"than {seconds_text(lag)}. The engine costs {ENGINE_SPEND}."
         ),
-        dashboard=dashboard_url(settings, names.DASHBOARD_FLEET),
+        dashboard=dashboard_url(settings, names.DASHBOARD_FARTHING),
     )
 
 
@@ -141,7 +141,7 @@ def _books_stalled(settings: Settings) -> AlertRule:
             "Engines answer, and no engine's books have moved for {{ $value | humanizeDuration }}: the ledger is not "
             f"written, or no record arrives. What is done is not costed; the fleet costs {FLEET_SPEND}."
         ),
-        dashboard=dashboard_url(settings, names.DASHBOARD_FLEET),
+        dashboard=dashboard_url(settings, names.DASHBOARD_FARTHING),
     )
 
 
@@ -164,7 +164,7 @@ def _intake_refusing(settings: Settings) -> AlertRule:
             'Intake refused about {{ $value | printf "%.0f" }} records of kind {{ $labels.kind }} in ten minutes: what '
             f"they tell of is on nobody's books. The fleet costs {FLEET_SPEND}."
         ),
-        dashboard=dashboard_url(settings, names.DASHBOARD_FLEET),
+        dashboard=dashboard_url(settings, names.DASHBOARD_FARTHING),
     )
 
 
@@ -182,7 +182,7 @@ def _intake_limiting(settings: Settings) -> AlertRule:
             'Intake told senders {{ $value | printf "%.0f" }} times in ten minutes to come later ({{ $labels.kind }}): '
             f"their records wait, and costs come late. The fleet costs {FLEET_SPEND}."
         ),
-        dashboard=dashboard_url(settings, names.DASHBOARD_FLEET),
+        dashboard=dashboard_url(settings, names.DASHBOARD_FARTHING),
     )
 
 
@@ -201,7 +201,7 @@ def _reconciliation_red(settings: Settings) -> AlertRule:
             "The books of {{ $labels.engine }} and what else is known of it disagree: {{ $labels.check }} is "
             f"{{{{ $value }}}}, and 1 when all is well. Its costs may be wrong; the engine costs {ENGINE_SPEND}."
         ),
-        dashboard=dashboard_url(settings, names.DASHBOARD_FLEET),
+        dashboard=dashboard_url(settings, names.DASHBOARD_FARTHING),
     )
 
 
@@ -219,5 +219,5 @@ def _version_skew(settings: Settings) -> AlertRule:
             "Farthing has run in {{ $value }} versions for an hour; the older may refuse the records of a newer probe, "
             f"and a newer one's ledger. The fleet costs {FLEET_SPEND}."
         ),
-        dashboard=dashboard_url(settings, names.DASHBOARD_FLEET),
+        dashboard=dashboard_url(settings, names.DASHBOARD_FARTHING),
     )

@@ -56,7 +56,7 @@ def _missing(settings: Settings) -> AlertRule:
             "it is configured to have has sent nothing for ten minutes. Nobody is charged for its work; "
             f"it costs {INSTANCE_SPEND}."
         ),
-        dashboard=dashboard_url(settings, names.DASHBOARD_FLEET),
+        dashboard=dashboard_url(settings, names.DASHBOARD_FARTHING),
     )
 
 
@@ -74,7 +74,7 @@ def _off(settings: Settings) -> AlertRule:
             "The kill switch of the probe in {{ $labels.instance }} is set ({{ $value }} processes report): what runs "
             f"meanwhile is on nobody's books. The engine costs {INSTANCE_SPEND}."
         ),
-        dashboard=dashboard_url(settings, names.DASHBOARD_FLEET),
+        dashboard=dashboard_url(settings, names.DASHBOARD_FARTHING),
     )
 
 
@@ -93,7 +93,7 @@ def _spooling(settings: Settings) -> AlertRule:
             "{{ $value | humanize1024 }}B now, because intake does not take them; when the spool is full the oldest "
             f"are lost. The engine costs {INSTANCE_SPEND}."
         ),
-        dashboard=dashboard_url(settings, names.DASHBOARD_FLEET),
+        dashboard=dashboard_url(settings, names.DASHBOARD_FARTHING),
     )
 
 
@@ -112,7 +112,7 @@ def _dropping(settings: Settings) -> AlertRule:
             "for want of room or because intake refused their delivery as a whole. Their cost becomes unattributed; "
             f"the engine costs {INSTANCE_SPEND}."
         ),
-        dashboard=dashboard_url(settings, names.DASHBOARD_FLEET),
+        dashboard=dashboard_url(settings, names.DASHBOARD_FARTHING),
     )
 
 
@@ -131,5 +131,5 @@ def _erring(settings: Settings) -> AlertRule:
             "ten minutes. The engine serves on, but what it did then may be missing from the books; "
             f"it costs {INSTANCE_SPEND}."
         ),
-        dashboard=dashboard_url(settings, names.DASHBOARD_FLEET),
+        dashboard=dashboard_url(settings, names.DASHBOARD_FARTHING),
     )

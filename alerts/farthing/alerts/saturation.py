@@ -46,7 +46,7 @@ def _queue_backlog(settings: Settings) -> AlertRule:
             f"more than {settings.alerts.queue_requests:.10g}. The instance costs {INSTANCE_SPEND}, "
             "and another of its kind as much again."
         ),
-        dashboard=dashboard_url(settings, names.DASHBOARD_FLEET, by_model=True),
+        dashboard=dashboard_url(settings, names.DASHBOARD_ENGINE, by_model=True),
     )
 
 
@@ -68,7 +68,7 @@ def _kv_cache_full(settings: Settings) -> AlertRule:
             "{{ $labels.model }}, and others wait for it; the limit is "
             f"{percent_text(settings.alerts.kv_cache_ratio)}. The instance costs {INSTANCE_SPEND}."
         ),
-        dashboard=dashboard_url(settings, names.DASHBOARD_FLEET, by_model=True),
+        dashboard=dashboard_url(settings, names.DASHBOARD_ENGINE, by_model=True),
     )
 
 
@@ -88,7 +88,7 @@ def _preemptions_high(settings: Settings) -> AlertRule:
             f"{settings.alerts.preemptions_per_minute:.10g}. The instance costs {INSTANCE_SPEND}, "
             "a part of it twice for the same work."
         ),
-        dashboard=dashboard_url(settings, names.DASHBOARD_FLEET, by_model=True),
+        dashboard=dashboard_url(settings, names.DASHBOARD_ENGINE, by_model=True),
     )
 
 
@@ -107,5 +107,5 @@ def _requests_rejected(settings: Settings) -> AlertRule:
             f"last five minutes; accepted are {percent_text(settings.alerts.rejected_ratio)}. "
             f"The engines of this model cost {MODEL_SPEND}, and they do not suffice."
         ),
-        dashboard=dashboard_url(settings, names.DASHBOARD_FLEET, by_model=True),
+        dashboard=dashboard_url(settings, names.DASHBOARD_ENGINE, by_model=True),
     )

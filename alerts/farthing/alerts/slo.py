@@ -157,5 +157,5 @@ def _burning(settings: Settings, name: str, severity: Severity, for_seconds: int
             f"Left of the budget: {{{{ with {left} }}}}{{{{ . | first | value | humanizePercentage }}}}{{{{ else }}}}"
             f"unknown{{{{ end }}}}. The engines of this model cost {MODEL_SPEND} while it lasts."
         ),
-        dashboard=dashboard_url(settings, names.DASHBOARD_FLEET, by_model=True),
+        dashboard=dashboard_url(settings, names.DASHBOARD_SLO, by_model=True),
     )

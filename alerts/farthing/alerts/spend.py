@@ -78,7 +78,7 @@ def _spend_rate_jump(settings: Settings) -> AlertRule:
             f"All engines together cost {_DOLLARS} per hour, more than {settings.alerts.spend_jump_ratio:.10g} times "
             f"{amount(f'avg_over_time({fleet}[{BASE_RANGE}])')} per hour, their mean of the last day."
         ),
-        dashboard=dashboard_url(settings, names.DASHBOARD_FLEET),
+        dashboard=dashboard_url(settings, names.DASHBOARD_ECONOMICS),
     )
 
 
@@ -97,7 +97,7 @@ def _daily_spend_high(settings: Settings) -> AlertRule:
             f"The engines have cost {_DOLLARS} since midnight UTC; meant are at most {money_text(limit)} a day. "
             f"The fleet costs {FLEET_SPEND}."
         ),
-        dashboard=dashboard_url(settings, names.DASHBOARD_FLEET),
+        dashboard=dashboard_url(settings, names.DASHBOARD_ECONOMICS),
     )
 
 
@@ -116,7 +116,7 @@ def _monthly_spend_high(settings: Settings) -> AlertRule:
             f"The engines have cost {_DOLLARS} this month; meant are at most {money_text(limit)}. "
             f"The fleet costs {FLEET_SPEND}."
         ),
-        dashboard=dashboard_url(settings, names.DASHBOARD_FLEET),
+        dashboard=dashboard_url(settings, names.DASHBOARD_ECONOMICS),
     )
 
 
@@ -135,7 +135,7 @@ def _monthly_forecast_high(settings: Settings) -> AlertRule:
             f"The forecast of this month's bill is at least {_DOLLARS} ({{{{ $labels.bound }}}} bound of its 80 % "
             f"interval); meant are at most {money_text(limit)}. The fleet costs {FLEET_SPEND}."
         ),
-        dashboard=dashboard_url(settings, names.DASHBOARD_FLEET),
+        dashboard=dashboard_url(settings, names.DASHBOARD_ECONOMICS),
     )
 
 
@@ -156,7 +156,7 @@ def _budget_threshold_passed(settings: Settings) -> AlertRule:
             f"This month's spend{_OF_WHOM} passed {{{{ $labels.threshold }}}} of its budget within the last day and is "
             f"{{{{ $value | humanizePercentage }}}} of it now. The fleet costs {FLEET_SPEND}."
         ),
-        dashboard=dashboard_url(settings, names.DASHBOARD_FLEET),
+        dashboard=dashboard_url(settings, names.DASHBOARD_ECONOMICS),
     )
 
 
@@ -174,7 +174,7 @@ def _budget_spent(settings: Settings) -> AlertRule:
             f"This month's spend{_OF_WHOM} is {{{{ $value | humanizePercentage }}}} of its budget. Budgets never "
             f"block: work goes on and costs; the fleet costs {FLEET_SPEND}."
         ),
-        dashboard=dashboard_url(settings, names.DASHBOARD_FLEET),
+        dashboard=dashboard_url(settings, names.DASHBOARD_ECONOMICS),
     )
 
 
@@ -193,7 +193,7 @@ def _cost_anomaly(settings: Settings) -> AlertRule:
             f"Tenant {{{{ $labels.tenant }}}} has cost {_DOLLARS} more than was to be expected of it, and goes on. "
             f"The fleet costs {FLEET_SPEND}."
         ),
-        dashboard=dashboard_url(settings, names.DASHBOARD_FLEET),
+        dashboard=dashboard_url(settings, names.DASHBOARD_TENANTS),
     )
 
 
@@ -219,5 +219,5 @@ def _unit_cost_jump(settings: Settings) -> AlertRule:
             f"hour: more than {ratio:.10g} times {usual}, their mean of the last day, with as much traffic as ever. "
             f"The engines of this model cost {MODEL_SPEND}."
         ),
-        dashboard=dashboard_url(settings, names.DASHBOARD_FLEET, by_model=True),
+        dashboard=dashboard_url(settings, names.DASHBOARD_ECONOMICS, by_model=True),
     )

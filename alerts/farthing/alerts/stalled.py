@@ -42,5 +42,5 @@ def _engine_stalled(settings: Settings) -> AlertRule:
             f"{settings.alerts.stalled_seconds + 60} s neither read a prompt nor made a token. "
             f"It costs {INSTANCE_SPEND} and serves nobody."
         ),
-        dashboard=dashboard_url(settings, names.DASHBOARD_FLEET, by_model=True),
+        dashboard=dashboard_url(settings, names.DASHBOARD_ENGINE, by_model=True),
     )
