@@ -25,11 +25,11 @@ from farthing.vocabulary.loading import load_catalogue
 ROOT = Path(__file__).parents[2]
 SCALE = (ROOT / "docs" / "scale.md").read_text()
 PER_ENGINE: Mapping[Path, int] = {
-    CAPTURES / "metrics-text.txt": 30,
-    CAPTURES / "metrics-vlm.txt": 30,
-    CAPTURES / "metrics-specdecode-lora.txt": 33,
-    PROBED: 29,
-    SGLANG: 16,
+    CAPTURES / "metrics-text.txt": 37,
+    CAPTURES / "metrics-vlm.txt": 37,
+    CAPTURES / "metrics-specdecode-lora.txt": 40,
+    PROBED: 36,
+    SGLANG: 21,
 }
 """Exposition -> the series that its engine adds for each model."""
 REASONS = 5
@@ -99,6 +99,7 @@ def per_model(path: Path, catalogue: str) -> int:
     wanted = {
         source.metric
         for signal, _, _ in BUCKETS.values()
+        if signal in load_catalogue(catalogue).signals
         for source in load_catalogue(catalogue).signals[signal].sources
     }
     buckets = {

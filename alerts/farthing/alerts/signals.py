@@ -75,6 +75,13 @@ RATES: Final = {
     names.REC_KV_STORED_RATE: "kv_offload_stored_bytes_total",
     names.REC_KV_TRANSFERRED_RATE: "kv_transferred_bytes_total",
     names.REC_KV_TRANSFER_FAILED_RATE: "kv_transfers_failed_total",
+    names.REC_TIMED_RATE: "requests_timed_total",
+    names.REC_QUEUE_TIME: "queue_time_sum",
+    names.REC_PREFILL_TIME: "request_prefill_time_sum",
+    names.REC_DECODE_TIME: "request_decode_time_sum",
+    names.REC_E2E_TIME: "e2e_latency_sum",
+    names.REC_FIRST_TOKEN_RATE: "first_tokens_total",
+    names.REC_TTFT_TIME: "time_to_first_token_sum",
     names.REC_FLOPS: "flops_per_gpu_total",
     names.REC_MEMORY_BYTES: "memory_bytes_per_gpu_total",
 }
@@ -85,6 +92,8 @@ BUCKETS: Final = {
     names.REC_TPOT_BUCKET: ("time_per_output_token_seconds", names.REC_TPOT_P50, names.REC_TPOT_P95),
     names.REC_E2E_BUCKET: ("e2e_latency_seconds", names.REC_E2E_P50, names.REC_E2E_P95),
     names.REC_QUEUE_BUCKET: ("queue_time_seconds", names.REC_QUEUE_P50, names.REC_QUEUE_P95),
+    names.REC_PREFILL_BUCKET: ("request_prefill_time_seconds", names.REC_PREFILL_P50, names.REC_PREFILL_P95),
+    names.REC_DECODE_BUCKET: ("request_decode_time_seconds", names.REC_DECODE_P50, names.REC_DECODE_P95),
     names.REC_PROMPT_LENGTH_BUCKET: ("request_prompt_tokens", names.REC_PROMPT_LENGTH_P50, names.REC_PROMPT_LENGTH_P95),
     names.REC_OUTPUT_LENGTH_BUCKET: ("request_output_tokens", names.REC_OUTPUT_LENGTH_P50, names.REC_OUTPUT_LENGTH_P95),
 }
@@ -95,6 +104,9 @@ DETAILS: Final = frozenset(
         *(names.REC_DRAFTS_RATE, names.REC_EXTERNAL_QUERY_RATE, names.REC_KV_LOADED_RATE, names.REC_KV_STORED_RATE),
         *(names.REC_KV_TRANSFERRED_RATE, names.REC_KV_TRANSFER_FAILED_RATE),
         *(names.REC_PROMPT_LENGTH_BUCKET, names.REC_OUTPUT_LENGTH_BUCKET),
+        *(names.REC_TIMED_RATE, names.REC_QUEUE_TIME, names.REC_PREFILL_TIME, names.REC_DECODE_TIME),
+        *(names.REC_E2E_TIME, names.REC_FIRST_TOKEN_RATE, names.REC_TTFT_TIME),
+        *(names.REC_PREFILL_BUCKET, names.REC_DECODE_BUCKET),
     )
 )
 """Of them, those that only people look at: no alert follows them, and they are recorded less often."""
