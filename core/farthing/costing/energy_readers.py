@@ -11,7 +11,6 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from itertools import pairwise
 from operator import attrgetter
 from typing import Final, NamedTuple
 
@@ -50,15 +49,18 @@ class _Series:
         """The least counts: by the best method, then the run that began first, as its name tells."""
         return ENERGY_METHODS.index(self.method), len(self.run), self.run
 
-    def add(self, at: int, counter: int) -> None:
-        """Take a sample; one of a moment that is known changes nothing."""
+    def add(self, at: int, counter: int) -> int:
+        """Take a sample, and return from when on it changes anything; one of a moment that is known does not."""
         place = bisect_left(self.at, at)
         if place == len(self.at) or self.at[place] != at:
             self.at.insert(place, at)
             self.counter.insert(place, counter)
+        return self.at[max(0, place - 1)]
 
     def count(self) -> None:
         """Add up what the samples tell."""
+        if len(self.total) == len(self.at):
+            return
         total, level, before = 0, self.counter[0], self.at[0]
         self.total, self.level = [total], [level]
         for at, counter in zip(self.at[1:], self.counter[1:], strict=True):
@@ -125,6 +127,8 @@ class ReadDevice:
         """What is expected of it is known up to here while it has no sample."""
         self._series: dict[tuple[str, str], _Series] = {}
         self._merged: _Merged | None = None
+        self._changed_ns: int | None = None
+        """From when on ``_merged`` is out of date."""
         self._anchor_ns: int | None = None
         """The moment whose total is ``_anchor_mj``: of the first sample that came, or up to where all is settled."""
         self._anchor_mj = 0
@@ -139,10 +143,10 @@ class ReadDevice:
             if self._anchor_ns is None:
                 self._anchor_ns = at
             if not self._settled or at > self._anchor_ns:
-                series.add(at, counter)
+                since = series.add(at, counter)
+                self._changed_ns = since if self._changed_ns is None else min(self._changed_ns, since)
         if series.at:
             self._series[run, method] = series
-        self._merged = None
 
     @property
     def known(self) -> bool:
@@ -231,8 +235,9 @@ class ReadDevice:
         return self._series.values()
 
     def _all(self) -> _Merged:
-        if self._merged is None:
+        if self._merged is None or self._changed_ns is not None:
             self._merged = self._merge()
+            self._changed_ns = None
         return self._merged
 
     def _only_state(self, at: int) -> _State:
@@ -250,19 +255,31 @@ class ReadDevice:
                 lift = self._anchor_mj - only.at_moment(anchor_ns)
                 methods = [NO_ENERGY, *[only.method] * (len(only.at) - 1)]
                 return _Merged(only.at, [value + lift for value in only.total], methods, [])
-        moments = {at for one in ordered for at in one.at}
-        if self._settled:
-            moments = {anchor_ns, *(at for at in moments if at > anchor_ns)}
-        at = sorted(moments)
-        found = _Merged(at, [0], [NO_ENERGY], [self._start])
-        for begin, end in pairwise(at):
-            used, method, state = _step(ordered, found.states[-1], begin, end)
+        found = self._kept()
+        since = found.at[-1] if found.at else None
+        moments = {at for one in ordered for at in (one.at if since is None else one.at[bisect_right(one.at, since) :])}
+        if not found.at:
+            found.at.append(anchor_ns if self._settled else min(moments))
+            found.total.append(0)
+            found.methods.append(NO_ENERGY)
+            found.states.append(self._start)
+        for end in sorted(at for at in moments if at > found.at[-1]):
+            used, method, state = _step(ordered, found.states[-1], found.at[-1], end)
+            found.at.append(end)
             found.total.append(found.total[-1] + used)
             found.methods.append(method)
             found.states.append(state)
-        lift = self._anchor_mj - interpolated(at, found.total, anchor_ns)
-        found.total[:] = [value + lift for value in found.total]
-        return found
+        lift = self._anchor_mj - interpolated(found.at, found.total, anchor_ns)
+        return found if not lift else found._replace(total=[value + lift for value in found.total])
+
+    def _kept(self) -> _Merged:
+        """What was merged before and has not changed since."""
+        if self._merged is None or self._changed_ns is None or not self._merged.states:
+            return _Merged([], [], [], [])
+        keep = bisect_left(self._merged.at, self._changed_ns)
+        for column in self._merged:
+            del column[keep:]
+        return self._merged
 
 
 def _step(ordered: Sequence[_Series], state: _State, begin: int, end: int) -> tuple[int, str, _State]:
