@@ -56,13 +56,13 @@ def _loaded() -> Section:
     return Section(
         "How loaded is it?",
         (
+            (8, ((12, serving.queue()), (12, serving.kv_cache()))),
             (
-                8,
+                7,
                 (
-                    (9, serving.queue()),
-                    (4, serving.kv_cache_fullest()),
-                    (4, load.gpu_utilization()),
-                    (7, load.gpu_utilization_spread()),
+                    (5, serving.kv_cache_fullest()),
+                    (5, load.gpu_utilization()),
+                    (14, load.gpu_utilization_spread()),
                 ),
             ),
         ),

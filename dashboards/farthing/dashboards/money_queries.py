@@ -52,8 +52,8 @@ def forecast(bound: str) -> str:
 
 
 def unpriced_engines() -> str:
-    """Engines that no price applies to; no answer where every one has its price."""
-    return f"count({ENGINES.now(names.METRIC_UNPRICED)})"
+    """Engines of the fleet that no price applies to; no answer where every one has its price."""
+    return f"count({BUDGETS.now(names.METRIC_UNPRICED)})"
 
 
 def cost_rate_of(accounts: Sequence[str], group: Sequence[str]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from farthing.dashboards.queries import known, tenant_settled
-from farthing.dashboards.scopes import BUDGETS, INTERVAL, MODELS, RANGE, REQUESTS, TENANT_SUMS, TENANTS
+from farthing.dashboards.scopes import BOOKS, BUDGETS, INTERVAL, MODELS, RANGE, REQUESTS, TENANT_SUMS, TENANTS
 from farthing.domain import conventions as names
 from farthing.promql.money import cost_in
 from farthing.promql.scope import by
@@ -31,6 +31,8 @@ __all__ = [
 ]
 
 _BY_TENANT: Final = by((names.LABEL_TENANT,))
+_COVERED: Final = 0.95
+"""Part of a period's scrapes of Farthing that must be there for it to be compared with another."""
 OF_TENANTS: Final = (f'{names.LABEL_TENANT}!=""', f'{names.LABEL_TENANT}=~"$tenant"')
 """Of budgets, those that are for one of the chosen tenants."""
 
@@ -74,8 +76,14 @@ def ended_share(outcome: str) -> str:
 
 
 def before() -> str:
-    """Dollars of each tenant in the period before the time range, as long as that is."""
-    return f"sum{_BY_TENANT}({TENANTS.over('increase', RANGE, names.METRIC_TENANT_COST, ago=RANGE)})"
+    """Dollars of each tenant in the period before the time range, as long as that is.
+
+    No answer where Prometheus does not know most of that period: half a period would look like growth.
+    """
+    cost = f"sum{_BY_TENANT}({TENANTS.over('increase', RANGE, names.METRIC_TENANT_COST, ago=RANGE)})"
+    known_then = f"sum({BOOKS.over('count_over_time', RANGE, names.METRIC_BUILD, ago=RANGE)})"
+    known_now = f"sum({BOOKS.over('count_over_time', RANGE, names.METRIC_BUILD)})"
+    return f"({cost} and on () ({known_then} >= {_COVERED} * {known_now}))"
 
 
 def change() -> str:

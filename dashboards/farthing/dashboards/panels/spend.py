@@ -64,7 +64,7 @@ def unpriced_engines() -> Panel:
     """How many engines no price applies to."""
     return theme.number(
         "Engines without a price",
-        "Engines that no price applies to: their records are kept, and their cost is in no amount of this dashboard. "
+        "Engines of the fleet that no price applies to: their records are kept, and their cost is in no amount here. "
         "Give their GPU a price in farthing.yaml; see the runbook of FarthingEngineUnpriced.",
         "none",
         [Query(money.unpriced_engines())],

@@ -133,8 +133,8 @@ def movers() -> Panel:
     return theme.listing(
         "Who grew",
         "Cost in the time range, and in the period before that was as long. Unknown before: the tenant is new, or "
-        "Prometheus does not reach back so far. For a tenant that grew, compare its requests and cost per request "
-        "above: more traffic, or dearer requests. Choose 24 h or 7 days, so that the hours compare.",
+        "Prometheus does not know all of that period. For a tenant that grew, compare its requests and cost per "
+        "request above: more traffic, or dearer requests. Choose 24 h or 7 days, so that the hours compare.",
         _KEYS,
         (
             Column("Change", USD, tenants.change(), decimals=2),
