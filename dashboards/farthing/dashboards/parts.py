@@ -74,6 +74,8 @@ class Variable:
     name: str
     label: str
     query: str
+    chosen: str = ""
+    """What is chosen instead of All when the dashboard opens."""
 
 
 @dataclass(frozen=True, slots=True)

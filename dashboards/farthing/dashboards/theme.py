@@ -26,7 +26,7 @@ from farthing.dashboards.look import (
     targets,
 )
 from farthing.dashboards.parts import Annotation, Band, Link, Panel, Query, Section, Variable
-from farthing.dashboards.shapes import bars, dial, distribution, history, listing, note, spread, states
+from farthing.dashboards.shapes import bars, dial, distribution, history, listing, spread, states
 
 __all__ = [
     "COLUMNS",
@@ -38,7 +38,6 @@ __all__ = [
     "distribution",
     "history",
     "listing",
-    "note",
     "number",
     "over_time",
     "spread",
@@ -282,7 +281,7 @@ def _variable(variable: Variable) -> Json:
         refresh=grafana.REFRESH_ON_TIME_RANGE_CHANGE,
     )
     document = set_values(template.to_json_data(), _LEGACY_VARIABLE)
-    current = {"selected": True, "text": ["All"], "value": ["$__all"]}
+    current = {"selected": True, "text": [variable.chosen or "All"], "value": [variable.chosen or "$__all"]}
     return document | {"current": current, "regex": ""}
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from farthing.dashboards.parts import Variable
 from farthing.domain import conventions as names
 
-__all__ = ["CLUSTER", "ENGINE_KIND", "HOST", "INSTANCE", "MODEL", "OF_ENGINES", "SLO", "TENANT", "TIER"]
+__all__ = ["BATCH_TIER", "CLUSTER", "ENGINE_KIND", "HOST", "INSTANCE", "MODEL", "OF_ENGINES", "SLO", "TENANT", "TIER"]
 
 _OF_CLUSTER: Final = f'{names.LABEL_CLUSTER}=~"$cluster"'
 _OF_KIND: Final = f'{_OF_CLUSTER}, {names.LABEL_ENGINE_KIND}=~"$engine_kind"'
@@ -37,6 +38,9 @@ TIER: Final = Variable(
     "Tier",
     f"label_values({names.METRIC_REQUESTS}{{{_OF_CLUSTER}, {_OF_MODEL}}}, {names.LABEL_TIER})",
 )
+
+BATCH_TIER: Final = replace(TIER, label="Batch tier", chosen="batch")
+"""Which tier's work can wait: those of other names are chosen instead."""
 
 SLO: Final = Variable("slo", "Promise", f"label_values({names.REC_SLO_OBJECTIVE}{{{_OF_CLUSTER}}}, {names.LABEL_SLO})")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from farthing.dashboards import engine_queries, theme
@@ -37,7 +38,7 @@ __all__ = [
 
 USD: Final = "currencyUSD"
 _NAMED: Final = "{{instance}}"
-_STATES: Final = {
+_STATES: Final[Mapping[float, tuple[str, str]]] = {
     names.STATE_DOWN: ("down", BROKEN),
     names.STATE_ASLEEP: ("asleep", COLOURS[names.ASLEEP]),
     names.STATE_UP: ("up", CALM),
