@@ -10,7 +10,7 @@ from typing import Any
 from farthing.dashboards.render import render_dashboards
 from farthing.settings import Settings
 
-__all__ = ["dashboards", "expressions", "filled", "panels", "variable_queries"]
+__all__ = ["dashboards", "expressions", "filled", "notes", "panels", "variable_queries"]
 
 
 VARIABLES = ("cluster", "engine_kind", "model", "instance", "tenant", "tier", "slo", "hostname")
@@ -24,7 +24,13 @@ def dashboards(settings: Settings | None = None) -> dict[str, Any]:
 def panels(settings: Settings | None = None) -> Iterator[dict[str, Any]]:
     """Every panel with data, of every dashboard."""
     for dashboard in dashboards(settings).values():
-        yield from (panel for panel in dashboard["panels"] if panel["type"] != "row")
+        yield from (panel for panel in dashboard["panels"] if panel["type"] not in {"row", "text"})
+
+
+def notes() -> Iterator[dict[str, Any]]:
+    """Every panel that is a text."""
+    for dashboard in dashboards().values():
+        yield from (panel for panel in dashboard["panels"] if panel["type"] == "text")
 
 
 def expressions() -> list[tuple[str, str]]:

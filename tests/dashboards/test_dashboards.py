@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tests.dashboards.panels import dashboards, expressions, panels
+from tests.dashboards.panels import dashboards, expressions, notes, panels
 
 from farthing.alerts.render import render_rules
 from farthing.dashboards import theme
@@ -71,6 +71,15 @@ def test_a_panel_is_of_a_current_type_and_says_what_to_do(panel):
     }
     assert len(panel["description"]) > 60
     assert panel["description"].endswith(".")
+
+
+@pytest.mark.parametrize("panel", list(notes()), ids=lambda panel: panel["title"])
+def test_a_text_says_something_and_asks_nothing(panel):
+    """Grafana shows Markdown; a query of a text panel would be asked for nothing."""
+    assert panel["options"]["mode"] == "markdown"
+    assert len(panel["options"]["content"]) > 60
+    assert len(panel["description"]) > 60
+    assert not {"targets", "datasource", "fieldConfig"} & set(panel)
 
 
 @pytest.mark.parametrize("panel", PANELS, ids=TITLES)
@@ -260,6 +269,65 @@ def test_the_runbook_of_every_link_exists():
     }
     assert linked
     assert {name for name in linked if not (runbooks / name).is_file()} == set()
+
+
+@pytest.mark.parametrize(
+    "subject",
+    [
+        *(names.REC_SLO_OBJECTIVE, names.REC_SLO_BUDGET_LEFT, names.REC_SLO_WINDOW, names.REC_SLO_ERROR_5M),
+        *(names.REC_SLO_BURN_5M, names.REC_SLO_BURN_1H, names.REC_SLO_BURN_6H, names.REC_SLO_BURN_1D),
+        *(names.REC_SLO_BURN_3D, names.REC_SLO_THRESHOLD_1H, names.REC_SLO_THRESHOLD_6H, names.REC_SLO_THRESHOLD_1D),
+        *(names.REC_SLO_THRESHOLD_3D, names.REC_SLO_GOOD, names.REC_SLO_BAD, names.REC_SLO_EVENTS, "ALERTS"),
+    ],
+)
+def test_the_dashboard_of_promises_shows(subject):
+    """What it promises."""
+    assert any(subject in expr for expr in shown_on(names.DASHBOARD_SLO))
+
+
+@pytest.mark.parametrize(
+    "subject",
+    [
+        *(names.REC_QUEUE_P50, names.REC_QUEUE_P95, names.REC_QUEUE_BUCKET, names.REC_QUEUE_TIME),
+        *(names.REC_PREFILL_P50, names.REC_PREFILL_P95, names.REC_PREFILL_BUCKET, names.REC_PREFILL_TIME),
+        *(names.REC_TTFT_P50, names.REC_TTFT_P95, names.REC_ITL_P50, names.REC_ITL_P95, names.REC_ITL_BUCKET),
+        *(names.REC_DECODE_P50, names.REC_DECODE_P95, names.REC_DECODE_BUCKET, names.REC_DECODE_TIME),
+        *(names.REC_E2E_P50, names.REC_E2E_P95, names.REC_E2E_TIME, names.REC_PREEMPTION_RATE),
+        *(f"{names.METRIC_TTFT}_bucket", f"{names.METRIC_E2E}_bucket"),
+    ],
+)
+def test_the_dashboard_of_latency_shows(subject):
+    """What it promises."""
+    assert any(subject in expr for expr in shown_on(names.DASHBOARD_LATENCY))
+
+
+def test_exemplars_are_asked_for_of_farthings_own_histograms_alone():
+    """Recorded series have none, and engines tell none."""
+    asked = [(panel["title"], target) for panel in PANELS for target in panel["targets"] if target["exemplar"]]
+    spreads = {"First token, spread with traces", "Whole answer, spread with traces"}
+    assert {title for title, _ in asked} >= spreads | {"First token by tier", "Whole answer by tier"}
+    for title, target in asked:
+        assert re.search(r"rate\(farthing_\w+_seconds_bucket\{", target["expr"]), title
+
+
+def test_the_network_is_said_not_to_be_measured():
+    """No series tells it: a number would be made up."""
+    (panel,) = [panel for panel in notes() if panel["title"] == "Network"]
+    assert panel["options"]["content"].startswith("**Not measured.**")
+
+
+@pytest.mark.parametrize(
+    "subject",
+    [
+        *("up", names.METRIC_BUILD, names.METRIC_WATERMARK_LAG, names.METRIC_INTAKE, names.METRIC_SCRAPE_UP),
+        *(names.METRIC_SCRAPE_FAILURES, names.METRIC_CHECK, names.METRIC_RESIDUAL, names.METRIC_FIT_ERROR),
+        *(names.METRIC_UNATTRIBUTED, names.METRIC_LATE, names.METRIC_GPU_SOURCE_UP, names.METRIC_GPU_WAITING),
+        *(names.METRIC_GPU_DROPPED, names.PROBE_ON, names.PROBE_SPOOLED, names.PROBE_DROPPED, names.PROBE_ERRORS),
+    ],
+)
+def test_the_dashboard_of_farthing_itself_shows(subject):
+    """What it promises."""
+    assert any(subject in expr for expr in shown_on(names.DASHBOARD_FARTHING))
 
 
 def test_only_the_theme_touches_grafanalib():

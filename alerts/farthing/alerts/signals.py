@@ -41,6 +41,9 @@ __all__ = [
 RANGE: Final = "1m"
 """Of every rate; the records' names say so too. Holds at least four scrapes of 15 s."""
 
+RESTART_RANGE: Final = "5m"
+"""A restart is seen where the last scrape before it and the first one after it lie within."""
+
 SCALARS: Final = {
     names.REC_RUNNING: "requests_running",
     names.REC_WAITING: "requests_waiting",
@@ -244,7 +247,7 @@ def _rate(series: str) -> str:
 
 
 def _resets(series: str) -> str:
-    return f"resets({series}[{RANGE}])"
+    return f"resets({series}[{RESTART_RANGE}])"
 
 
 def _kinds(catalogues: Sequence[Catalogue]) -> str:

@@ -327,7 +327,7 @@ REC_ADAPTERS: Final = "llm:lora_adapters:last"
 """By instance, the LoRA adapters that run and wait, as labels; the value is when that was so, in Unix time."""
 REC_ENGINE: Final = "llm:engine:info"
 """1 per (instance, model), with the kind of engine, and the instance once more as ``engine``."""
-REC_RESETS: Final = "llm:generation_tokens:resets1m"
+REC_RESETS: Final = "llm:generation_tokens:resets5m"
 """Times that an instance began to count anew within a minute: restarts."""
 # rates by (instance, model)
 REC_GENERATION_RATE: Final = "llm:generation_tokens:rate1m"

@@ -11,6 +11,7 @@ from farthing.dashboards.engine import engines
 from farthing.dashboards.fleet import fleet
 from farthing.dashboards.gpus import gpus_and_energy
 from farthing.dashboards.itself import itself
+from farthing.dashboards.latency import latency
 from farthing.dashboards.slo import slo
 from farthing.dashboards.tenants import tenants
 from farthing.domain.conventions import (
@@ -20,6 +21,7 @@ from farthing.domain.conventions import (
     DASHBOARD_FARTHING,
     DASHBOARD_FLEET,
     DASHBOARD_GPUS,
+    DASHBOARD_LATENCY,
     DASHBOARD_SLO,
     DASHBOARD_TENANTS,
 )
@@ -32,6 +34,7 @@ DASHBOARDS: Final[tuple[tuple[str, Callable[[Settings], str]], ...]] = (
     (DASHBOARD_ECONOMICS, token_economics),
     (DASHBOARD_TENANTS, tenants),
     (DASHBOARD_SLO, slo),
+    (DASHBOARD_LATENCY, latency),
     (DASHBOARD_FARTHING, itself),
     (DASHBOARD_GPUS, gpus_and_energy),
     (DASHBOARD_ENGINE, engines),

@@ -22,7 +22,7 @@ from farthing.dashboards.look import (
 )
 from farthing.dashboards.parts import Band, Column, Link, Panel, Query
 
-__all__ = ["bars", "dial", "distribution", "history", "listing", "spread", "states"]
+__all__ = ["bars", "dial", "distribution", "history", "listing", "note", "spread", "states"]
 
 HISTORY_POINTS: Final = 120
 """Columns of a history: each is some pixels wide on a laptop."""
@@ -243,6 +243,19 @@ def states(
         defaults=defaults,
         panel_links=panel_links,
     )
+
+
+def note(title: str, description: str, text: str) -> Panel:
+    """A text in Markdown, such as why something is not shown; it asks nothing."""
+    document = {
+        "type": "text",
+        "title": title,
+        "description": description,
+        "options": {"mode": "markdown", "content": text},
+        "links": [],
+        "transparent": False,
+    }
+    return Panel(title, document)
 
 
 def listing(

@@ -26,7 +26,7 @@ from farthing.dashboards.look import (
     targets,
 )
 from farthing.dashboards.parts import Annotation, Band, Link, Panel, Query, Section, Variable
-from farthing.dashboards.shapes import bars, dial, distribution, history, listing, spread, states
+from farthing.dashboards.shapes import bars, dial, distribution, history, listing, note, spread, states
 
 __all__ = [
     "COLUMNS",
@@ -38,6 +38,7 @@ __all__ = [
     "distribution",
     "history",
     "listing",
+    "note",
     "number",
     "over_time",
     "spread",
