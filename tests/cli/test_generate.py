@@ -6,6 +6,7 @@ import pytest
 
 from farthing.alerts.render import render_rules
 from farthing.cli.generate import check, generate, generated_files, write
+from farthing.dashboards.render import render_dashboards
 from farthing.domain.errors import ConfigError
 from farthing.domain.metric_reference import METRICS
 from farthing.settings import Settings
@@ -32,7 +33,7 @@ def test_the_files_are_rules_dashboards_compose_configuration_and_references():
     assert [path for path in paths if not path.startswith("deploy/")] == [
         *(f"alerts/generated/{name}" for name in render_rules(Settings())),
         *(f"alerts/generated/current/{name}" for name in render_rules(Settings())),
-        "dashboards/generated/farthing-fleet.json",
+        *(f"dashboards/generated/{name}" for name in render_dashboards(Settings())),
         "docs/alerts.md",
         "docs/metrics.md",
         "docs/cli.md",
