@@ -127,8 +127,10 @@ def test_a_unit_cost_stands_between_its_bounds_beside_its_method_and_error():
     exprs = [target["expr"] for target in panel_titled(ECONOMICS, "Cost per million tokens, by engine")["targets"]]
     for part in ('bound="low"', 'bound="high"', names.METRIC_FIT_ERROR, names.METRIC_SATURATED_UNIT_COST):
         assert any(part in expr for expr in exprs)
-    methods = panel_titled(ECONOMICS, "How these costs were found")["targets"]
-    assert all(f"{names.LABEL_PHASE}, {names.LABEL_METHOD}" in target["expr"] for target in methods)
+    title = "Cost per million tokens in range, and how it is known"
+    exprs = [target["expr"] for target in panel_titled(ECONOMICS, title)["targets"]]
+    for part in ('bound="low"', 'bound="high"', f'method="{names.MODELLED}"'):
+        assert sum(part in expr for expr in exprs) == 1, part
 
 
 def test_the_month_is_red_from_the_limit_of_the_settings_on():

@@ -49,7 +49,8 @@ def _unit_cost() -> Section:
         "What does a million tokens cost, and how is that known?",
         (
             (8, ((12, cost.unit_cost()), (12, economics.recent_and_saturated()))),
-            (8, ((9, economics.methods()), (15, economics.engines()))),
+            (6, ((24, economics.phases()),)),
+            (8, ((24, economics.engines()),)),
         ),
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from farthing.dashboards.queries import known
+from farthing.dashboards.queries import known, unit_cost
 from farthing.dashboards.scopes import BUDGETS, ENGINES, GPUS, INTERVAL, RANGE
 from farthing.domain import conventions as names
 from farthing.promql.money import cost_in
@@ -18,7 +18,6 @@ __all__ = [
     "budget_gauge",
     "budget_passed_ms",
     "capacity_booked",
-    "charged_and_aborted",
     "cost_rate_of",
     "dearness",
     "engine_phase_gauge",
@@ -26,10 +25,12 @@ __all__ = [
     "forecast",
     "kpi",
     "settled_of",
-    "share_by_method",
+    "share_of_method",
     "unallocated_now",
     "unattributed_by_reason",
     "unit_cost_bound",
+    "unit_cost_in_range",
+    "unit_cost_in_range_bound",
     "unpriced_engines",
 ]
 
@@ -38,7 +39,7 @@ WORK: Final = (names.CHARGED, names.ABORTED)
 BUDGET: Final = (names.LABEL_TENANT, names.LABEL_PROJECT, names.LABEL_MODEL)
 """What a budget may be for."""
 _ENGINE_PHASE: Final = (names.LABEL_ENGINE, names.LABEL_PHASE)
-_PHASE_METHOD: Final = (names.LABEL_PHASE, names.LABEL_METHOD)
+_PHASE: Final = by((names.LABEL_PHASE,))
 
 
 def bill_so_far(metric: str) -> str:
@@ -66,15 +67,29 @@ def settled_of(metric: str) -> str:
     return f"sum({ENGINES.now(metric)})"
 
 
-def charged_and_aborted() -> str:
-    """Dollars of requests' own work in the time range, by phase and by how the phase's part was found."""
-    return cost_in(ENGINES, RANGE, WORK, _PHASE_METHOD)
+def share_of_method(method: str) -> str:
+    """Part of the dollars of requests' own work in the time range that was found so, by phase."""
+    chosen = (_any(WORK), _is(names.LABEL_METHOD, method))
+    found = f"sum{_PHASE}({ENGINES.over('increase', RANGE, names.METRIC_COST, *chosen)})"
+    return known(f"{found}\n/ {cost_in(ENGINES, RANGE, WORK, (names.LABEL_PHASE,))}")
 
 
-def share_by_method() -> str:
-    """Part of each phase's dollars that each method found."""
-    whole = cost_in(ENGINES, RANGE, WORK, (names.LABEL_PHASE,))
-    return known(f"{charged_and_aborted()}\n/ on ({names.LABEL_PHASE}) group_left ()\n{whole}")
+def unit_cost_in_range() -> str:
+    """Dollars of requests' own work per million tokens in the time range, by phase."""
+    return unit_cost("increase", RANGE)
+
+
+def unit_cost_in_range_bound(bound: str) -> str:
+    """The least (``low``) or the most (``high``) that it may be, by phase.
+
+    Each engine's bound of late by its recent unit cost is how far the split is in doubt there; engines count by what
+    they cost in the time range, and those whose bounds are unknown are taken to be as uncertain as the others.
+    """
+    doubt = f"({unit_cost_bound(bound)} / {engine_phase_gauge(names.METRIC_RECENT_UNIT_COST)})"
+    cost = cost_in(ENGINES, RANGE, WORK, _ENGINE_PHASE)
+    engines = ", ".join(_ENGINE_PHASE)
+    weighed = f"sum{_PHASE}({cost} * {doubt})\n/ sum{_PHASE}({cost} and on ({engines}) {doubt})"
+    return f"({unit_cost_in_range()})\n* ({weighed})"
 
 
 def engine_phase_gauge(metric: str, *more: str) -> str:

@@ -17,8 +17,8 @@ __all__ = [
     "capacity",
     "engines",
     "identity",
-    "methods",
     "nothing_over_time",
+    "phases",
     "recent_and_saturated",
     "saved",
     "unallocated",
@@ -47,17 +47,20 @@ def recent_and_saturated() -> Panel:
     )
 
 
-def methods() -> Panel:
-    """How each phase's part was found."""
+def phases() -> Panel:
+    """A table of phases: what a million tokens cost, between which bounds, and how that was found."""
     return theme.listing(
-        "How these costs were found",
-        "Cost of requests' work in the time range by phase and method. Modelled: busy time is metered, its split into "
-        "phases is fitted with an error below 10 %. Estimated: worse, or from an engine's counters alone; load the "
-        "probe. Assumed: by a data sheet, until an engine has worked for a minute. The bill itself is metered.",
-        {names.LABEL_PHASE: "Phase", names.LABEL_METHOD: "Method"},
+        "Cost per million tokens in range, and how it is known",
+        "What requests' work cost in the time range by the tokens computed; least and most: how far the split of busy "
+        "time into phases is in doubt. Modelled: the part whose time is metered and split by a fit that misses by less "
+        "than 10 %. The rest is estimated, by a worse fit or from an engine's counters alone, or assumed in its first "
+        "minute: load the probe where little is modelled. The bill itself is metered.",
+        {names.LABEL_PHASE: "Phase"},
         (
-            Column("Cost in range", USD, money.charged_and_aborted(), decimals=2),
-            Column("Share of the phase", "percentunit", money.share_by_method(), decimals=1),
+            Column("In range", USD, money.unit_cost_in_range(), decimals=4),
+            Column("Least", USD, money.unit_cost_in_range_bound("low"), decimals=4),
+            Column("Most", USD, money.unit_cost_in_range_bound("high"), decimals=4),
+            Column("Modelled", "percentunit", money.share_of_method(names.MODELLED), decimals=1),
         ),
         footer=False,
         panel_links=(to_dashboard(names.DASHBOARD_FARTHING, "Farthing itself"),),
