@@ -191,6 +191,12 @@ def test_pcie_is_measured_only_where_it_is_asked_for(monkeypatch, asked):
 # ---- farthing serve ----------------------------------------------------------------------------------
 
 
+def idle_nano(url):
+    """What the only device costs that no engine of the books has, in nano-dollars an hour; None without it."""
+    (device,) = get(url, "/api/v1/gpus").json()["devices"]
+    return device["unallocated_per_hour_nano"]
+
+
 def test_the_service_shows_its_devices_and_keeps_their_energy(ledger, monkeypatch):
     """One reading is on /metrics, in the API and, as samples, in the inbox; at the end the rest is kept too."""
     source = Turning()
@@ -198,6 +204,7 @@ def test_the_service_shows_its_devices_and_keeps_their_energy(ledger, monkeypatc
     service = Service(Settings(engines=(ENGINE,), gpus=QUICK), ledger)
     with served(service.app) as url:
         wait_until(lambda: devices_in(ledger), 30, "a record of a device")
+        wait_until(lambda: idle_nano(url) is not None, 30, "what it costs while its engine has never answered")
         shown = samples(url)
         payload = get(url, "/api/v1/gpus").json()
     ((labels, watts),) = shown[c.METRIC_GPU_POWER]
@@ -207,7 +214,7 @@ def test_the_service_shows_its_devices_and_keeps_their_energy(ledger, monkeypatc
     assert shown[c.METRIC_GPU_SOURCE_UP] == [({c.LABEL_SOURCE: "nvml"}, 1)]
     (device,) = payload["devices"]
     assert (device["engines"], device["power_watts"], device["utilization"]) == (["llama-8b"], 500, 0.97)
-    assert device["unallocated_per_hour_nano"] is None
+    assert device["unallocated_per_hour_nano"] == price_book(Settings()).tariff(H100, 1).nano_per_hour(time.time_ns())
     assert source.closed.wait(30)
     records = devices_in(ledger)
     assert {(record.uuid, record.method) for record in records} == {(UUID, COUNTER)}
