@@ -53,7 +53,7 @@ def idle_share(settings: Settings) -> Panel:
         [Query(queries.share_of_cost((names.IDLE,), names.ACCOUNTS))],
         bands=(Band(settings.alerts.idle_cost_ratio, "broken"),),
         decimals=1,
-        panel_links=(_ECONOMICS, runbook("FarthingIdleCostHigh")),
+        panel_links=(_ECONOMICS, to_dashboard(names.DASHBOARD_BATCH, "Batch jobs"), runbook("FarthingIdleCostHigh")),
     )
 
 
