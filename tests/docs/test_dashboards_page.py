@@ -13,7 +13,7 @@ from farthing.domain import conventions as names
 
 PAGE = (ROOT / "docs" / "dashboards.md").read_text()
 UIDS = {value for name, value in vars(names).items() if name.startswith("DASHBOARD_")}
-QUESTIONS = [row for row in rows(PAGE) if len(row) == 5 and row[0] not in {"question", "dashboard"}]
+QUESTIONS = [row for row in rows(sections(PAGE)["Question by question"]) if len(row) == 5 and row[0] != "question"]
 OTHERS = ("vLLM", "production-stack", "llm-d")
 _OURS = re.compile(r"`(farthing-[a-z]+)`: ([^;]+)")
 
