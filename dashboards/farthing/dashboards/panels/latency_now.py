@@ -94,8 +94,8 @@ def mean_stages() -> Panel:
         "Mean time of a request, by stage",
         "Mean seconds of the requests finished within one minute: in the queue, in prefill until the first token, in "
         "decode until the last, and the rest in the server around the engine; what an engine does not tell is in the "
-        "rest. Act on the largest: queue: engines; prefill: prompts and their cache; decode: batches and lengths; rest: "
-        "the server's processors.",
+        "rest. Act on the largest: queue: engines; prefill: prompts and their cache; decode: batches and lengths; "
+        "rest: the server's processors.",
         "s",
         [
             Query(asked.mean(names.REC_QUEUE_TIME), "queue"),
