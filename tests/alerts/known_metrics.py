@@ -35,6 +35,8 @@ __all__ = [
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 CAPTURES = FIXTURES / "vllm-0.32-cpu"
+CONNECTORS = FIXTURES / "vllm-0.32-connectors" / "metrics.txt"
+"""What vLLM's own collectors of KV connectors say."""
 SGLANG = FIXTURES / "sglang-0.5.23" / "metrics.txt"
 PROBED = FIXTURES / "recordings" / "h100-llama8b-probe" / "metrics_final.txt"
 HISTOGRAMS = (names.METRIC_TTFT, names.METRIC_TPOT, names.METRIC_E2E, names.METRIC_QUEUE)
@@ -45,8 +47,8 @@ OF_THE_SCRAPE = {names.LABEL_JOB, names.LABEL_INSTANCE}
 
 def captures() -> list[str]:
     """The texts of the recorded vLLM expositions."""
-    texts = [path.read_text() for path in sorted(CAPTURES.glob("metrics-*.txt"))]
-    assert len(texts) == 3
+    texts = [path.read_text() for path in (*sorted(CAPTURES.glob("metrics-*.txt")), CONNECTORS)]
+    assert len(texts) == 4
     return texts
 
 

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 CAPTURED = {
     "vllm": sorted(
         [
-            *ROOT.glob("tests/fixtures/vllm-*/metrics*.txt"),
+            *ROOT.glob("tests/fixtures/vllm-[0-9]*/metrics*.txt"),
             *ROOT.glob("tests/fixtures/recordings/*/metrics_final.txt"),
             *ROOT.glob("app/farthing/replay/recordings/*/metrics_final.txt"),
         ]
@@ -46,7 +46,7 @@ def sources(catalogue: Catalogue) -> list[Source]:
 
 def test_there_are_captures_to_compare_with():
     """Without any, the tests below would say nothing."""
-    assert len(CAPTURED["vllm"]) == 7
+    assert len(CAPTURED["vllm"]) == 8
     assert len(CAPTURED["sglang"]) == 1
 
 
