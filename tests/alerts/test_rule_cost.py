@@ -126,7 +126,7 @@ def test_an_engine_adds_at_most_one_series_for_each_scalar_and_rate(tmp_path):
     promtool(
         tmp_path,
         series,
-        {f'count by (instance, model) ({{{RECORDED}, job="", instance!=""}})': expected},
+        {f'count by (instance, model) ({{{RECORDED}, job="", instance!="", model!=""}})': expected},
     )
 
 

@@ -26,6 +26,15 @@ NOT_WITHIN_A_MINUTE = {
         (names.PROBE_REFUSED, names.PROBE_FAILURES, names.PROBE_ERRORS),
         "the probe is in none of the engines recorded here",
     ),
+    **dict.fromkeys((names.REC_MFU, names.REC_MBU), "the engines recorded here ran on processors, which have no peak"),
+    **dict.fromkeys(
+        (
+            *(names.REC_EXTERNAL_QUERY_RATE, names.REC_KV_STORED_RATE, names.REC_KV_LOADED_RATE),
+            *(names.REC_KV_TRANSFERRED_RATE, names.REC_KV_TRANSFER_FAILED_RATE),
+        ),
+        "no engine recorded here has a KV connector",
+    ),
+    names.REC_RESETS: "no engine recorded here began anew",
     names.REC_SLO_BURN_30M: "adds up rates a minute apart",
     names.REC_SLO_BURN_1H: "adds up rates a minute apart",
     names.REC_SLO_BURN_6H: "adds up rates five minutes apart",

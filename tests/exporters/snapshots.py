@@ -158,6 +158,7 @@ def energy_view(step: int = 100) -> EnergyView:
     lines = {
         ("charged", "prefill", "modelled"): 800_100 * step,
         ("charged", "decode", "modelled"): 900_400 * step,
+        ("charged", "vision", "modelled"): 150_000 * step,
         ("idle", "", "metered"): 300_000 * step,
         ("unattributed", "decode", "modelled"): 1_000 * step,
     }

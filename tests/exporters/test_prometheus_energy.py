@@ -16,7 +16,7 @@ def test_joules_are_by_account_phase_and_method_without_what_may_be_taken_back()
     samples = scrape(registry_of(snapshot))
     assert one(samples, names.METRIC_PHASE_ENERGY, account="charged", phase="decode", method="modelled") == 90_040.0
     assert one(samples, names.METRIC_PHASE_ENERGY, account="idle", phase="", method="metered") == 30_000.0
-    assert len(series(samples, names.METRIC_PHASE_ENERGY)) == 3
+    assert len(series(samples, names.METRIC_PHASE_ENERGY)) == 4
 
 
 def test_tenants_without_a_seat_share_other_which_keeps_their_joules():
