@@ -49,7 +49,7 @@ def _unit_cost() -> Section:
         "What does a million tokens cost, and how is that known?",
         (
             (8, ((12, cost.unit_cost()), (12, economics.recent_and_saturated()))),
-            (6, ((24, economics.phases()),)),
+            (5, ((24, economics.phases()),)),
             (8, ((24, economics.engines()),)),
         ),
     )
@@ -71,9 +71,9 @@ def _nothing(settings: Settings) -> Section:
             (
                 8,
                 (
-                    (12, economics.nothing_over_time()),
+                    (10, economics.nothing_over_time()),
                     (6, economics.unattributed(settings)),
-                    (6, economics.capacity()),
+                    (8, economics.capacity()),
                 ),
             ),
         ),

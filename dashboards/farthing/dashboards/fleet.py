@@ -56,7 +56,7 @@ def _loaded() -> Section:
     return Section(
         "How loaded is it?",
         (
-            (8, ((12, serving.queue()), (12, serving.kv_cache()))),
+            (8, ((12, serving.queue()), (12, serving.kv_cache_spread()))),
             (
                 7,
                 (

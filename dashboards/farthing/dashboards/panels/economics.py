@@ -42,7 +42,7 @@ def recent_and_saturated() -> Panel:
         "minutes of work, and what the same work would cost in a full engine (modelled). The gap is the price of "
         "emptiness: fewer engines, or more traffic on each, close it. Images have no price in a full engine.",
         USD,
-        [Query(recent, "{{phase}} of late"), Query(full, "{{phase}} when full")],
+        [Query(recent, "{{phase}} of late"), Query(full, "when full, {{phase}}")],
         min_step=SETTLING_STEP,
     )
 
@@ -209,5 +209,5 @@ def units() -> Panel:
         "unit that nobody counted is not shown.",
         USD,
         [Query(money.kpi(names.METRIC_KPI_UNIT_COST, group=(names.LABEL_UNIT,)), "{{unit}}")],
-        decimals=4,
+        decimals=5,
     )

@@ -13,8 +13,8 @@ from farthing.settings import Settings
 __all__ = [
     "engines_up",
     "inter_token_latency",
-    "kv_cache",
     "kv_cache_fullest",
+    "kv_cache_spread",
     "queue",
     "requests_finished",
     "time_to_first_token",
@@ -130,15 +130,17 @@ def queue() -> Panel:
     )
 
 
-def kv_cache() -> Panel:
-    """How full the KV cache is, by instance."""
-    return theme.over_time(
-        "KV cache use",
-        "Share of the KV cache in use by running requests, of the fullest data-parallel rank. Near 1 requests wait "
-        "for memory and are preempted: lower --max-num-seqs, or give the cache more memory.",
+def kv_cache_spread() -> Panel:
+    """How many instances' KV caches are how full, over time."""
+    return theme.spread(
+        "KV cache use, spread",
+        "How many instances are at which use of their KV cache, of the fullest data-parallel rank. A band at the top: "
+        "there requests wait for memory and are preempted; the engines' dashboard names them, and the runbook of "
+        "LLMKVCacheFull says what helps. A band at the bottom beside it: the router does not balance.",
         "percentunit",
-        [Query(queries.signal(names.REC_KV, "max", _BY_INSTANCE), "{{instance}}")],
-        bands=KV_BANDS,
+        Query(queries.signal(names.REC_KV, "max", _BY_INSTANCE), "{{instance}}"),
+        full=1,
+        panel_links=(_ENGINE, runbook("LLMKVCacheFull")),
     )
 
 
@@ -146,7 +148,8 @@ def kv_cache_fullest() -> Panel:
     """How full the fullest KV cache is now."""
     return theme.dial(
         "Fullest KV cache",
-        "The fullest of the chosen instances. In the red, new requests wait: see KV cache use for which one it is.",
+        "The fullest of the chosen instances. In the red, new requests wait: the engines' dashboard says which one it "
+        "is, and the runbook of LLMKVCacheFull what helps.",
         "percentunit",
         [Query(queries.signal(names.REC_KV, "max"))],
         full=1,

@@ -55,7 +55,7 @@ def month_forecast(settings: Settings) -> Panel:
         USD,
         [Query(money.forecast(bound), bound) for bound in ("low", "expected", "high")],
         bands=(Band(limit, "broken"),),
-        decimals=0,
+        decimals=2,
         panel_links=(runbook("FarthingMonthlyForecastHigh"),),
     )
 
@@ -103,7 +103,7 @@ def budgets(*more: str, title: str = "Budgets of this month") -> Panel:
         (
             Column("Spent", "percentunit", money.budget_gauge(names.METRIC_BUDGET_RATIO, *more), BUDGET_BANDS, 1),
             Column("Settled", USD, money.budget_gauge(names.METRIC_BUDGET_SPENT, *more), decimals=2),
-            Column("Budget", USD, money.budget_gauge(names.METRIC_BUDGET, *more), decimals=0),
+            Column("Budget", USD, money.budget_gauge(names.METRIC_BUDGET, *more), decimals=2),
             Column("Last threshold passed", "dateTimeAsIso", money.budget_passed_ms(*more)),
         ),
         row_links={names.LABEL_TENANT: of_cell(names.DASHBOARD_TENANTS, "This tenant", "tenant")},

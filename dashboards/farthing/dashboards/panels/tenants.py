@@ -178,8 +178,8 @@ def endings(settings: Settings) -> Panel:
     """A table of tenants: how their requests ended."""
     alerts = settings.alerts
     limits = (
-        ("Finished", names.FINISHED, ()),
         ("Aborted", names.ABORTED, (Band(alerts.aborted_ratio, "broken"),)),
+        ("Finished", names.FINISHED, ()),
         ("Failed", names.FAILED, (Band(alerts.failed_ratio, "broken"),)),
         ("Rejected", names.REJECTED, (Band(alerts.rejected_ratio, "broken"),)),
     )
