@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from farthing.dashboards import links, slo_queries, theme
-from farthing.dashboards.look import BROKEN, CALM
+from farthing.dashboards.look import BROKEN, CALM, CAREFUL
 from farthing.dashboards.parts import Band, Column, Link, Panel, Query
 from farthing.domain import conventions as names
 
@@ -33,6 +33,15 @@ _BY_TIER: Final = (names.LABEL_CLUSTER, names.LABEL_SLO, names.LABEL_MODEL, name
 _LEGEND: Final = "{{slo}} {{model}}"
 _BURNS: Final = (Band(1, "careful"),)
 """At 1 a budget lasts for its window exactly. Where people are told is another number for each promise."""
+_OUTCOMES: Final = {
+    names.FINISHED: CALM,
+    names.ABORTED_EARLY: CAREFUL,
+    names.REJECTED: "purple",
+    names.FAILED: BROKEN,
+    names.FAILED_EARLY: "dark-red",
+    names.INVALID: "blue",
+}
+"""Aborted has its colour everywhere."""
 _LEFT: Final = (Band(0, "careful"), Band(0.25, "fine"))
 _FAST: Final = links.runbook(slo_queries.BURN_ALERTS[0])
 _SLOW: Final = links.runbook(slo_queries.BURN_ALERTS[1])
@@ -91,6 +100,8 @@ def gone_soonest() -> Panel:
         "plan; hours: act now, by the runbook.",
         "s",
         [Query(f"min({slo_queries.time_left()})")],
+        bands=(Band(6 * 3600, "careful"), Band(3 * 86_400, "fine")),
+        low="broken",
         unknown=NOT_AT_THIS_RATE,
         panel_links=(_FAST,),
     )
@@ -277,6 +288,7 @@ def requests_ended() -> Panel:
         "reqps",
         [Query(slo_queries.requests_ended(), "{{outcome}}")],
         stacked=True,
+        colours=_OUTCOMES,
         panel_links=(links.runbook("LLMRequestsRejected"), links.runbook("LLMRequestsFailing")),
     )
 
