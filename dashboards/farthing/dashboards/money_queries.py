@@ -32,6 +32,7 @@ __all__ = [
     "unit_cost_in_range",
     "unit_cost_in_range_bound",
     "unpriced_engines",
+    "work_in_range",
 ]
 
 WORK: Final = (names.CHARGED, names.ABORTED)
@@ -67,11 +68,16 @@ def settled_of(metric: str) -> str:
     return f"sum({ENGINES.now(metric)})"
 
 
+def work_in_range() -> str:
+    """Dollars of requests' own work in the time range, by phase."""
+    return cost_in(ENGINES, RANGE, WORK, (names.LABEL_PHASE,))
+
+
 def share_of_method(method: str) -> str:
     """Part of the dollars of requests' own work in the time range that was found so, by phase."""
     chosen = (_any(WORK), _is(names.LABEL_METHOD, method))
     found = f"sum{_PHASE}({ENGINES.over('increase', RANGE, names.METRIC_COST, *chosen)})"
-    return known(f"{found}\n/ {cost_in(ENGINES, RANGE, WORK, (names.LABEL_PHASE,))}")
+    return known(f"{found}\n/ {work_in_range()}")
 
 
 def unit_cost_in_range() -> str:

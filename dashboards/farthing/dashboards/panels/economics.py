@@ -61,6 +61,7 @@ def phases() -> Panel:
             Column("Least", USD, money.unit_cost_in_range_bound("low"), decimals=4),
             Column("Most", USD, money.unit_cost_in_range_bound("high"), decimals=4),
             Column("Modelled", "percentunit", money.share_of_method(names.MODELLED), decimals=1),
+            Column("Cost of all", USD, money.work_in_range(), decimals=2),
         ),
         footer=False,
         panel_links=(to_dashboard(names.DASHBOARD_FARTHING, "Farthing itself"),),
