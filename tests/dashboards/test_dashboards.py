@@ -316,6 +316,13 @@ def test_the_network_is_said_not_to_be_measured():
     assert panel["options"]["content"].startswith("**Not measured.**")
 
 
+def test_where_no_alert_fires_a_table_says_none():
+    """That is known."""
+    tables = [panel for panel in PANELS if panel["type"] == "table" and "ALERTS" in panel["targets"][0]["expr"]]
+    said = {panel["title"]: panel["fieldConfig"]["defaults"]["noValue"] for panel in tables}
+    assert said["Which alerts fire?"] == said["Which alerts about Farthing fire?"] == "none"
+
+
 @pytest.mark.parametrize(
     "subject",
     [

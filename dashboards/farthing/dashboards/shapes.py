@@ -267,11 +267,13 @@ def listing(
     row_links: Mapping[str, Link] | None = None,
     panel_links: Sequence[Link] = (),
     footer: bool = True,
+    unknown: str = "unknown",
 ) -> Panel:
     """A table with one row per combination of the labels ``keys`` (label -> its title), by its first value column.
 
     Every column's query is grouped by exactly these labels. ``row_links`` give a label's cells a link, in whose URL
     ``${__value.raw}`` is the cell's text. ``footer`` adds the columns up: leave it out where sums mean nothing.
+    ``unknown`` stands where there is nothing, a row or a value.
     """
     asked = targets([Query(column.expr) for column in columns], instant=True, form="table")
     # Joined by rows of equal keys, each query's value arrives as "Value #A", "Value #B" …; a single one as "Value"
@@ -308,7 +310,7 @@ def listing(
     }
     defaults = {
         "unit": "none",
-        "noValue": "unknown",
+        "noValue": unknown,
         "custom": {"align": "auto", "cellOptions": {"type": "auto"}},
         "thresholds": {"mode": "absolute", "steps": steps(())},
     }

@@ -107,6 +107,7 @@ def alerts() -> Panel:
         (Column("Firing", "none", self_queries.alerts_about_farthing(tuple(keys))),),
         row_links={"alertname": Link("What to do", f"{names.RUNBOOK_BASE}${{__value.raw}}.md")},
         footer=False,
+        unknown="none",
     )
 
 

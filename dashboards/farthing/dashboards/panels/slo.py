@@ -320,6 +320,7 @@ def alerts() -> Panel:
         },
         panel_links=(_FAST, _SLOW),
         footer=False,
+        unknown="none",
     )
 
 
