@@ -9,6 +9,8 @@ __all__ = ["ledger_url", "new_ledger_url", "postgres", "server_programs"]
 
 TESTS = Path(__file__).parent
 ALONE = (
+    "dashboards/test_panels_have_data.py",
+    "dashboards/test_values.py",
     "e2e",
     "integration/engine",
     "integration/probe",

@@ -8,15 +8,17 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import islice, product
 
 from tests.alerts.promql import read
-from tests.dashboards.grafana import Answer, Asked, Board, Chosen, Store
+from tests.dashboards.grafana import Answer, Asked, Board, Chosen, Store, Variable
+
+from farthing.domain import conventions as names
 
 __all__ = ["all_expressions", "choices_of", "complaints", "names_in", "wrong_labels"]
 
 _NAME = re.compile(r"[a-zA-Z_:][\w:]*")
 LATE_SECONDS = 600
 """A line that is to be read now has a point within so long before the end of its range."""
-TRIED = 60
-"""How many combinations of choices are tried until each query of a panel has had data."""
+TRIED = 24
+"""How many choices of the rest are tried for each engine."""
 
 
 def all_expressions(boards: Iterable[Board]) -> list[str]:
@@ -57,16 +59,39 @@ def complaints(asked: Asked, answer: Answer, known: Collection[str], end: float,
 
 
 def choices_of(store: Store, board: Board, asked: Collection[Asked]) -> Iterator[dict[str, Chosen]]:
-    """One value chosen of each variable that the queries depend on; the likeliest combinations first."""
+    """One value chosen of each variable that queries depend on, as they go together: an engine of each model first."""
     named = {name for one in asked for name in one.names()}
     variables = {one.name: one for one in board.variables if one.name in named}
-    options = {name: values for name, values in store.options(board, {}).items() if name in variables and values}
+    seen = []
+    for engine in _engines(store):
+        fixed = _chosen({name: value for name, value in engine.items() if name in variables}, variables)
+        options = store.options(board, fixed)
+        free = {name: values for name, values in options.items() if name in variables and name not in fixed and values}
+        for values in islice(product(*free.values()), TRIED):
+            choices = fixed | _chosen(dict(zip(free, values, strict=True)), variables)
+            if choices not in seen:
+                seen.append(choices)
+                yield choices
 
-    def chosen(values: tuple[str, ...]) -> dict[str, Chosen]:
-        pairs = zip(options, values, strict=True)
-        return {name: Chosen((value,), variables[name].all_value, variables[name].many) for name, value in pairs}
 
-    yield from map(chosen, islice(product(*options.values()), TRIED))
+def _chosen(values: Mapping[str, str], variables: Mapping[str, Variable]) -> dict[str, Chosen]:
+    return {name: Chosen((value,), variables[name].all_value, variables[name].many) for name, value in values.items()}
+
+
+def _engines(store: Store) -> list[dict[str, str]]:
+    """Kind, model, instance and host of every engine, the first of each model before all others."""
+    moment = {"time": repr(store.span.end)}
+    labels = ("engine_kind", "model", "instance")
+    info = store.query(f"group by ({', '.join(labels)}) ({names.REC_ENGINE})", "query", moment)
+    devices = store.query(f"group by (engine, hostname) ({names.METRIC_GPU_ENGINE})", "query", moment)
+    hosts = {found["engine"]: {"hostname": found["hostname"]} for found, _ in devices.series}
+    engines = sorted(({**found, **hosts.get(found["instance"], {})} for found, _ in info.series), key=_recorded_first)
+    firsts = {(one["engine_kind"], one["model"]): one for one in reversed(engines)}.values()
+    return [*sorted(firsts, key=_recorded_first), *(one for one in engines if one not in firsts)]
+
+
+def _recorded_first(engine: Mapping[str, str]) -> tuple[bool, str]:
+    return "hostname" not in engine, engine["instance"]
 
 
 def wrong_labels(answer: Answer, choices: Mapping[str, Chosen], labels: Mapping[str, str]) -> list[str]:

@@ -22,14 +22,15 @@ class BlockWriter:
     """Takes series and makes blocks of them in a data folder; a file for each block, so that promtool reads it once."""
 
     def __init__(self, folder: Path, data: Path, times: Floats) -> None:
-        self._folder = folder
         self._data = data
-        self._times = times
+        self.times = times
         self._texts = [str(int(at)) for at in times]
         numbers = (times // BLOCK_SECONDS).astype(int)
         self._spans = [(int(n), np.flatnonzero(numbers == n)) for n in np.unique(numbers)]
         data.mkdir(parents=True, exist_ok=True)
-        self._files = {number: (folder / f"samples-{number}.txt").open("w") for number, _ in self._spans}
+        self._files = {
+            number: (folder / f"samples-{number}-{int(times[0])}.txt").open("w") for number, _ in self._spans
+        }
         self.samples = 0
 
     def add(self, series: str, values: Floats) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +37,10 @@ class Lap:
     gone: Floats = field(default_factory=lambda: np.empty(0))
     """1.0 at moments at which nothing answered; empty: always something did."""
 
+    def only(self, names: Collection[str]) -> Lap:
+        """The same of some metrics."""
+        return replace(self, values={series: found for series, found in self.values.items() if series[0] in names})
+
     def at(self, offsets: Floats) -> dict[Series, Floats]:
         """The series at so many seconds since the first lap's start, NaN where absent."""
         laps, positions = np.divmod(offsets, self.seconds)
@@ -50,16 +54,15 @@ class Lap:
         self, series: Series, recorded: Floats, index: npt.NDArray[np.intp], laps: Floats, absent: object
     ) -> Floats:
         found = recorded[index]
-        last = _last(recorded)
         later = laps > 0
         if series[0].endswith(CUMULATIVE) and not self.anew:
             first = 0.0 if self.carried or math.isnan(recorded[0]) else float(recorded[0])
-            found = np.where(later & np.isnan(found), 0.0, found) + laps * (last - first)
+            found = np.where(later & np.isnan(found), 0.0, found) + laps * (_last(recorded) - first)
             # the last digits of sums of floats must not look like a process that began anew
             known = ~np.isnan(found)
             found[known] = np.maximum.accumulate(found[known])
         elif self.carried:
-            found = np.where(later & np.isnan(found), last, found)
+            found = np.where(later & np.isnan(found), recorded[-1], found)
         return np.where(absent, np.nan, found)  # type: ignore[call-overload, no-any-return]
 
 

@@ -25,7 +25,7 @@ __all__ = ["LIVE_ENGINE", "LIVE_FARTHING", "live_world"]
 
 LIVE_ENGINE = "live-1"
 LIVE_FARTHING = "farthing-live"
-SCRAPE_SECONDS = 5
+SCRAPE_SECONDS = 10
 PAUSE_SECONDS = 1.0
 """Between two requests, so that the engine leaves the machine to the queries."""
 KNOWN_WITHIN_SECONDS = 90

@@ -13,6 +13,7 @@ from tests.dashboards.recorded_engines import Kind
 from tests.service.books import raw_of
 
 from farthing.collectors.intake import IntakeCounts
+from farthing.domain import conventions as names
 from farthing.domain.clock import SECOND
 from farthing.domain.model import EngineGauges, Snapshot
 from farthing.exporters.prometheus import SnapshotCollector, exposition
@@ -59,6 +60,7 @@ def recorded_books(kind: Kind, settings: Settings, engine: str, wanted: frozense
     """
     recording = kind.load()
     timed = [_named(one, kind) for one in wire_records(recording, boot="b", engine=engine, model=kind.model)]
+    timed = _with_late_ones(timed, recording.end_ns, kind.late_records)
     count = kind.seconds // STEP_SECONDS
     moments = [recording.start_ns + i * STEP_SECONDS * SECOND for i in range(count + 1)]
     ledger = Ledger.open("sqlite://")
@@ -70,7 +72,20 @@ def recorded_books(kind: Kind, settings: Settings, engine: str, wanted: frozense
         hours = {table.name: [dict(row._mapping) for row in ledger.select(sa.select(table))] for table in HOURLY}
     finally:
         ledger.close()
-    return Books(lap_of(kind.seconds, pictures, carried=True), hours)
+    return Books(lap_of(kind.seconds, [(at, _ended(one, pictures)) for at, one in pictures], carried=True), hours)
+
+
+def _ended(picture: dict[Series, float], pictures: list[tuple[float, dict[Series, float]]]) -> dict[Series, float]:
+    """A picture with work in progress that is over as 0: a scrape would mark the series as ended, which text cannot."""
+    over = {key: 0.0 for _, one in pictures for key in one if key[0] == names.METRIC_WIP}
+    return {**over, **picture}
+
+
+def _with_late_ones(timed: list[TimedRecord], end_ns: int, number: int) -> list[TimedRecord]:
+    """The records in the order of their arrival: the first requests' come just before the end."""
+    late = [one for one in timed if one.record["kind"] == "usage"][:number]
+    moved = [TimedRecord(end_ns - 2 * SECOND, one.record) for one in late]
+    return sorted([*(one for one in timed if one not in late), *moved], key=lambda one: one.wall_ns)
 
 
 def _named(timed: TimedRecord, kind: Kind) -> TimedRecord:
@@ -78,7 +93,10 @@ def _named(timed: TimedRecord, kind: Kind) -> TimedRecord:
     if record["kind"] != "usage":
         return timed
     tier = kind.tiers.get(record.get("workload", ""), "interactive")
-    return TimedRecord(timed.wall_ns, {**record, "tier": tier, "project": PROJECTS[record["tenant"]]})
+    who = {"tenant": record["tenant"], "project": PROJECTS[record["tenant"]]}
+    if record["tenant"] == kind.nameless:
+        who = {"tenant": "", "project": ""}
+    return TimedRecord(timed.wall_ns, {**record, "tier": tier, **who})
 
 
 def _expositions(

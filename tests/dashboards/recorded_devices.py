@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from prometheus_client import CollectorRegistry
-from tests.collectors.gpu.fake_nvml import FakeGpu, FakeNvml, samples
+from tests.collectors.gpu.fake_nvml import FakeGpu, FakeNvml, capture, samples
 from tests.collectors.gpu.nvml_host import Clock
 from tests.dashboards.laps import Lap, Series, lap_of, read_exposition
 from tests.dashboards.recorded_engines import Kind
@@ -20,14 +20,14 @@ from farthing.domain.devices import DevicesView, IdleGpu
 from farthing.exporters.prometheus import exposition
 from farthing.exporters.prometheus_gpu import DeviceCollector
 
-__all__ = ["H100", "SPARE_SECONDS", "device_lap", "spare_lap"]
+__all__ = ["H100", "SPARE_SECONDS", "device_lap", "linked_lap", "spare_lap"]
 
 H100 = "NVIDIA H100 80GB HBM3"
 STEP_SECONDS = 5
 ENGINE = "engine"
 MEMORY_OF_PROCESS = 78_000_000_000
-H100_NANO = 3_348_000_000
-"""An hour of one, by Farthing's default prices."""
+NANO_PER_HOUR = {H100: 3_348_000_000, "NVIDIA H200": 4_464_000_000}
+"""By Farthing's default prices."""
 SPARE_SECONDS = 20
 """How long the recorded GPU was seen idle at least, at the end of its engine's life."""
 OPTIONS = NvmlOptions(energy_ns=0, xid_events=False, blocking_pcie=True)
@@ -55,15 +55,41 @@ def spare_lap(kind: Kind, folder: Path, wanted: frozenset[str] | None) -> Lap:
     return _read(left, end - SPARE_SECONDS, SPARE_SECONDS, folder, wanted, idle=True)
 
 
+def linked_lap(number: int, folder: Path, wanted: frozenset[str] | None) -> Lap:
+    """One of two H200 with NVLink, as they were captured: idle."""
+    captured = capture("h200x2-driver580", number)
+    calls = {name: call["value"] for name, call in captured["calls"].items() if "value" in call}
+    milliwatts = calls["nvmlDeviceGetPowerUsage()"]
+    row = {
+        "p_mw": milliwatts,
+        "gpu": 0,
+        "memu": 0,
+        "mem": calls["nvmlDeviceGetMemoryInfo()"][0],
+        "sm": calls["nvmlDeviceGetClockInfo(1)"],
+        "thr": calls["nvmlDeviceGetCurrentClocksEventReasons()"],
+        "temp": calls["nvmlDeviceGetTemperature(0)"],
+    }
+    began = calls["nvmlDeviceGetTotalEnergyConsumption()"]
+    rows = [{**row, "t": at, "e_mj": began + at * milliwatts} for at in range(SPARE_SECONDS + 1)]
+    return _read(rows, 0, SPARE_SECONDS, folder, wanted, idle=True, captured=captured)
+
+
 def _read(
-    rows: list[dict[str, Any]], start: float, seconds: int, folder: Path, wanted: frozenset[str] | None, *, idle: bool
+    rows: list[dict[str, Any]],
+    start: float,
+    seconds: int,
+    folder: Path,
+    wanted: frozenset[str] | None,
+    *,
+    idle: bool,
+    captured: dict[str, Any] | None = None,
 ) -> Lap:
     (folder / "0000:00:06.0").mkdir(parents=True, exist_ok=True)
-    gpu = FakeGpu(rows[0], processes=() if idle else ((4711, MEMORY_OF_PROCESS),))
+    gpu = FakeGpu(rows[0], captured or capture(), processes=() if idle else ((4711, MEMORY_OF_PROCESS),))
     clock = Clock()
     source = NvmlSource(FakeNvml(gpu), "gpu-host", clock, options=OPTIONS, proc=folder)
     sampler = Sampler([source], lambda _: None, clock=lambda: clock.now_ns / SECOND, wall_ns=clock)
-    idle_now = (IdleGpu(gpu.uuid, "gpu-host", H100, H100_NANO),) if idle else ()
+    idle_now = (IdleGpu(gpu.uuid, "gpu-host", gpu.name, NANO_PER_HOUR[gpu.name]),) if idle else ()
     registry = CollectorRegistry()
     registry.register(DeviceCollector(lambda: _shown(sampler.view(), {} if idle else {gpu.uuid: (ENGINE,)}, idle_now)))
     pictures = []

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from tests.dashboards.laps import Lap, Series, lap_of, read_exposition
+import numpy as np
+from tests.dashboards.laps import CUMULATIVE, Floats, Lap, Series, lap_of, read_exposition
 
 from farthing.domain.clock import SECOND
 from farthing.replay.recording import Recording, load_recording
 
-__all__ = ["KINDS", "Kind", "engine_lap"]
+__all__ = ["CAPTURED", "GONE", "KINDS", "Kind", "captured_series", "engine_lap", "up_lap"]
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 SCRAPES_SERIES = ("up", "scrape_duration_seconds", "scrape_samples_scraped", "scrape_samples_post_metric_relabeling")
@@ -29,6 +30,10 @@ class Kind:
     """Workload -> tier that its clients name; others are interactive."""
     anew: bool = False
     """Each lap is a restart of the engine."""
+    nameless: str = ""
+    """The tenant whose clients do not name it."""
+    late_records: int = 0
+    """How many requests' records reach Farthing after their windows were settled."""
 
     @cache  # noqa: B019 - a handful of kinds, for the whole session
     def load(self) -> Recording:
@@ -50,11 +55,43 @@ KINDS = (
         9,
         {"prefill": "documents", "shared": "documents", "c128": "batch"},
     ),
-    Kind("vision", "h100-qwen2vl7b-vllm0.26", "qwen2-vl-7b", 7, {"encoder": "documents", "repeat": "batch"}),
-    Kind("probed", "h100-llama8b-devices-vllm0.26", "llama-8b", 2, {}, anew=True),
-    Kind("pressed", FIXTURES / "recordings" / "h100-llama8b-pressure", "llama-8b", 2, {}, anew=True),
+    Kind(
+        "vision",
+        "h100-qwen2vl7b-vllm0.26",
+        "qwen2-vl-7b",
+        7,
+        {"encoder": "documents", "repeat": "batch", "abort": "batch"},
+    ),
+    Kind("probed", "h100-llama8b-devices-vllm0.26", "llama-8b", 2, {}, anew=True, late_records=3),
+    Kind(
+        "pressed", FIXTURES / "recordings" / "h100-llama8b-pressure", "llama-8b", 2, {}, anew=True, nameless="umbrella"
+    ),
 )
 """Of the engines that were recorded, how many there are in the world: 20."""
+
+
+CAPTURED = {
+    "captured-lora": FIXTURES / "vllm-0.32-cpu" / "metrics-specdecode-lora.txt",
+    "captured-moving": FIXTURES / "vllm-written" / "metrics-moved-kv.txt",
+    "captured-sglang": FIXTURES / "sglang-0.5.23" / "metrics.txt",
+}
+"""Instance -> one exposition of an engine that no recorded machine had: with LoRA adapters, with a KV connector, and of
+another kind.
+"""
+GONE = "gone-1"
+"""An engine that Prometheus is told to scrape, and that never answers."""
+CAPTURED_PER_SECOND = 0.001
+"""How fast its counters go on, by what they had come to."""
+
+
+def captured_series(file: Path, times: Floats, wanted: frozenset[str] | None) -> dict[Series, Floats]:
+    """The series of a captured exposition: gauges as they were, counters going on evenly."""
+    grown = 1 + CAPTURED_PER_SECOND * (times - times[0])
+    found: dict[Series, Floats] = {("up", ()): np.ones_like(times)}
+    for series, value in read_exposition(file.read_text(), wanted).items():
+        cumulative = series[0].endswith(CUMULATIVE)
+        found[series] = np.round(value * grown) if cumulative else np.full_like(times, value)
+    return found
 
 
 def engine_lap(kind: Kind, wanted: frozenset[str] | None) -> Lap:

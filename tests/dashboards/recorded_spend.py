@@ -23,6 +23,7 @@ from farthing.domain.money import NANO
 from farthing.exporters.prometheus import SnapshotCollector, exposition
 from farthing.ledger import tables as t
 from farthing.ledger.database import transaction
+from farthing.ledger.engine_notes import Unpriced, note_unpriced
 from farthing.ledger.posting import add_to
 from farthing.ledger.repository import Ledger
 from farthing.service.spend_watch import SpendWatch
@@ -45,6 +46,9 @@ CAPACITY = (
 )
 """(account, capacity or pool, dollars) that were booked when last month was closed."""
 
+UNPRICED = ("borrowed-1", "llama-8b", "RTX-9999", 1)
+"""Name, model, GPU and number of GPUs of an engine that nobody gave a price."""
+
 Of = Mapping[str, tuple[dict[str, list[Row]], float]]
 """Engine kind -> the hourly sums of one lap, and how many laps all its engines come through in an hour."""
 
@@ -62,6 +66,7 @@ def recorded_spend(settings: Settings, books: Of, times: Floats) -> dict[Series,
     steps = np.unique((times // STEP_SECONDS).astype(int)) * STEP_SECONDS
     try:
         _book_history(ledger, books, begin)
+        note_unpriced(ledger, Unpriced(*UNPRICED, since_ns=begin * HOUR, reason="no price of RTX-9999"))
         booked = begin * 3600
         for at in steps:
             while booked < at:

@@ -23,8 +23,8 @@ from tests.dashboards.blocks import BlockWriter, make_blocks
 from tests.dashboards.laps import CUMULATIVE, Floats, Lap, Series, added, series_text
 from tests.dashboards.recorded_alerts import alerts_text
 from tests.dashboards.recorded_books import recorded_books
-from tests.dashboards.recorded_devices import device_lap, spare_lap
-from tests.dashboards.recorded_engines import KINDS, Kind, engine_lap, up_lap
+from tests.dashboards.recorded_devices import device_lap, linked_lap, spare_lap
+from tests.dashboards.recorded_engines import CAPTURED, GONE, KINDS, Kind, captured_series, engine_lap, up_lap
 from tests.dashboards.recorded_rules import record, wanted_records
 from tests.dashboards.recorded_spend import recorded_spend
 
@@ -42,6 +42,8 @@ AHEAD_SECONDS = 480
 """How far the recorded series go on after the world was begun, so that whenever a test asks, now is in it."""
 JOB_AGENTS = "gpu-agents"
 """Any job will do for Farthing's own agents."""
+COMPARED = (names.METRIC_TENANT_COST, names.METRIC_BUILD)
+"""What panels compare with the range before theirs."""
 HOSTS = (("gpu-host-1", 8), ("gpu-host-2", 8), ("gpu-host-3", 4))
 
 
@@ -87,6 +89,7 @@ def world_settings() -> Settings:
             "budgets": [
                 {"tenant": "acme", "monthly_usd": 6_000},
                 {"tenant": "globex", "project": "support", "monthly_usd": 2_500},
+                {"tenant": "claims", "project": "forms", "model": "qwen2-vl-7b", "monthly_usd": 3_000},
                 {"model": "qwen2-vl-7b", "monthly_usd": 20_000},
                 {"monthly_usd": 60_000},
             ],
@@ -106,6 +109,8 @@ class World:
 
     folder: Path
     data: Path
+    begin: float
+    """When the engines' first laps began."""
     times: Floats
     """When everything was scraped."""
     settings: Settings
@@ -113,13 +118,9 @@ class World:
     seconds: dict[str, float]
     """What was done -> how long it took."""
 
-    @property
-    def begin(self) -> float:
-        return float(self.times[0])
-
-    def offsets(self, one: Placed) -> Floats:
-        """Seconds since the beginning of an engine's first lap."""
-        return self.times - self.begin + one.shift_seconds
+    def offsets(self, one: Placed, times: Floats | None = None) -> Floats:
+        """Seconds since the beginning of an engine's first lap, at all times or at others."""
+        return (self.times if times is None else times) - self.begin + one.shift_seconds
 
     @contextmanager
     def server(self, config: dict[str, Any] | None = None) -> Iterator[Prometheus]:
@@ -147,6 +148,7 @@ def build(folder: Path, expressions: list[str], *, wanted: frozenset[str] | None
     end = (int(began) + AHEAD_SECONDS) // SCRAPE_SECONDS * SCRAPE_SECONDS
     begin = end - AHEAD_SECONDS - RANGE_SECONDS - BEFORE_SECONDS
     times = np.arange(begin, end + 1, SCRAPE_SECONDS, dtype=float)
+    earlier = np.arange(begin - RANGE_SECONDS, begin, SCRAPE_SECONDS, dtype=float)
     spent: dict[str, float] = {}
     mark = time.monotonic()
 
@@ -156,15 +158,17 @@ def build(folder: Path, expressions: list[str], *, wanted: frozenset[str] | None
 
     data = folder / "data"
     writer = BlockWriter(folder, data, times)
-    unfinished = partial(World, folder, data, times, settings)
+    before = BlockWriter(folder, data, earlier)
+    unfinished = partial(World, folder, data, earlier[0], times, settings)
     sketch = unfinished(0, spent)
     _write_engines(writer, sketch, wanted)
+    _write_captured(writer, sketch, wanted)
     note("engines")
-    _write_farthing(writer, sketch, wanted)
+    _write_farthing(writer, before, sketch, wanted)
     note("farthing")
     _write_devices(writer, sketch, wanted)
     note("devices")
-    samples = writer.make()
+    samples = writer.make() + before.make()
     note("blocks")
     groups = rule_groups(settings)
     alerts = [alert for group in groups for alert in group.alerts] if _ask_of_alerts(expressions) else []
@@ -193,15 +197,27 @@ def _write_engines(writer: BlockWriter, world: World, wanted: frozenset[str] | N
                 _write(writer, lap.at(world.offsets(one)), scrape)
 
 
+def _write_captured(writer: BlockWriter, world: World, wanted: frozenset[str] | None) -> None:
+    for name, file in CAPTURED.items():
+        scrape = {names.LABEL_JOB: names.JOB_ENGINES, names.LABEL_INSTANCE: name}
+        _write(writer, captured_series(file, world.times, wanted), scrape)
+    gone = {names.LABEL_JOB: names.JOB_ENGINES, names.LABEL_INSTANCE: GONE}
+    writer.add(series_text(("up", ()), gone), np.zeros_like(world.times))
+
+
 def _write(writer: BlockWriter, found: dict[Series, Floats], changes: dict[str, str]) -> None:
     for series, values in found.items():
         writer.add(series_text(series, changes), values)
 
 
-def _write_farthing(writer: BlockWriter, world: World, wanted: frozenset[str] | None) -> None:
-    """Series by engine under the engines' names; what all engines share adds up over them."""
+def _write_farthing(writer: BlockWriter, before: BlockWriter, world: World, wanted: frozenset[str] | None) -> None:
+    """Series by engine under the engines' names; what all engines share adds up over them.
+
+    ``before`` takes what panels compare the six hours with.
+    """
     scrape = {names.LABEL_JOB: names.JOB_FARTHING, names.LABEL_INSTANCE: names.JOB_FARTHING}
     shared: defaultdict[Series, list[Floats]] = defaultdict(list)
+    compared: defaultdict[Series, list[Floats]] = defaultdict(list)
     hours: dict[str, Any] = {}
     for kind in KINDS:
         members = [one for one in placed() if one.kind is kind]
@@ -214,9 +230,12 @@ def _write_farthing(writer: BlockWriter, world: World, wanted: frozenset[str] | 
                     writer.add(series_text(series, {**scrape, names.LABEL_ENGINE: one.name}), values)
                 elif names.LABEL_ENGINE not in labels:
                     shared[series].append(values)
-    for series, parts in shared.items():
-        values = added(parts) if series[0].endswith(CUMULATIVE) else parts[0]
-        writer.add(series_text(series, scrape), values)
+            for series, values in books.lap.only(COMPARED).at(world.offsets(one, before.times)).items():
+                compared[series].append(values)
+    for target, series_of in ((writer, shared), (before, compared)):
+        for series, parts in series_of.items():
+            values = added(parts) if series[0].endswith(CUMULATIVE) else parts[0]
+            target.add(series_text(series, scrape), values)
     spend = recorded_spend(world.settings, hours, world.times)
     _write(
         writer, {series: values for series, values in spend.items() if wanted is None or series[0] in wanted}, scrape
@@ -232,8 +251,10 @@ def _write_devices(writer: BlockWriter, world: World, wanted: frozenset[str] | N
     for one in placed():
         _write_device(writer, laps[one.kind.name], world.offsets(one), one, of_host=one.device == 0)
     host, devices = HOSTS[-1]
-    spare = Placed("", KINDS[0], 0.0, host, devices, "GPU-00000099-0000-4000-8000-000000000000")
-    _write_device(writer, spare_lap(KINDS[0], proc, wanted), world.offsets(spare), spare, of_host=False)
+    spares = [spare_lap(KINDS[0], proc, wanted), *(linked_lap(number, proc, wanted) for number in range(2))]
+    for number, lap in enumerate(spares):
+        spare = Placed("", KINDS[0], 0.0, host, devices + number, f"GPU-{90 + number:08d}-0000-4000-8000-000000000000")
+        _write_device(writer, lap, world.offsets(spare), spare, of_host=False)
     always = np.ones_like(world.times)
     for host, _ in HOSTS:
         writer.add(series_text(("up", ()), _agent(host)), always)

@@ -1,0 +1,45 @@
+"""The world that every panel is asked of, made once in a session, and the live engine beside it."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import httpx
+import pytest
+from tests.dashboards.asking import all_expressions, names_in
+from tests.dashboards.grafana import Board, Span, Store, boards
+from tests.dashboards.live_part import live_world
+from tests.dashboards.world import RANGE_SECONDS, SCRAPE_SECONDS, World, build, world_settings
+from tests.integration.engine.real_engine import engine_models, engine_python, real_engine
+
+from farthing.alerts.render import rule_groups
+from farthing.dashboards.render import render_dashboards
+
+__all__ = ["engine_models", "engine_python", "real_engine"]
+
+
+@dataclass(frozen=True)
+class PanelWorld:
+    """The world with a Prometheus that is running."""
+
+    world: World
+    url: str
+    boards: list[Board]
+    client: httpx.Client
+
+    def store(self, end: float | None = None) -> Store:
+        """The data source for the six hours until now, or until another moment."""
+        until = time.time() if end is None else end
+        return Store(self.url, Span(until - RANGE_SECONDS, until, SCRAPE_SECONDS), self.client)
+
+
+@pytest.fixture(scope="session")
+def panel_world(tmp_path_factory: pytest.TempPathFactory, real_engine) -> Iterator[PanelWorld]:
+    """Six hours of the fleet and the live engine, in one Prometheus."""
+    settings = world_settings()
+    found = boards(render_dashboards(settings))
+    expressions = all_expressions(found)
+    rules = [rule.expr for group in rule_groups(settings) for rule in group.rules]
+    world = build(tmp_path_factory.mktemp("world"), expressions, wanted=names_in([*expressions, *rules]))
+    with live_world(world, real_engine) as server, httpx.Client(trust_env=False, timeout=60) as client:
+        yield PanelWorld(world, server.url, found, client)
