@@ -233,3 +233,36 @@ def test_readers_together_never_tell_more_than_the_counter_and_no_order_changes_
     assert total <= max(shown) - min(shown)
     other.drop_before(moments[len(moments) // 2])
     assert other.since_origin(moments[-1]) == total
+
+
+@pytest.mark.parametrize("dropped_at", [0, 50, 99])
+def test_a_boots_energy_begins_with_it_though_its_gpu_was_read_and_forgotten_before(dropped_at):
+    """Samples of the minutes before a start come in records of their own, before any that reaches the start."""
+    found = track(readings((10, 20), (1_000, 2_000)), readings((30, 40), (3_000, 4_000)), origin=100)
+    found.drop_before(dropped_at)
+    found.add_readings(readings((50, 120), (5_000, 12_000)))
+    found.drop_before(dropped_at)
+    found.add_readings(readings((130, 200), (13_000, 20_000)))
+    found.drop_before(150)
+    assert found.since_origin(200) == 10_000
+
+
+def test_a_gpu_that_turns_out_to_be_anothers_counts_for_what_is_settled_alone():
+    """And goes on from there where it comes back."""
+    samples = readings(range(0, 1_001, 10), range(0, 10_010, 100))
+    never = track(samples)
+    never.release("GPU-1", None)
+    assert never.since_origin(1_000) == 0
+    assert not never.known
+    found = track(samples, readings((0, 1_000), (0, 1_000), device="GPU-2"))
+    assert found.since_origin(1_000) == 11_000
+    before = found.cumulative(400)
+    found.release("GPU-1", 400)
+    assert found.since_origin(1_000) == 4_000 + 1_000
+    assert found.cumulative(1_000) - before == 600
+    found.release("GPU-1", 400)
+    found.add_readings(readings((0, 100), (0, 1_000)))
+    found.add_readings(samples)
+    assert found.since_origin(1_000) == 11_000
+    found.drop_before(700)
+    assert found.since_origin(1_000) == 11_000

@@ -123,6 +123,11 @@ class BootAccount:
         """Let windows wait, for the grace period at most, for samples of a device that is known to be read."""
         self.stream.expect_device(uuid, since_ns)
 
+    def release_device(self, uuid: str) -> None:
+        """Take back a device that turns out to be another's."""
+        self.gpu_uuids.discard(uuid)
+        self._gather(self.stream.release_device(uuid))
+
     def _take(self, settle: Callable[[], list[SettledWindow]]) -> None:
         try:
             windows = settle()

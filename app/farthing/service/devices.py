@@ -114,7 +114,7 @@ class Devices:
                 continue
             self._placed.add(account)
             for uuid in account.gpu_uuids - uuids:
-                account.gpu_uuids.remove(uuid)
+                account.release_device(uuid)
                 if account in self._accounts.get(uuid, []):
                     self._accounts[uuid].remove(account)
             for uuid in sorted(uuids - account.gpu_uuids):

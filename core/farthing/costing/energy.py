@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -75,6 +76,10 @@ class EnergyTrack:
     def __init__(self, origin_ns: int = 0) -> None:
         self._origin_ns = origin_ns
         self._before_mj = 0
+        self._released_mj = 0
+        """What devices that are the boot's no longer had counted."""
+        self._released: dict[str, int] = {}
+        """Up to when each of them counts."""
         self._own: dict[int, _Device] = {}
         self._beside: dict[str, _Device] = {}
         self._own_ns: tuple[int, int] | None = None
@@ -98,13 +103,27 @@ class EnergyTrack:
             if readings.device in self._beside and not self._beside[readings.device].read.known:
                 del self._beside[readings.device]
             return
+        first = bisect_left(readings.at_ns, self._released.get(readings.device, readings.at_ns[0]))
+        if first == len(readings.at_ns):
+            return
         device = self._beside.setdefault(readings.device, _Device(ReadDevice()))
         device.read.share = readings.share
-        device.read.add(readings.run, readings.method, readings.at_ns, readings.energy_mj)
+        device.read.add(readings.run, readings.method, readings.at_ns[first:], readings.energy_mj[first:])
 
     def expect(self, device: str, since_ns: int) -> None:
         """Wait for samples of a device that is known to be read."""
         self._beside.setdefault(device, _Device(ReadDevice(since_ns)))
+
+    def release(self, device: str, until_ns: int | None) -> None:
+        """Take back a device that turns out not to be the boot's; what is settled, up to a moment, stays counted."""
+        released = self._beside.pop(device, None)
+        if released is None or until_ns is None:
+            return
+        counted = self._value(released, until_ns)
+        origin = self._value(released, self._origin_ns) if released.origin_mj is None else released.origin_mj
+        self._released_mj += counted
+        self._before_mj += max(0, counted - origin)
+        self._released[device] = until_ns
 
     @property
     def known(self) -> bool:
@@ -149,7 +168,7 @@ class EnergyTrack:
 
     def cumulative(self, at_ns: int) -> int:
         """Millijoules to a moment from an arbitrary one; flat outside the samples, never decreasing."""
-        return sum(self._value(device, at_ns) for device in self._all())
+        return self._released_mj + sum(self._value(device, at_ns) for device in self._all())
 
     def since_origin(self, at_ns: int) -> int:
         """Millijoules from the boot's start to a moment."""
@@ -164,11 +183,12 @@ class EnergyTrack:
         for device in self._all():
             if not device.read.holds_before(at_ns):
                 continue
-            if device.origin_mj is None:
-                device.origin_mj = self._value(device, self._origin_ns)
-            before = self._value(device, at_ns)
+            origin, before = self._value(device, self._origin_ns), self._value(device, at_ns)
             device.read.forget(at_ns)
             device.shift_mj += before - self._value(device, at_ns)
+            # until samples reach the boot's start, its energy there is not known
+            if device.origin_mj is None and device.read.first_ns > self._origin_ns:
+                device.origin_mj = origin
 
     # ---- inside ------------------------------------------------------------------------------------
 

@@ -74,6 +74,8 @@ class _Index:
     one is unknown."""
     used_mj: int | None = None
     """The devices' cumulative energy up to where windows were given theirs."""
+    metered_ns: int | None = None
+    """Up to where that is."""
 
 
 class EnergyJoin:
@@ -108,6 +110,11 @@ class EnergyJoin:
         for index, size in zip(self._indices, sizes, strict=True):
             while len(index.waiting) > size:
                 index.waiting.pop()
+
+    def release(self, device: str) -> None:
+        """A device turns out not to be the boot's: no window that waits is given any of its energy."""
+        done = [index.metered_ns for index in self._indices if index.metered_ns is not None]
+        self._track.release(device, max(done, default=None))
 
     def measured(self, number: int, measured: Measured) -> None:
         """A window was measured: its energy is asked for."""
@@ -162,6 +169,7 @@ class EnergyJoin:
                 index.used_mj = None
                 continue
             millijoules = self._used(number, index, span)
+            index.metered_ns = span.end
             index.energies[span.start] = millijoules, self._track.method_between(span.start, span.end) == COUNTER
             row = [*(work.features[name] for name in FEATURES), sum(time.other_ns.values()) / SECOND]
             index.joules.add(np.array([row]), np.array([millijoules / 1_000]))

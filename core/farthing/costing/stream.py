@@ -178,6 +178,11 @@ class CostStream:
         """Let windows wait for samples of a device that is known to be read, for the grace period at most."""
         self._energy.expect(device, since_ns)
 
+    def release_device(self, device: str) -> list[SettledWindow]:
+        """Take back a device that turns out not to be the boot's; what is settled keeps its energy."""
+        self._joining.release(device)
+        return self._join()
+
     def give_up_energy(self) -> list[SettledWindow]:
         """Settle what waits for energy alone, with what is known of it."""
         return self._join(wait=False)
@@ -242,9 +247,8 @@ class CostStream:
     @property
     def energy_mj(self) -> int | None:
         """Millijoules of the devices from the start, or their first sample, to the watermark; None without any."""
-        if not self._energy.known:
-            return None
-        return self._energy.since_origin(self.watermark_ns)
+        total = self._energy.since_origin(self.watermark_ns)
+        return total if total or self._energy.known else None
 
     # ---- inside ------------------------------------------------------------------------------------
 
