@@ -15,6 +15,7 @@ from tests.service.edges import CAPACITY, counted, proven
 
 from farthing.books.periods import bounds
 from farthing.books.policy import Policy
+from farthing.collectors.wire import decode_raw
 from farthing.costing.stream import CostStream
 from farthing.domain import conventions as c
 from farthing.domain.clock import SECOND
@@ -559,3 +560,20 @@ def test_a_month_that_was_closed_without_its_engines_price_keeps_what_it_billed(
         again = close(ledger, period, _spot(5.0))
         assert again.document.accruals == ()
     proven(ledger, tmp_path)
+
+
+def test_a_gpu_of_a_boot_that_tells_fewer_than_it_has_is_not_billed_twice(ledger, recording, tmp_path):
+    """Over two hosts, its probe sees one GPU of the two that it is billed for."""
+    raw = without_samples(moved(recording, NOVEMBER, 600))
+    both = [edited(one, gpu_count=2) if one.kind == "started" else one for one in raw]
+    ledger.add([_there(UUID, 600), _there("GPU-other-host", 600), *both])
+    accountant(ledger, SETTINGS).advance()
+    closed = close(ledger, NOVEMBER)
+    identity(closed)
+    assert closed.document.facts.bill_nano == pytest.approx(_cost(1_200), abs=10**6)
+    proven(ledger, tmp_path)
+
+
+def edited(raw, **fields):
+    """A record whose line says something else."""
+    return decode_raw(json.dumps(json.loads(raw.line) | fields).encode())
