@@ -109,6 +109,8 @@ def test_every_dashboard_has_its_picture_with_a_caption():
     order = [row[:2] for row in rows(PAGE.partition("## Open them")[0])[1:]]
     parts = re.findall(r"^### (.+)\n\n(.+)\n\n(.+)$", sections(PAGE)["Pictures"], re.MULTILINE)
     assert [title for title, _, _ in parts] == [title for _, title in order]
-    for (uid, _), (_, caption, picture) in zip(order, parts, strict=True):
+    for (uid, _), (title, caption, picture) in zip(order, parts, strict=True):
+        path = f"images/dashboards/{uid.strip('`')}.jpg"
         assert caption.endswith(".")
-        assert f"images/dashboards/{uid.strip('`')}.jpg" in picture
+        assert picture == f"![{title}: {caption}]({path})"
+        assert (ROOT / "docs" / path).read_bytes().startswith(b"\xff\xd8\xff")
