@@ -114,7 +114,7 @@ def test_every_panel_returns_data_from_a_real_prometheus(tmp_path):
         def empty() -> list[str]:
             return [title for title, expr in asked if not finite(server.query(filled(expr)))]
 
-        wait_for(lambda: not empty(), 60, "every panel has data")
+        wait_for(lambda: not empty(), 240, "every panel has data")
         assert empty() == []
         choices = {
             name: server.query(f"group by ({label}) ({filled(selector)})")
