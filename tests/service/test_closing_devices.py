@@ -310,7 +310,10 @@ def test_a_boot_that_ended_holds_no_gpu_while_its_books_wait_for_energy(ledger, 
     """Its end is known, and its last samples are not: the month that is closed meanwhile says whose the GPUs were."""
     raw = moved(recording, NOVEMBER, 600)
     samples = as_devices(raw)
-    ledger.add([_there("GPU-b", 600, 600), *samples[:-1], *without_samples(raw, (UUID, "GPU-b"))])
+    of_two = [
+        edited(one, gpu_count=2) if one.kind == "started" else one for one in without_samples(raw, (UUID, "GPU-b"))
+    ]
+    ledger.add([_there("GPU-b", 600, 600), *samples[:-1], *of_two])
     books = accountant(ledger, SETTINGS)
     books.advance()
     b = t.boots.c
@@ -567,6 +570,18 @@ def test_a_gpu_of_a_boot_that_tells_fewer_than_it_has_is_not_billed_twice(ledger
     raw = without_samples(moved(recording, NOVEMBER, 600))
     both = [edited(one, gpu_count=2) if one.kind == "started" else one for one in raw]
     ledger.add([_there(UUID, 600), _there("GPU-other-host", 600), *both])
+    accountant(ledger, SETTINGS).advance()
+    closed = close(ledger, NOVEMBER)
+    identity(closed)
+    assert closed.document.facts.bill_nano == pytest.approx(_cost(1_200), abs=10**6)
+    proven(ledger, tmp_path)
+
+
+def test_a_gpu_of_a_boot_that_is_billed_for_fewer_than_it_names_is_billed_all_the_same(ledger, recording, tmp_path):
+    """Its pod has two GPUs and it runs on one: the other is paid for, and serves nobody."""
+    raw = without_samples(moved(recording, NOVEMBER, 600))
+    one_of_two = [edited(one, gpu_uuids=[UUID, "GPU-spare"]) if one.kind == "started" else one for one in raw]
+    ledger.add([_there(UUID, 600), _there("GPU-spare", 600), *one_of_two])
     accountant(ledger, SETTINGS).advance()
     closed = close(ledger, NOVEMBER)
     identity(closed)

@@ -164,6 +164,10 @@ def lives_of(
         if told and one.count > len(told):
             # of a boot over several hosts or pods, nobody may tell them all
             found.append(replace(life, devices=(), count=one.count - len(told)))
+        elif 0 < one.count < len(told) and not life.held and is_device(key(one.gpu)):
+            # of a pod that uses a part of its GPUs, or by the settings: nobody tells which, so each is billed in part;
+            # a price of its own may be of a whole node
+            found[-1] = replace(life, fraction=life.fraction * Fraction(one.count, len(told)))
     return found
 
 
