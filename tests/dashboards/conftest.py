@@ -1,4 +1,4 @@
-"""The world that every panel is asked of, made once in a session, and the live engine beside it."""
+"""The world that every panel is asked of, made once for all of them, and the live engine beside it."""
 
 import time
 from collections.abc import Iterator
@@ -10,12 +10,12 @@ from tests.dashboards.asking import all_expressions, names_in
 from tests.dashboards.grafana import Board, Span, Store, boards
 from tests.dashboards.live_part import live_world
 from tests.dashboards.world import RANGE_SECONDS, SCRAPE_SECONDS, World, build, world_settings
-from tests.integration.engine.real_engine import engine_models, engine_python, real_engine
+from tests.integration.engine.real_engine import engine_models, engine_python, running_engine
 
 from farthing.alerts.render import rule_groups
 from farthing.dashboards.render import render_dashboards
 
-__all__ = ["engine_models", "engine_python", "real_engine"]
+__all__ = ["engine_models", "engine_python"]
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,15 @@ class PanelWorld:
         return Store(self.url, Span(until - RANGE_SECONDS, until, SCRAPE_SECONDS), self.client)
 
 
-@pytest.fixture(scope="session")
-def panel_world(tmp_path_factory: pytest.TempPathFactory, real_engine) -> Iterator[PanelWorld]:
-    """Six hours of the fleet and the live engine, in one Prometheus."""
+@pytest.fixture(scope="package")
+def panel_world(tmp_path_factory: pytest.TempPathFactory, engine_python, engine_models) -> Iterator[PanelWorld]:
+    """Six hours of the fleet and a live engine, in one Prometheus; both are gone when other tests need the machine."""
     settings = world_settings()
     found = boards(render_dashboards(settings))
     expressions = all_expressions(found)
     rules = [rule.expr for group in rule_groups(settings) for rule in group.rules]
     world = build(tmp_path_factory.mktemp("world"), expressions, wanted=names_in([*expressions, *rules]))
-    with live_world(world, real_engine) as server, httpx.Client(trust_env=False, timeout=60) as client:
+    log = tmp_path_factory.mktemp("engine") / "engine.log"
+    engine = running_engine(engine_python, engine_models / "tinysmolvlm", log)
+    with engine as live, live_world(world, live) as server, httpx.Client(trust_env=False, timeout=60) as client:
         yield PanelWorld(world, server.url, found, client)
