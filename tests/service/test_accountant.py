@@ -381,6 +381,28 @@ def test_a_ledger_that_fails_for_a_while_misses_nothing_afterwards(raw, open_led
     assert (view.residual_nano, red(view)) == (0, set())
 
 
+def read_side_by_side(keeper, ledger, bad, good):
+    """Both boots' records come in; the broken one is red, and the other's books are as ever."""
+    for begin in range(0, len(good), 500):
+        ledger.add(bad[begin : begin + 500])
+        ledger.add(good[begin : begin + 500])
+        keeper.advance()
+        views = {view.engine.name: view for view in keeper.snapshot().engines}
+        assert [view.residual_nano for view in views.values()] == [0, 0]
+    assert red(views[ENGINE]) == set()
+    assert red(views["broken"]) == {c.CHECK_ARRIVED}
+    assert views["broken"].bill_nano > 0
+
+
+def costed_alike_by_another(ledger):
+    """The next start costs both boots, whose records are equal, from their records."""
+    again = accountant(ledger)
+    again.advance()
+    assert [red(view) for view in again.snapshot().engines] == [set(), set()]
+    bills = ledger.select(sa.select(t.boots.c.bill_nano))
+    assert bills[0] == bills[1]
+
+
 def test_a_boot_that_cannot_be_costed_stops_no_other(recording, open_ledger, undisturbed, monkeypatch, caplog):
     """A mistake of the cost model about one engine is red for that engine, and no dollar of the others waits."""
     ledger = open_ledger()
@@ -394,25 +416,13 @@ def test_a_boot_that_cannot_be_costed_stops_no_other(recording, open_ledger, und
         return feed(stream, record)
 
     monkeypatch.setattr(CostStream, "feed", failing)
-    for begin in range(0, len(good), 500):
-        ledger.add(bad[begin : begin + 500])
-        ledger.add(good[begin : begin + 500])
-        keeper.advance()
-        views = {view.engine.name: view for view in keeper.snapshot().engines}
-        assert [view.residual_nano for view in views.values()] == [0, 0]
-    assert red(views[ENGINE]) == set()
-    assert red(views["broken"]) == {c.CHECK_ARRIVED}
-    assert views["broken"].bill_nano > 0
+    read_side_by_side(keeper, ledger, bad, good)
     assert caplog.text.count("cannot be costed") == 1
     mine = {name: [row for row in rows if "b" in row] for name, rows in content(ledger).items()}
     assert mine == undisturbed
     # mended, the next start costs it from its records
     monkeypatch.setattr(CostStream, "feed", feed)
-    again = accountant(ledger)
-    again.advance()
-    assert [red(view) for view in again.snapshot().engines] == [set(), set()]
-    bills = ledger.select(sa.select(t.boots.c.bill_nano))
-    assert bills[0] == bills[1]
+    costed_alike_by_another(ledger)
 
 
 def test_a_boot_whose_cost_does_not_fit_the_database_stops_no_other(
@@ -429,25 +439,13 @@ def test_a_boot_whose_cost_does_not_fit_the_database_stops_no_other(
         return post(replace(boot, bill_nano=2**63) if too_much else boot, *news)
 
     monkeypatch.setattr(ledger, "post", beyond)
-    for begin in range(0, len(good), 500):
-        ledger.add(bad[begin : begin + 500])
-        ledger.add(good[begin : begin + 500])
-        keeper.advance()
-    views = {view.engine.name: view for view in keeper.snapshot().engines}
-    assert [view.residual_nano for view in views.values()] == [0, 0]
-    assert red(views[ENGINE]) == set()
-    assert red(views["broken"]) == {c.CHECK_ARRIVED}
-    assert views["broken"].bill_nano > 0
+    read_side_by_side(keeper, ledger, bad, good)
     assert caplog.text.count("engine broken: what boot bad cost cannot be posted") == 1
     mine = {name: [row for row in rows if "b" in row] for name, rows in content(ledger).items()}
     assert mine == undisturbed
     # mended, the next start costs it from its records
     monkeypatch.setattr(ledger, "post", post)
-    again = accountant(ledger)
-    again.advance()
-    assert [red(view) for view in again.snapshot().engines] == [set(), set()]
-    bills = ledger.select(sa.select(t.boots.c.bill_nano))
-    assert bills[0] == bills[1]
+    costed_alike_by_another(ledger)
 
 
 def test_a_ledger_that_fails_takes_no_boot_for_broken(raw, open_ledger, monkeypatch):

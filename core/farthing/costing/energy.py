@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from farthing.costing import fit as f
-from farthing.costing.energy_readers import ReadDevice
+from farthing.costing.energy_readers import WHOLE, ReadDevice
 from farthing.domain.gpu import COUNTER, ENERGY_METHODS, NO_ENERGY
 from farthing.domain.records import GpuSamples
 
@@ -30,8 +30,6 @@ ENERGY_DEFAULTS = {
 }
 ENERGY_RIDGE_JOULES = 20.0
 """How much a coefficient that is off by 100 % is held against the fit: 0.05 s at 400 W."""
-
-WHOLE = Fraction(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +117,8 @@ class EnergyTrack:
         released = self._beside.pop(device, None)
         if released is None or until_ns is None:
             return
-        counted = self._value(released, until_ns)
-        origin = self._value(released, self._origin_ns) if released.origin_mj is None else released.origin_mj
-        self._released_mj += counted
-        self._before_mj += max(0, counted - origin)
+        self._released_mj += self._value(released, until_ns)
+        self._before_mj += self._used(released, until_ns)
         self._released[device] = until_ns
 
     @property
@@ -172,11 +168,7 @@ class EnergyTrack:
 
     def since_origin(self, at_ns: int) -> int:
         """Millijoules from the boot's start to a moment."""
-        total = self._before_mj
-        for device in self._all():
-            origin = self._value(device, self._origin_ns) if device.origin_mj is None else device.origin_mj
-            total += max(0, self._value(device, at_ns) - origin)
-        return total
+        return self._before_mj + sum(self._used(device, at_ns) for device in self._all())
 
     def drop_before(self, at_ns: int) -> None:
         """Forget samples that no later moment needs."""
@@ -194,6 +186,11 @@ class EnergyTrack:
 
     def _all(self) -> list[_Device]:
         return [*self._own.values(), *self._beside.values()]
+
+    def _used(self, device: _Device, at_ns: int) -> int:
+        """Millijoules of a device from the boot's start to a moment."""
+        origin = self._value(device, self._origin_ns) if device.origin_mj is None else device.origin_mj
+        return max(0, self._value(device, at_ns) - origin)
 
     def _value(self, device: _Device, at_ns: int) -> int:
         value = device.read.value(at_ns) + device.shift_mj

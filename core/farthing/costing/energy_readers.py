@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 from farthing.domain.clock import SECOND
 from farthing.domain.gpu import COUNTER, ENERGY_METHODS, NO_ENERGY
 
-__all__ = ["GAP_NS", "ReadDevice"]
+__all__ = ["GAP_NS", "WHOLE", "ReadDevice"]
 
 MOST_MILLIWATTS: Final = 10_000_000
 """No device draws more: a counter that rose faster between two samples tells nothing of the time between them."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from farthing.domain import conventions as names
-from farthing.promql.scope import Scope, by
+from farthing.promql.scope import Scope, any_of, by
 
 __all__ = [
     "BUSY_ACCOUNTS",
@@ -26,12 +26,7 @@ _PROMPT_AND_OUTPUT: Final = f'{names.LABEL_KIND}!="{names.TOKEN_IMAGE}"'
 
 def cost_in(scope: Scope, over: str, accounts: Sequence[str] = (), group: Sequence[str] = ()) -> str:
     """Dollars settled within ``over``, in some accounts or in all."""
-    if not accounts:
-        chosen: tuple[str, ...] = ()
-    elif len(accounts) == 1:
-        chosen = (f'{names.LABEL_ACCOUNT}="{accounts[0]}"',)
-    else:
-        chosen = (f'{names.LABEL_ACCOUNT}=~"{"|".join(accounts)}"',)
+    chosen = (any_of(names.LABEL_ACCOUNT, accounts),) if accounts else ()
     return f"sum{by(group)}({scope.over('increase', over, names.METRIC_COST, *chosen)})"
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["FLEET", "Scope", "by"]
+__all__ = ["FLEET", "Scope", "any_of", "by", "equals"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,16 @@ class Scope:
 
 FLEET: Final = Scope()
 """Everything."""
+
+
+def equals(label: str, value: str) -> str:
+    """The matcher of series whose label is this value."""
+    return f'{label}="{value}"'
+
+
+def any_of(label: str, values: Sequence[str]) -> str:
+    """The matcher of series whose label is one of some values."""
+    return equals(label, values[0]) if len(values) == 1 else f'{label}=~"{"|".join(values)}"'
 
 
 def by(labels: Sequence[str]) -> str:

@@ -11,24 +11,21 @@ from typing import Final
 
 from farthing.dashboards.engine_queries import number
 from farthing.dashboards.queries import known
-from farthing.dashboards.scopes import ENGINES, INSTANCES, INTERVAL, MODELS, RANGE, REQUESTS, TENANTS
+from farthing.dashboards.scopes import INSTANCES, INTERVAL, MODELS, RANGE, REQUESTS, TENANTS
 from farthing.domain import conventions as names
-from farthing.promql.money import model_unit_cost
+from farthing.promql.money import model_unit_cost, tenant_tokens_in
 from farthing.promql.scope import by
 
 __all__ = [
     "BY_TIER",
     "drained_in",
     "energy_per_token",
-    "idle_cost",
     "in_flight",
     "in_time",
     "least_budget",
-    "outcomes",
     "quantile",
     "request_cost",
     "spare_kv",
-    "tenant_growth",
     "tenant_unit_cost",
     "throughput",
     "tier_cost",
@@ -41,8 +38,6 @@ __all__ = [
 
 BY_TIER: Final = (names.LABEL_TIER,)
 _FINISHED: Final = f'{names.LABEL_OUTCOME}="{names.FINISHED}"'
-_NO_IMAGES: Final = f'{names.LABEL_KIND}!="{names.TOKEN_IMAGE}"'
-"""Image tokens are counted among the prompt's."""
 
 
 def waiting() -> str:
@@ -58,11 +53,6 @@ def in_flight() -> str:
 def throughput() -> str:
     """Requests of the tier that finish, per second."""
     return f"sum{by(BY_TIER)}({REQUESTS.over('rate', INTERVAL, names.METRIC_REQUESTS, _FINISHED)})"
-
-
-def outcomes() -> str:
-    """Requests of the tier that end, per second, by how."""
-    return f"sum by ({names.LABEL_OUTCOME}) ({REQUESTS.over('rate', INTERVAL, names.METRIC_REQUESTS)})"
 
 
 def token_rate(kind: str) -> str:
@@ -107,8 +97,7 @@ def request_cost() -> str:
 def energy_per_token() -> str:
     """Joules per token, prompts and answers together, of every tier."""
     energy = f"sum{by(BY_TIER)}({MODELS.over('increase', INTERVAL, names.METRIC_TENANT_ENERGY)})"
-    tokens = f"sum{by(BY_TIER)}({MODELS.over('increase', INTERVAL, names.METRIC_TENANT_TOKENS, _NO_IMAGES)})"
-    return f"{energy} / ({tokens} > 0)"
+    return f"{energy} / ({tenant_tokens_in(MODELS, INTERVAL, BY_TIER)} > 0)"
 
 
 def in_time() -> str:
@@ -127,20 +116,9 @@ def quantile(histogram: str, part: float) -> str:
     return f"histogram_quantile({part}, sum{by(group)}({MODELS.over('rate', INTERVAL, f'{histogram}_bucket')}))"
 
 
-def idle_cost() -> str:
-    """Dollars per hour that buy idle engines, by engine."""
-    idle = f'{names.LABEL_ACCOUNT}="{names.IDLE}"'
-    return f"sum by ({names.LABEL_ENGINE}) ({ENGINES.over('rate', INTERVAL, names.METRIC_COST, idle)}) * 3600"
-
-
 def spare_kv() -> str:
     """Part (0-1) of each engine's KV cache that nothing uses."""
     return f"1 - max by ({names.LABEL_INSTANCE}) ({INSTANCES.now(names.REC_KV)})"
-
-
-def tenant_growth(metric: str, *more: str) -> str:
-    """Growth of a tenant metric of the tier within the time range, by tenant."""
-    return f"sum by ({names.LABEL_TENANT}) ({TENANTS.over('increase', RANGE, metric, *more)})"
 
 
 def tenant_unit_cost() -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from farthing.dashboards.queries import known
+from farthing.dashboards.queries import DRIVER, known
 from farthing.dashboards.scopes import BOOKS, ENGINE_MODELS, ENGINES, GPUS, INTERVAL, RANGE
 from farthing.domain import conventions as names
 from farthing.promql.scope import by
@@ -41,11 +41,6 @@ _WHOLE: Final = f'{names.LABEL_KIND}="gpu"'
 _CHOSEN: Final = f'{names.LABEL_ENGINE}=~"$instance"'
 _NO_FAULT: Final = f'{names.LABEL_REASON}!="idle"'
 """An idle GPU lowers its clocks by itself."""
-_OF_PHASES: Final = {
-    names.PREFILL: names.TOKEN_PROMPT_COMPUTED,
-    names.DECODE: names.TOKEN_OUTPUT,
-    names.VISION: names.TOKEN_IMAGE,
-}
 
 
 def devices() -> str:
@@ -120,7 +115,7 @@ def energy_power(group: Sequence[str]) -> str:
 def energy_per_token(phase: str) -> str:
     """Joules per token of the phase's kind, of work settled lately; empty without such tokens."""
     energy = ENGINES.over("rate", INTERVAL, names.METRIC_PHASE_ENERGY, f'{names.LABEL_PHASE}="{phase}"')
-    return f"sum({energy}) / ({_token_rate(_OF_PHASES[phase])} > 0)"
+    return f"sum({energy}) / ({_token_rate(DRIVER[phase])} > 0)"
 
 
 def tokens_per_joule(kind: str) -> str:

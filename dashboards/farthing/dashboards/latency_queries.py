@@ -7,19 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from farthing.dashboards.engine_queries import BY_ENGINE, number
 from farthing.dashboards.queries import signal
-from farthing.dashboards.scopes import INSTANCES, INTERVAL, REQUESTS
+from farthing.dashboards.scopes import INTERVAL, REQUESTS
 from farthing.domain import conventions as names
 from farthing.promql.scope import by
 
 __all__ = [
-    "BY_INSTANCE",
     "BY_MODEL",
     "interference",
     "mean",
     "mean_first_token",
     "mean_rest",
-    "of_instances",
     "own_buckets",
     "own_quantile",
     "preemptions",
@@ -28,30 +27,29 @@ __all__ = [
 ]
 
 BY_MODEL = (names.LABEL_MODEL,)
-BY_INSTANCE = (names.LABEL_INSTANCE, names.LABEL_MODEL)
 
 
 def mean(record: str, group: Sequence[str] = ()) -> str:
     """Mean seconds that a finished request spent in a stage."""
-    return f"{_sum(record, group)} / ({_sum(names.REC_TIMED_RATE, group)} > 0)"
+    return f"{number(record, group=group)} / ({number(names.REC_TIMED_RATE, group=group)} > 0)"
 
 
 def mean_first_token(group: Sequence[str] = ()) -> str:
     """Mean seconds from arrival to the first token."""
-    return f"{_sum(names.REC_TTFT_TIME, group)} / ({_sum(names.REC_FIRST_TOKEN_RATE, group)} > 0)"
+    return f"{number(names.REC_TTFT_TIME, group=group)} / ({number(names.REC_FIRST_TOKEN_RATE, group=group)} > 0)"
 
 
 def mean_rest(group: Sequence[str] = ()) -> str:
     """Mean seconds of a request that are in no stage of the engine's: reading the prompt, writing the answer out."""
     stages = (names.REC_QUEUE_TIME, names.REC_PREFILL_TIME, names.REC_DECODE_TIME)
-    rest = " - ".join(_sum(record, group) for record in (names.REC_E2E_TIME, *stages))
+    rest = " - ".join(number(record, group=group) for record in (names.REC_E2E_TIME, *stages))
     # Of four sums taken one after the other a difference just below 0 is no time.
-    return f"clamp_min(({rest}) / ({_sum(names.REC_TIMED_RATE, group)} > 0), 0)"
+    return f"clamp_min(({rest}) / ({number(names.REC_TIMED_RATE, group=group)} > 0), 0)"
 
 
 def time_per_token(group: Sequence[str] = ()) -> str:
     """Seconds of decoding per token that was generated, of all requests together."""
-    return f"{_sum(names.REC_DECODE_TIME, group)} / ({_sum(names.REC_GENERATION_RATE, group)} > 0)"
+    return f"{number(names.REC_DECODE_TIME, group=group)} / ({number(names.REC_GENERATION_RATE, group=group)} > 0)"
 
 
 def worst(record: str) -> str:
@@ -64,14 +62,9 @@ def interference() -> str:
     return f"{signal(names.REC_ITL_P95, 'max', BY_MODEL)} / ({signal(names.REC_ITL_P50, 'max', BY_MODEL)} > 0)"
 
 
-def preemptions(group: Sequence[str] = BY_INSTANCE) -> str:
+def preemptions(group: Sequence[str] = BY_ENGINE) -> str:
     """Requests per minute that were thrown out of the KV cache, to be computed again."""
-    return f"{_sum(names.REC_PREEMPTION_RATE, group)} * 60"
-
-
-def of_instances(record: str, operation: str) -> str:
-    """A recorded series by instance and model."""
-    return f"{operation}{by(BY_INSTANCE)}({INSTANCES.now(record)})"
+    return f"{number(names.REC_PREEMPTION_RATE, group=group)} * 60"
 
 
 def own_buckets(metric: str, group: Sequence[str] = (names.LABEL_LE,)) -> str:
@@ -82,7 +75,3 @@ def own_buckets(metric: str, group: Sequence[str] = (names.LABEL_LE,)) -> str:
 def own_quantile(quantile: float, metric: str, group: Sequence[str] = (names.LABEL_TIER,)) -> str:
     """A quantile of one of Farthing's own histograms."""
     return f"histogram_quantile({quantile:g}, {own_buckets(metric, (*group, names.LABEL_LE))})"
-
-
-def _sum(record: str, group: Sequence[str]) -> str:
-    return f"sum{by(group)}({INSTANCES.now(record)})"

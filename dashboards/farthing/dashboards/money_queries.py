@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from farthing.dashboards.queries import known, unit_cost
-from farthing.dashboards.scopes import BUDGETS, ENGINES, GPUS, INTERVAL, RANGE
+from farthing.dashboards.queries import engine_gauge, known, unit_cost
+from farthing.dashboards.scopes import BUDGETS, ENGINES, RANGE
 from farthing.domain import conventions as names
 from farthing.promql.money import cost_in
-from farthing.promql.scope import by
+from farthing.promql.scope import any_of, by, equals
 
 __all__ = [
     "BUDGET",
@@ -18,7 +18,6 @@ __all__ = [
     "budget_gauge",
     "budget_passed_ms",
     "capacity_booked",
-    "cost_rate_of",
     "dearness",
     "engine_phase_gauge",
     "fit_error",
@@ -26,7 +25,6 @@ __all__ = [
     "kpi",
     "settled_of",
     "share_of_method",
-    "unallocated_now",
     "unattributed_by_reason",
     "unit_cost_bound",
     "unit_cost_in_range",
@@ -50,17 +48,12 @@ def bill_so_far(metric: str) -> str:
 
 def forecast(bound: str) -> str:
     """This calendar month's whole bill as it will be: ``expected``, or ``low`` or ``high`` of its 80 % interval."""
-    return f"sum({BUDGETS.now(names.METRIC_SPEND_FORECAST, _is(names.LABEL_BOUND, bound))})"
+    return f"sum({BUDGETS.now(names.METRIC_SPEND_FORECAST, equals(names.LABEL_BOUND, bound))})"
 
 
 def unpriced_engines() -> str:
     """Engines of the fleet that no price applies to; no answer where every one has its price."""
     return f"count({BUDGETS.now(names.METRIC_UNPRICED)})"
-
-
-def cost_rate_of(accounts: Sequence[str], group: Sequence[str]) -> str:
-    """Settled dollars per hour that went into some accounts."""
-    return f"sum{by(group)}({ENGINES.over('rate', INTERVAL, names.METRIC_COST, _any(accounts))}) * 3600"
 
 
 def settled_of(metric: str) -> str:
@@ -75,7 +68,7 @@ def work_in_range() -> str:
 
 def share_of_method(method: str) -> str:
     """Part of the dollars of requests' own work in the time range that was found so, by phase."""
-    chosen = (_any(WORK), _is(names.LABEL_METHOD, method))
+    chosen = (any_of(names.LABEL_ACCOUNT, WORK), equals(names.LABEL_METHOD, method))
     found = f"sum{_PHASE}({ENGINES.over('increase', RANGE, names.METRIC_COST, *chosen)})"
     return known(f"{found}\n/ {work_in_range()}")
 
@@ -105,7 +98,7 @@ def engine_phase_gauge(metric: str, *more: str) -> str:
 
 def unit_cost_bound(bound: str) -> str:
     """The least (``low``) or the most (``high``) that the recent unit cost may be, by engine and phase."""
-    return engine_phase_gauge(names.METRIC_UNIT_COST_BOUND, _is(names.LABEL_BOUND, bound))
+    return engine_phase_gauge(names.METRIC_UNIT_COST_BOUND, equals(names.LABEL_BOUND, bound))
 
 
 def dearness() -> str:
@@ -116,7 +109,7 @@ def dearness() -> str:
 
 def fit_error() -> str:
     """Walk-forward error (0-1) of an engine's split into phases, for each phase that has a recent cost."""
-    error = f"max by ({names.LABEL_ENGINE}) ({ENGINES.now(names.METRIC_FIT_ERROR)})"
+    error = engine_gauge(names.METRIC_FIT_ERROR, "max", (names.LABEL_ENGINE,))
     return (
         f"{engine_phase_gauge(names.METRIC_RECENT_UNIT_COST)} * 0\n+ on ({names.LABEL_ENGINE}) group_left ()\n{error}"
     )
@@ -125,11 +118,6 @@ def fit_error() -> str:
 def unattributed_by_reason() -> str:
     """Dollars of the time range that no request explained at first, by reason."""
     return f"sum by ({names.LABEL_REASON}) ({ENGINES.over('increase', RANGE, names.METRIC_UNATTRIBUTED)})"
-
-
-def unallocated_now() -> str:
-    """Dollars per hour of GPUs that no engine has."""
-    return f"sum({GPUS.now(names.METRIC_GPU_UNALLOCATED)})"
 
 
 def capacity_booked() -> str:
@@ -150,11 +138,3 @@ def budget_gauge(metric: str, *more: str) -> str:
 def budget_passed_ms(*more: str) -> str:
     """When a budget's last threshold was passed this month, in milliseconds since the epoch as Grafana's dates are."""
     return f"{budget_gauge(names.METRIC_BUDGET_EVENT, *more)} * 1000"
-
-
-def _is(label: str, value: str) -> str:
-    return f'{label}="{value}"'
-
-
-def _any(accounts: Sequence[str]) -> str:
-    return f'{names.LABEL_ACCOUNT}=~"{"|".join(accounts)}"'

@@ -9,12 +9,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from farthing.dashboards.scopes import ENGINE_MODELS, ENGINES, INSTANCES, INTERVAL, MODELS, RANGE, TARGETS, TENANTS
+from farthing.dashboards.scopes import (
+    ENGINE_MODELS,
+    ENGINES,
+    INSTANCES,
+    INTERVAL,
+    MODELS,
+    RANGE,
+    REQUESTS,
+    TARGETS,
+    TENANTS,
+)
 from farthing.domain import conventions as names
 from farthing.promql.money import cost_share
-from farthing.promql.scope import by
+from farthing.promql.scope import any_of, by
 
 __all__ = [
+    "DRIVER",
     "checks",
     "cost_now",
     "cost_rate",
@@ -23,6 +34,7 @@ __all__ = [
     "engines_known",
     "engines_up",
     "known",
+    "requests_ended",
     "share_of_cost",
     "signal",
     "tenant_settled",
@@ -30,12 +42,12 @@ __all__ = [
     "unit_cost",
 ]
 
-# Phase -> the kind of token whose number drives it.
-_DRIVER: Final = {
+DRIVER: Final = {
     names.PREFILL: names.TOKEN_PROMPT_COMPUTED,
     names.DECODE: names.TOKEN_OUTPUT,
     names.VISION: names.TOKEN_IMAGE,
 }
+"""Phase -> the kind of token whose number drives it."""
 
 
 def signal(record: str, operation: str, group: Sequence[str] = ()) -> str:
@@ -54,9 +66,10 @@ def cost_now() -> str:
     return f"sum({ENGINES.now(names.METRIC_SPEND_RATE)})"
 
 
-def cost_rate(group: Sequence[str]) -> str:
-    """Settled dollars per hour."""
-    return f"sum{by(group)}({ENGINES.over('rate', INTERVAL, names.METRIC_COST)}) * 3600"
+def cost_rate(group: Sequence[str], accounts: Sequence[str] = ()) -> str:
+    """Settled dollars per hour, that went into some accounts or into all."""
+    chosen = (any_of(names.LABEL_ACCOUNT, accounts),) if accounts else ()
+    return f"sum{by(group)}({ENGINES.over('rate', INTERVAL, names.METRIC_COST, *chosen)}) * 3600"
 
 
 def cost_settled(group: Sequence[str]) -> str:
@@ -77,9 +90,9 @@ def unit_cost(function: str, over: str) -> str:
     """
     work = f'{names.LABEL_ACCOUNT}=~"{names.CHARGED}|{names.ABORTED}"'
     cost = ENGINES.over(function, over, names.METRIC_COST, work, f'{names.LABEL_PHASE}=~"{"|".join(names.PHASES)}"')
-    kinds = f'{names.LABEL_KIND}=~"{"|".join(_DRIVER.values())}"'
+    kinds = f'{names.LABEL_KIND}=~"{"|".join(DRIVER.values())}"'
     tokens = ENGINE_MODELS.over(function, over, names.METRIC_TOKENS, kinds)
-    for phase, kind in _DRIVER.items():
+    for phase, kind in DRIVER.items():
         tokens = f'label_replace({tokens}, "{names.LABEL_PHASE}", "{phase}", "{names.LABEL_KIND}", "{kind}")'
     phases = by((names.LABEL_PHASE,))
     return f"1e6 * sum{phases}({cost})\n/ (sum{phases}({tokens}) > 0)"
@@ -92,7 +105,7 @@ def engine_gauge(metric: str, operation: str, group: Sequence[str] = ()) -> str:
 
 def checks() -> str:
     """1 per reconciliation that agrees on every chosen engine, else 0."""
-    return f"min by ({names.LABEL_CHECK}) ({ENGINES.now(names.METRIC_CHECK)})"
+    return engine_gauge(names.METRIC_CHECK, "min", (names.LABEL_CHECK,))
 
 
 def tenant_settled(metric: str, *more: str, group: Sequence[str] = (names.LABEL_TENANT,)) -> str:
@@ -103,6 +116,11 @@ def tenant_settled(metric: str, *more: str, group: Sequence[str] = (names.LABEL_
 def tenant_total(metric: str) -> str:
     """A tenant metric since the ledger began, by tenant: the ledger's own sum, exact."""
     return f"sum by ({names.LABEL_TENANT}) ({TENANTS.now(metric)})"
+
+
+def requests_ended() -> str:
+    """Requests that ended, per second, by how."""
+    return f"sum{by((names.LABEL_OUTCOME,))}({REQUESTS.over('rate', INTERVAL, names.METRIC_REQUESTS)})"
 
 
 def engines_up() -> str:

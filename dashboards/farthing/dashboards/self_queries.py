@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from farthing.dashboards.queries import engine_gauge, known
 from farthing.dashboards.scopes import BOOKS, ENGINES, INTERVAL, RANGE, TARGETS
 from farthing.domain import conventions as names
 from farthing.promql.money import unattributed_share
-from farthing.promql.scope import by
+from farthing.promql.scope import by, equals
 
 __all__ = [
     "alerts_about_farthing",
     "answering",
     "dropped_in_range",
-    "engines_answering",
-    "engines_asked",
     "growth",
     "intake",
     "of_engines",
@@ -63,17 +62,7 @@ def of_farthing(metric: str, operation: str, group: Sequence[str] = ()) -> str:
 
 def of_engines(metric: str, operation: str, group: Sequence[str] = (names.LABEL_ENGINE,)) -> str:
     """A gauge of Farthing's by engine, of the chosen engines."""
-    return f"{operation}{by(group)}({ENGINES.now(metric)})"
-
-
-def engines_answering() -> str:
-    """Engines whose last scrape by Farthing succeeded."""
-    return f"sum({ENGINES.now(names.METRIC_SCRAPE_UP)})"
-
-
-def engines_asked() -> str:
-    """Engines that Farthing scrapes."""
-    return f"count({ENGINES.now(names.METRIC_SCRAPE_UP)})"
+    return engine_gauge(metric, operation, group)
 
 
 def growth(metric: str, group: Sequence[str]) -> str:
@@ -109,7 +98,7 @@ def probes_of_engines() -> tuple[str, str]:
 
 def unexplained() -> str:
     """Part of the busy cost settled lately that no request explained at first, by engine."""
-    return f"({unattributed_share(ENGINES, RANGE)}) >= 0"
+    return known(unattributed_share(ENGINES, RANGE))
 
 
 def _probes(metric: str) -> str:
@@ -117,8 +106,4 @@ def _probes(metric: str) -> str:
 
 
 def _of_job(job: str) -> str:
-    return _is(names.LABEL_JOB, job)
-
-
-def _is(label: str, value: str) -> str:
-    return f'{label}="{value}"'
+    return equals(names.LABEL_JOB, job)

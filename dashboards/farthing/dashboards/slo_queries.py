@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from farthing.dashboards.scopes import BOOKS, INTERVAL, PROMISES, REQUESTS, SLOS
+from farthing.dashboards.scopes import BOOKS, PROMISES, SLOS
 from farthing.domain import conventions as names
 from farthing.promql.scope import by
 
@@ -22,7 +22,6 @@ __all__ = [
     "kept",
     "objective",
     "of_promise",
-    "requests_ended",
     "time_left",
     "worst",
 ]
@@ -71,11 +70,6 @@ def time_left(burn: str = names.REC_SLO_BURN_1H) -> str:
 def kept() -> str:
     """Promises to a model of whose budget something is left, of those that had requests."""
     return f"sum({_each(names.REC_SLO_BUDGET_LEFT)} >= bool 0)"
-
-
-def requests_ended() -> str:
-    """Requests that ended, per second, by how."""
-    return f"sum{by((names.LABEL_OUTCOME,))}({REQUESTS.over('rate', INTERVAL, names.METRIC_REQUESTS)})"
 
 
 def alerts_firing(group: Sequence[str] = ()) -> str:

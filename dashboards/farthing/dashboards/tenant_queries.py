@@ -19,7 +19,6 @@ __all__ = [
     "cost_per_request",
     "cost_rate",
     "ended_share",
-    "latency_quantile",
     "of_phase",
     "promise_kept",
     "promise_requests",
@@ -114,12 +113,6 @@ def promise_requests(result: str) -> str:
 def promise_kept() -> str:
     """Part of those requests that was good."""
     return known(f"{promise_requests(names.GOOD)}\n/ {_promised()}")
-
-
-def latency_quantile(histogram: str, quantile: float) -> str:
-    """A quantile in seconds by tier, of what clients saw, all models and instances together."""
-    buckets = REQUESTS.over("rate", INTERVAL, f"{histogram}_bucket")
-    return f"histogram_quantile({quantile}, sum{by((names.LABEL_TIER, names.LABEL_LE))}({buckets}))"
 
 
 def _promised(*more: str) -> str:

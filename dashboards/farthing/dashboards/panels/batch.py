@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from farthing.dashboards import batch_queries, engine_queries, theme
+from farthing.dashboards import batch_queries, engine_queries, queries, theme
 from farthing.dashboards.links import of_cell, runbook, to_dashboard
 from farthing.dashboards.parts import Band, Column, Panel, Query
 from farthing.domain import conventions as names
@@ -157,7 +157,7 @@ def outcomes() -> Panel:
         "queue, and what was computed is paid for. rejected: it sends more at once than engines take. failed: see the "
         "runbook of LLMServerErrorsHigh.",
         "reqps",
-        [Query(batch_queries.outcomes(), "{{outcome}}")],
+        [Query(queries.requests_ended(), "{{outcome}}")],
         stacked=True,
         panel_links=(runbook("LLMRequestsAborted"), runbook("LLMRequestsRejected"), runbook("LLMServerErrorsHigh")),
     )
@@ -223,7 +223,7 @@ def idle_cost() -> Panel:
         "Dollars per hour that buy nothing, by engine, as they settle: room for batch work that is paid for already. "
         "Send jobs there; if there are none, release the engine.",
         USD,
-        [Query(batch_queries.idle_cost(), "{{engine}}")],
+        [Query(queries.cost_rate((names.LABEL_ENGINE,), (names.IDLE,)), "{{engine}}")],
         stacked=True,
         min_step=SETTLING_STEP,
         panel_links=(runbook("FarthingIdleCostHigh"), runbook("LLMGPUAllocatedIdle")),
@@ -284,7 +284,7 @@ def queue_wait_by_tier() -> Panel:
 
 def tenants() -> Panel:
     """A table of who runs the tier's work."""
-    growth = batch_queries.tenant_growth
+    growth = queries.tenant_settled
     return theme.listing(
         "Who runs batch work, in range",
         "Tenants of the chosen tier by cost within the time range. A dear million tokens: small batches or long "

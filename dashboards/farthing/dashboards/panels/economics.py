@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from farthing.dashboards import gpu_queries, queries, theme
 from farthing.dashboards import money_queries as money
-from farthing.dashboards import queries, theme
 from farthing.dashboards.links import of_cell, runbook, to_dashboard
 from farthing.dashboards.panels.cost import NOTHING, SETTLING_STEP, USD
 from farthing.dashboards.parts import Band, Column, Panel, Query
@@ -99,7 +99,7 @@ def nothing_over_time() -> Panel:
         "less often. Asleep: their GPUs are paid for. Down: an engine that crashed keeps its GPUs. Aborted: clients "
         "hang up. See the runbooks of FarthingIdleCostHigh, FarthingStartingCostHigh and FarthingAsleepCostHigh.",
         USD,
-        [Query(money.cost_rate_of(NOTHING, (names.LABEL_ACCOUNT,)), "{{account}}")],
+        [Query(queries.cost_rate((names.LABEL_ACCOUNT,), NOTHING), "{{account}}")],
         stacked=True,
         min_step=SETTLING_STEP,
         panel_links=(
@@ -147,7 +147,7 @@ def unallocated() -> Panel:
         "What GPUs cost per hour now that are seen on the chosen hosts and run no engine. Release them, or start an "
         "engine. None: every GPU has one, or the others have no price.",
         USD,
-        [Query(money.unallocated_now())],
+        [Query(gpu_queries.idle_price())],
         decimals=2,
         unknown="none",
         panel_links=(to_dashboard(names.DASHBOARD_GPUS, "GPUs and energy"),),

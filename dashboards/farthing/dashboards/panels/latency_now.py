@@ -6,6 +6,7 @@ from typing import Final
 
 from farthing.dashboards import latency_queries as asked
 from farthing.dashboards import links, queries, theme
+from farthing.dashboards.engine_queries import BY_ENGINE, number
 from farthing.dashboards.parts import Band, Column, Panel, Query
 from farthing.domain import conventions as names
 from farthing.settings import Settings
@@ -27,40 +28,37 @@ _SLO: Final = links.to_dashboard(names.DASHBOARD_SLO, "Which promise that breaks
 
 def first_token_worst(settings: Settings) -> Panel:
     """95th percentile of the time to the first token, of the slowest model."""
-    return theme.number(
+    return _worst(
         "First token, p95",
         "95 % of first tokens of the slowest chosen model came within this time, over one minute; red is later than "
         "promised. Red with a queue: engines are missing; without: long prompts, see prefill. Unknown: no requests.",
-        "s",
-        [Query(asked.worst(names.REC_TTFT_P95))],
-        bands=(Band(settings.alerts.ttft_p95_seconds, "broken"),),
-        panel_links=(links.runbook("LLMTimeToFirstTokenHigh"), _SLO),
+        names.REC_TTFT_P95,
+        settings.alerts.ttft_p95_seconds,
+        "LLMTimeToFirstTokenHigh",
     )
 
 
 def inter_token_worst(settings: Settings) -> Panel:
     """95th percentile of the time between tokens, of the slowest model."""
-    return theme.number(
+    return _worst(
         "Between tokens, p95",
         "95 % of tokens of the slowest chosen model came so soon after the one before, over one minute; in the red "
         "people read faster than is written. See the interference below: large batches, or long prefills between.",
-        "s",
-        [Query(asked.worst(names.REC_ITL_P95))],
-        bands=(Band(settings.alerts.itl_p95_seconds, "broken"),),
-        panel_links=(links.runbook("LLMInterTokenLatencyHigh"), _SLO),
+        names.REC_ITL_P95,
+        settings.alerts.itl_p95_seconds,
+        "LLMInterTokenLatencyHigh",
     )
 
 
 def whole_answer_worst(settings: Settings) -> Panel:
     """95th percentile of the time to the end of an answer, of the slowest model."""
-    return theme.number(
+    return _worst(
         "Whole answer, p95",
         "95 % of requests of the slowest chosen model were done within this time, over one minute; red is later than "
         "promised. The stages below say which part of it grew: act on the largest.",
-        "s",
-        [Query(asked.worst(names.REC_E2E_P95))],
-        bands=(Band(settings.alerts.e2e_p95_seconds, "broken"),),
-        panel_links=(links.runbook("LLMEndToEndLatencyHigh"), _SLO),
+        names.REC_E2E_P95,
+        settings.alerts.e2e_p95_seconds,
+        "LLMEndToEndLatencyHigh",
     )
 
 
@@ -133,7 +131,7 @@ def mean_by_model() -> Panel:
 
 def slowest_instances(settings: Settings) -> Panel:
     """Every instance, the slowest first."""
-    group = asked.BY_INSTANCE
+    group = BY_ENGINE
     return theme.listing(
         "The slowest instances, now",
         "Means over the last minute, the latest first token first. One instance far from its neighbours of the same "
@@ -151,9 +149,9 @@ def slowest_instances(settings: Settings) -> Panel:
                 (Band(settings.alerts.itl_p95_seconds, "broken"),),
             ),
             Column("Whole answer", "s", asked.mean(names.REC_E2E_TIME, group)),
-            Column("Running", "short", asked.of_instances(names.REC_RUNNING, "sum")),
-            Column("Waiting", "short", asked.of_instances(names.REC_WAITING, "sum")),
-            Column("KV cache", "percentunit", asked.of_instances(names.REC_KV, "max"), _KV, decimals=0),
+            Column("Running", "short", number(names.REC_RUNNING)),
+            Column("Waiting", "short", number(names.REC_WAITING)),
+            Column("KV cache", "percentunit", number(names.REC_KV, "max"), _KV, decimals=0),
             Column("Preemptions/min", "short", asked.preemptions(), decimals=1),
         ),
         row_links={
@@ -161,4 +159,15 @@ def slowest_instances(settings: Settings) -> Panel:
             names.LABEL_MODEL: links.of_cell(names.DASHBOARD_LATENCY, "This model only", "model"),
         },
         footer=False,
+    )
+
+
+def _worst(title: str, description: str, record: str, promised_seconds: float, alert: str) -> Panel:
+    return theme.number(
+        title,
+        description,
+        "s",
+        [Query(asked.worst(record))],
+        bands=(Band(promised_seconds, "broken"),),
+        panel_links=(links.runbook(alert), _SLO),
     )

@@ -18,7 +18,6 @@ __all__ = [
     "queue",
     "requests_finished",
     "time_to_first_token",
-    "time_to_first_token_spread",
     "tokens",
 ]
 
@@ -82,17 +81,6 @@ def time_to_first_token(settings: Settings) -> Panel:
         ],
         bands=(Band(settings.alerts.ttft_p95_seconds, "broken"),),
         panel_links=(_LATENCY, runbook("LLMTimeToFirstTokenHigh")),
-    )
-
-
-def time_to_first_token_spread() -> Panel:
-    """How times to the first token spread."""
-    return theme.distribution(
-        "Time to first token, spread",
-        "First tokens per second by how long they took. Two bands: two kinds of prompts, or one slow instance; choose "
-        "a model to tell them apart before acting on a percentile.",
-        "s",
-        Query(queries.signal(names.REC_TTFT_BUCKET, "sum", (names.LABEL_LE,)), "{{le}}"),
     )
 
 

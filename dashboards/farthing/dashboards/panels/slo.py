@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from farthing.dashboards import links, slo_queries, theme
+from farthing.dashboards import links, queries, slo_queries, theme
 from farthing.dashboards.look import BROKEN, CALM, CAREFUL
 from farthing.dashboards.parts import Band, Column, Link, Panel, Query
 from farthing.domain import conventions as names
@@ -286,7 +286,7 @@ def requests_ended() -> Panel:
         "Failed: see the engine's log. Aborted before the first token: clients gave up waiting, which counts as bad. "
         "Invalid requests are their sender's fault and count for no promise.",
         "reqps",
-        [Query(slo_queries.requests_ended(), "{{outcome}}")],
+        [Query(queries.requests_ended(), "{{outcome}}")],
         stacked=True,
         colours=_OUTCOMES,
         panel_links=(links.runbook("LLMRequestsRejected"), links.runbook("LLMRequestsFailing")),

@@ -6,6 +6,7 @@ from typing import Final
 
 from farthing.dashboards import queries, theme
 from farthing.dashboards import tenant_queries as tenants
+from farthing.dashboards.latency_queries import own_quantile
 from farthing.dashboards.links import of_cell, runbook, to_dashboard
 from farthing.dashboards.panels.cost import SETTLING_STEP, USD
 from farthing.dashboards.parts import Band, Column, Panel, Query
@@ -205,8 +206,8 @@ def latency(histogram: str, title: str, what: str) -> Panel:
         "long. In all: engines are saturated; see the latency anatomy.",
         "s",
         [
-            Query(tenants.latency_quantile(histogram, 0.95), "{{tier}} p95", exemplars=True),
-            Query(tenants.latency_quantile(histogram, 0.5), "{{tier}} p50"),
+            Query(own_quantile(0.95, histogram), "{{tier}} p95", exemplars=True),
+            Query(own_quantile(0.5, histogram), "{{tier}} p50"),
         ],
         panel_links=(_LATENCY,),
     )
