@@ -2,7 +2,9 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 import httpx
 import pytest
@@ -33,8 +35,15 @@ class PanelWorld:
         return Store(self.url, Span(until - RANGE_SECONDS, until, SCRAPE_SECONDS), self.client)
 
 
-@pytest.fixture(scope="package")
-def panel_world(tmp_path_factory: pytest.TempPathFactory, engine_python, engine_models) -> Iterator[PanelWorld]:
+ROOM = Path(__file__).parent
+_RUNNING = pytest.StashKey[ExitStack]()
+"""What ends the world."""
+
+
+@pytest.fixture(scope="session")
+def panel_world(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, engine_python, engine_models
+) -> Iterator[PanelWorld]:
     """Six hours of the fleet and a live engine, in one Prometheus; both are gone when other tests need the machine."""
     settings = world_settings()
     found = boards(render_dashboards(settings))
@@ -42,6 +51,16 @@ def panel_world(tmp_path_factory: pytest.TempPathFactory, engine_python, engine_
     rules = [rule.expr for group in rule_groups(settings) for rule in group.rules]
     world = build(tmp_path_factory.mktemp("world"), expressions, wanted=names_in([*expressions, *rules]))
     log = tmp_path_factory.mktemp("engine") / "engine.log"
-    engine = running_engine(engine_python, engine_models / "tinysmolvlm", log)
-    with engine as live, live_world(world, live) as server, httpx.Client(trust_env=False, timeout=60) as client:
+    with ExitStack() as stack:
+        live = stack.enter_context(running_engine(engine_python, engine_models / "tinysmolvlm", log))
+        server = stack.enter_context(live_world(world, live))
+        client = stack.enter_context(httpx.Client(trust_env=False, timeout=60))
+        request.config.stash[_RUNNING] = stack
         yield PanelWorld(world, server.url, found, client)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """End the world after the last test of this folder: a session's fixtures would outlive it."""
+    if _RUNNING in item.config.stash and not (nextitem and nextitem.path.is_relative_to(ROOM)):
+        item.config.stash[_RUNNING].close()
