@@ -11,28 +11,38 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, HttpUrl, ValidationError, field_validator, model_validator
 
-from farthing.domain.conventions import DEFAULT_PORT
 from farthing.domain.errors import ConfigError
 from farthing.domain.yaml_places import line_of
+from farthing.settings_access import Port, ServeSettings
 from farthing.settings_alerts import AlertSettings
+from farthing.settings_audit import AuditSettings
 from farthing.settings_autoscale import AutoscaleSettings
 from farthing.settings_budgets import BudgetSettings
+from farthing.settings_discovery import DiscoverySettings, DnsSettings, DockerSettings
+from farthing.settings_fleet import FleetSettings
 from farthing.settings_gpu import ExporterSettings, GpuSettings, GpuUuid
 from farthing.settings_notify import NotifySettings
 from farthing.settings_prices import CapacitySettings, Currency, ExchangeSettings, OwnedSettings, PriceSettings
 from farthing.settings_slo import SloSettings, effective_slos
+from farthing.settings_traces import TracesSettings
 
 __all__ = [
+    "TOKENS_FILE",
     "TOKEN_VARIABLE",
     "AlertSettings",
+    "AuditSettings",
     "AutoscaleSettings",
     "BookSettings",
     "BudgetSettings",
     "CapacitySettings",
     "CostingSettings",
+    "DiscoverySettings",
+    "DnsSettings",
+    "DockerSettings",
     "EngineSettings",
     "ExchangeSettings",
     "ExporterSettings",
+    "FleetSettings",
     "GpuSettings",
     "NotifySettings",
     "OwnedSettings",
@@ -42,15 +52,16 @@ __all__ = [
     "Settings",
     "SloSettings",
     "StackSettings",
+    "TracesSettings",
     "load_settings",
     "read_secret",
 ]
 
 CONFIG_VARIABLE = "FARTHING_CONFIG"
 DEFAULT_CONFIG = "farthing.yaml"
-TOKEN_VARIABLE = "FARTHING_INTAKE_TOKEN"  # noqa: S105 - the name of a variable
-
-Port = Annotated[int, Field(ge=1, le=65535)]
+TOKEN_VARIABLE = "FARTHING_INTAKE_TOKEN"  # noqa: S105 - the name of a variable  # nosec B105
+TOKENS_FILE = Path("secrets/tokens.yaml")
+"""Where tokens are kept in the state folder, unless ``serve.tokens_file`` says otherwise."""
 
 
 class _Strict(BaseModel):
@@ -105,21 +116,6 @@ class EngineSettings(_Strict):
         return str(self.url).rstrip("/") + self.metrics_path
 
 
-class ServeSettings(_Strict):
-    """The HTTP server of ``farthing serve``."""
-
-    host: str = "127.0.0.1"
-    port: Port = DEFAULT_PORT
-    token_file: Path | None = None
-    """File with the bearer token that intake demands; FARTHING_INTAKE_TOKEN overrides it. None: no token."""
-    max_body_bytes: Annotated[int, Field(ge=1024)] = 64 * 1024 * 1024
-    """Largest decompressed body that intake accepts."""
-    intake_bodies_per_second: Annotated[float, Field(gt=0)] = 200.0
-    """Bodies that one client address may post, over ten seconds; more are answered with 429 and sent again later."""
-    intake_bytes_per_second: Annotated[int, Field(ge=1024)] = 64 * 1024 * 1024
-    """Decompressed bytes that intake takes from all senders together, over ten seconds."""
-
-
 class CostingSettings(_Strict):
     """How work is costed."""
 
@@ -163,6 +159,7 @@ class StackSettings(_Strict):
     jaeger_otlp_http_port: Port = 4318
     jaeger_query_grpc_port: Port = 16685
     jaeger_health_port: Port = 13133
+    jaeger_metrics_port: Port = 8889
     replay_port: Port = 9465
     replay_recording: str = "h100-llama8b-vllm0.26"
     """What is replayed when no engine is configured."""
@@ -194,6 +191,8 @@ class Settings(_Strict):
     currency: Currency = "USD"
     ledger: str = "sqlite:///.farthing/ledger.db"
     engines: tuple[EngineSettings, ...] = ()
+    discovery: DiscoverySettings = DiscoverySettings()
+    fleet: tuple[FleetSettings, ...] = ()
     prices: tuple[PriceSettings, ...] = ()
     capacity: tuple[CapacitySettings, ...] = ()
     exchange: tuple[ExchangeSettings, ...] = ()
@@ -209,6 +208,8 @@ class Settings(_Strict):
     alerts: AlertSettings = AlertSettings()
     notify: NotifySettings = NotifySettings()
     autoscale: AutoscaleSettings = AutoscaleSettings()
+    traces: TracesSettings = TracesSettings()
+    audit: AuditSettings = AuditSettings()
     stack: StackSettings = StackSettings()
 
     @model_validator(mode="before")
@@ -243,6 +244,15 @@ class Settings(_Strict):
                     )
         return engines
 
+    @field_validator("fleet")
+    @classmethod
+    def _fleets_differ(cls, fleet: tuple[FleetSettings, ...]) -> tuple[FleetSettings, ...]:
+        names = [entry.name for entry in fleet]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"two fleet entries are called {twice[0]!r}; names must differ")
+        return fleet
+
     @field_validator("budgets")
     @classmethod
     def _scopes_differ(cls, budgets: tuple[BudgetSettings, ...]) -> tuple[BudgetSettings, ...]:
@@ -262,12 +272,39 @@ class Settings(_Strict):
         return slos
 
     @property
+    def tokens_file(self) -> Path:
+        """Where tokens are kept; the file need not exist."""
+        return (self.serve.tokens_file or self.stack.state_dir / TOKENS_FILE).expanduser()
+
+    def with_engines(self, engines: tuple[EngineSettings, ...]) -> Settings:
+        """These settings with other engines, whose names differ.
+
+        Raises ConfigError when they contradict one another, or name a capacity that is not theirs.
+        """
+        changed = self.model_copy(update={"engines": engines})
+        try:
+            self._devices_have_one_engine(engines)
+            changed._check_capacities()
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        return changed
+
+    @property
+    def watches_nothing(self) -> bool:
+        """Whether no engine is named in any way: then a recorded one is replayed."""
+        return not (self.engines or self.discovery.is_active or self.fleet)
+
+    @property
     def objectives(self) -> tuple[SloSettings, ...]:
         """The SLOs in force: defaults and entries, less what is switched off."""
         return effective_slos(self.slos, self.slo_defaults)
 
     @model_validator(mode="after")
     def _capacities_exist(self) -> Settings:
+        self._check_capacities()
+        return self
+
+    def _check_capacities(self) -> None:
         gpus = {capacity.name: capacity.gpu for capacity in self.capacity}
         for engine in self.engines:
             if engine.capacity and engine.capacity not in gpus:
@@ -278,7 +315,6 @@ class Settings(_Strict):
                     f"engine {engine.name!r} has gpu {engine.gpu!r} and its capacity {engine.capacity!r} "
                     f"{gpus[engine.capacity]!r}; leave out the engine's"
                 )
-        return self
 
 
 def load_settings(path: Path | None = None, environ: dict[str, str] | None = None) -> Settings:

@@ -76,6 +76,15 @@ class SloSettings(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _of_one_tier(self) -> SloSettings:
+        if self.tier == names.OTHER:
+            raise ValueError(
+                f"SLO {self.name!r}: {names.OTHER!r} is what tiers without series of their own share; give it the name "
+                "of one tier"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _countable(self) -> SloSettings:
         if self.source != "engine":
             return self

@@ -15,13 +15,12 @@ import hashlib
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg import lapack
-from scipy.optimize import nnls
 
+from farthing.costing.nonnegative import nonnegative_minimum
 from farthing.domain.conventions import ASSUMED, ESTIMATED, MODELLED
 from farthing.domain.model import Fit
 
@@ -69,14 +68,7 @@ def solve(gram: Floats, moment: Floats, prior: Floats, ridge: float = RIDGE_SECO
 
     ``gram`` is X'X (k, k), ``moment`` X'y (k,), ``prior`` (k,) positive defaults, ``ridge`` in units of y.
     """
-    matrix, target = _scaled(gram, moment, prior, ridge)
-    # the library's own routines: numpy's wrappers around them take longer than they do
-    lower, failed = lapack.dpotrf(matrix, lower=1)
-    if failed:
-        raise np.linalg.LinAlgError("the normal equations are not positive definite")
-    _, _, half, _ = lapack.dgesv(lower, target)
-    solution, _ = nnls(lower.T, half, maxiter=50 * len(prior))
-    return np.asarray(solution * prior, np.float64)
+    return nonnegative_minimum(*_scaled(gram, moment, prior, ridge)) * prior
 
 
 def optimality_gap(
@@ -101,8 +93,47 @@ def _scaled(gram: Floats, moment: Floats, prior: Floats, ridge: float) -> tuple[
     return matrix, moment * prior + ridge**2
 
 
-_Products: TypeAlias = tuple[Floats, Floats, float, int]
-"""Of a window's rows: X'X, X'y, y'y, and their number."""
+_BLOCKS = 120
+"""Parts of a horizon that are forgotten as one: half a minute each, of an hour."""
+
+
+class _Held:
+    """What the windows of a horizon added to the sums, oldest first: X'X, X'y, y'y and the number of rows of each.
+
+    A few windows share a block and are forgotten together, of X'X its upper triangle is kept, and a block stays where
+    it is: every window as objects would be gigabytes for an hour of a thousand engines, and arrays that grow leave
+    holes behind them that nothing fits into.
+    """
+
+    def __init__(self, features: int, horizon: int) -> None:
+        self._upper = np.triu_indices(features)
+        self._mirror = np.zeros((features, features), np.intp)
+        self._mirror[self._upper] = self._mirror.T[self._upper] = np.arange(len(self._upper[0]))
+        self._features = features
+        self._horizon = horizon
+        self._block = max(1, horizon // _BLOCKS)
+        """Windows of a block."""
+        self._blocks: deque[Floats] = deque()
+        self._count = 0
+
+    def append(self, gram: Floats, moment: Floats, square: float, rows: int) -> None:
+        """Hold another window."""
+        if self._count % self._block == 0:
+            self._blocks.append(np.zeros(len(self._upper[0]) + self._features + 2))
+        block, k = self._blocks[-1], self._features
+        block[: -k - 2] += gram[self._upper]
+        block[-k - 2 : -2] += moment
+        block[-2] += square
+        block[-1] += rows
+        self._count += 1
+
+    def outdated(self) -> tuple[Floats, Floats, float, int] | None:
+        """Let go of the oldest block where all the windows of the horizon came after it; None where none did."""
+        if self._count - self._block < self._horizon:
+            return None
+        self._count -= self._block
+        block, k = self._blocks.popleft(), self._features
+        return block[self._mirror], block[-k - 2 : -2], float(block[-2]), int(block[-1])
 
 
 @dataclass(slots=True)
@@ -125,6 +156,8 @@ class _Basis(NamedTuple):
 class FitHistory:
     """A sliding horizon of windows and the fit they give; deterministic in the order of ``add``.
 
+    It is ``horizon`` windows long, or up to a block's longer.
+
     The fit is of busy seconds by default; ``features``, ``defaults`` and ``ridge`` make it one of joules.
     Sums of products slide along, so a window costs the same however long the horizon is.
     """
@@ -143,9 +176,8 @@ class FitHistory:
         self._prior = np.array([(defaults or DEFAULT_COEFFICIENTS)[feature] for feature in features])
         self._ridge = ridge
         self._name = name
-        self._held: deque[_Products] = deque()
+        self._held = _Held(k, horizon)
         self._rows = 0
-        self._horizon = horizon
         self._gram, self._moment, self._square = np.zeros((k, k)), np.zeros(k), 0.0
         self._errors = _Errors()
         self._coefficients = self._prior.copy()
@@ -165,13 +197,13 @@ class FitHistory:
             self._errors.absolute += abs(float(features.dot(self._coefficients)) - target)
             self._errors.actual += target
         gram, moment, square = rows.T.dot(rows), rows.T.dot(targets), float(targets.dot(targets))
-        self._held.append((gram, moment, square, len(rows)))
+        self._held.append(gram, moment, square, len(rows))
         self._gram += gram
         self._moment += moment
         self._square += square
         self._rows += len(rows)
-        if len(self._held) > self._horizon:
-            self._forget(*self._held.popleft())
+        if outdated := self._held.outdated():
+            self._forget(*outdated)
         self.windows += 1
         if self.windows <= REFIT_ALWAYS or self.windows % REFIT_EVERY == 0:
             self._refit()

@@ -42,8 +42,8 @@ MARKED = ("steps", "encoder_steps", *_COUNTS, "prefill_share", "decode_steps", "
 _used = attrgetter("at_ns", "running", *_COUNTS)
 _COUNTED = slice(MARKED.index(_COUNTS[0]), MARKED.index(_COUNTS[-1]) + 1)
 _DECODES = MARKED.index("decode_steps")
-_ROOM = 512
-"""Marks that a track has room for at least."""
+_ROOM = 128
+"""Marks that a track has more room for, at least, than it holds: thousands of engines have a track each."""
 _LOOK = 16
 """Marks without a step that may lie between two steps: one per API server."""
 
@@ -152,7 +152,8 @@ class MarkTrack:
         """Have room for as many marks after the last, moving those held to the front of longer arrays if need be."""
         if self.end - self._origin + count <= self._state.shape[1]:
             return
-        first, end, room = self.base - self._origin, self.end - self._origin, max(_ROOM, 2 * (len(self) + count))
+        first, end, needed = self.base - self._origin, self.end - self._origin, len(self) + count
+        room = needed + max(_ROOM, needed // 4)
         self._state = _moved(self._state[:, first:end], room)
         self._marks = _moved(self._marks[:, first:end], room)
         self._sums = _moved(self._sums[:, first : end + 1], room + 1)

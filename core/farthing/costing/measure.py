@@ -21,7 +21,7 @@ from farthing.costing.work import SLACK, Claim, WindowWork, Work
 from farthing.domain.conventions import DECODE, PREFILL, VISION
 from farthing.domain.money import split
 
-__all__ = ["ROW_NS", "measure"]
+__all__ = ["ROW_NS", "measure", "unclaimed_work"]
 
 STOPPED = "stop"
 """Finish reason of a sequence that ended itself, by a stop token or a stop string."""
@@ -39,6 +39,7 @@ _PREFILLS, _DECODED = _BY_MARK.index("prefill_tokens"), _BY_MARK.index("decode_t
 _ENCODED, _DECODES = _BY_MARK.index("encoder_tokens"), _BY_MARK.index("decode_steps")
 _PREFILLING, _DECODING = _BY_MARK.index("prefill_requests"), _BY_MARK.index("decode_requests")
 _COMPUTED, _CACHED = _BY_MARK.index("prompt_computed"), _BY_MARK.index("prompt_cached")
+_PHASES = (PREFILL, DECODE, VISION)
 _MOST_IMAGES = 24
 """Prompts with images in one step for which subsets are tried; their sums are few, since images have few sizes."""
 
@@ -59,6 +60,14 @@ def measure(
         measurement.overrun()
         measurement.recompute()
     return measurement.result(start_ns, np.zeros(hi - lo, np.int64) if busy_ns is None else busy_ns)
+
+
+def unclaimed_work(track: MarkTrack, lo: int, hi: int) -> WindowWork:
+    """The work of the marks at positions [lo, hi) as long as nobody is known who did it: features and sums alone."""
+    sums = dict(zip(MARKED, np.add.reduce(track.marks(lo, hi), axis=1).tolist(), strict=True))
+    features = {name: sums.get(name, 0.0) for name in f.FEATURES}
+    totals = {name: sums[name] for name in _BY_MARK[_TOTALLED]}
+    return WindowWork(features, np.empty((0, len(f.FEATURES))), np.empty(0), totals, dict.fromkeys(_PHASES, 0.0))
 
 
 class _Measurement:

@@ -33,7 +33,7 @@ from farthing.domain.conventions import (
 from farthing.domain.model import CostedRequest, Fit, Posting, Saver
 from farthing.domain.money import split
 
-__all__ = ["ACCOUNT_OF", "Energy", "Settlement", "WindowTime", "settle", "with_energy"]
+__all__ = ["ACCOUNT_OF", "Energy", "Settlement", "WindowTime", "by_phase", "settle", "with_energy"]
 
 _WEIGHT = 10**12
 """Integer weights are picoseconds of modelled time, or picojoules of modelled energy."""
@@ -125,6 +125,18 @@ def settle(bill_nano: int, time: WindowTime, work: WindowWork, *, fit: Fit, mode
         [Posting._make((*line, method if line[1] else METERED, nano, 0)) for line, nano in sorted(money.lines.items())]
     )
     return Settlement(postings, requests, dict(zip(PHASES, busy_ns, strict=True)), dict(saved))
+
+
+def by_phase(bill_nano: int, time: WindowTime, work: WindowWork, fit: Fit) -> dict[str, int]:
+    """What ``settle`` would come to by phase, or by account where there is none, without asking who did the work."""
+    phases = [round(seconds * _WEIGHT) for seconds in work.seconds(fit.coefficients)]
+    busy, *rest = split(bill_nano, [time.busy_ns, *time.other_ns.values()]) if time.other_ns else [bill_nano]
+    names, amounts = (PHASES, split(busy, phases)) if sum(phases) else ((UNATTRIBUTED,), [busy])
+    total: dict[str, int] = {}
+    for name, nano in zip((*names, *time.other_ns), (*amounts, *rest), strict=True):
+        if nano:
+            total[name] = total.get(name, 0) + nano
+    return total
 
 
 def with_energy(

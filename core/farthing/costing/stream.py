@@ -15,8 +15,8 @@ from farthing.costing.fit import FitHistory
 from farthing.costing.joining import Decided, EnergyJoin, Measured, Moment
 from farthing.costing.late import LateBook
 from farthing.costing.marks import MarkTrack
-from farthing.costing.measure import measure
-from farthing.costing.settle import settle
+from farthing.costing.measure import measure, unclaimed_work
+from farthing.costing.settle import by_phase, settle
 from farthing.costing.timing import Span, whole_ns, window_time
 from farthing.costing.work import SLACK, Work, works_of
 from farthing.domain.clock import SECOND
@@ -108,6 +108,8 @@ class CostStream:
         """By process and engine index: every process reports every index."""
         self._open: dict[int, int] = {}
         self._finished = False
+        self._provisional: dict[str, int] | None = None
+        """What ``provisional`` says; None once anything that it depends on may have changed."""
         self.adjustments: list[Adjustment] = []
         """What late records moved in settled windows; the caller takes them away."""
 
@@ -127,6 +129,9 @@ class CostStream:
 
     def feed(self, record: Record) -> list[SettledWindow]:
         """Take one record; returns the windows that it settles, in order."""
+        if not isinstance(record, Usage):
+            # a request takes part once the marks that it ended at have come
+            self._provisional = None
         if isinstance(record, Usage):
             if record.engine_index < len(self._indices):
                 index = self._indices[record.engine_index]
@@ -201,6 +206,11 @@ class CostStream:
 
     def provisional(self) -> dict[str, int]:
         """Nano-dollars of closed windows that are not settled, by phase or account, at the current fit."""
+        if self._provisional is None:
+            self._provisional = self._in_progress()
+        return dict(self._provisional)
+
+    def _in_progress(self) -> dict[str, int]:
         total: dict[str, int] = {}
         for number, index in enumerate(self._indices):
             for decided in self._joining.waiting(number):
@@ -211,12 +221,10 @@ class CostStream:
             open_windows = [(w.span, w.time, w.work) for w in index.measured]
             for span in index.closed:
                 time = window_time(index.track, index.works, self._states, span)[0]
-                open_windows.append((span, time, measure(index.track, [], span.lo, span.hi)))
+                open_windows.append((span, time, unclaimed_work(index.track, span.lo, span.hi)))
             for span, time, work in open_windows:
-                result = settle(self._share(self._billed, number, span), time, work, fit=fit, model="")
-                for posting in result.postings:
-                    name = posting.phase or posting.account
-                    total[name] = total.get(name, 0) + posting.nano
+                for name, nano in by_phase(self._share(self._billed, number, span), time, work, fit).items():
+                    total[name] = total.get(name, 0) + nano
         return total
 
     def fit(self, engine_index: int = 0) -> Fit:
@@ -267,6 +275,7 @@ class CostStream:
         return self._bill(self.started.at_ns, at_ns)
 
     def _advance(self) -> list[SettledWindow]:
+        self._provisional = None
         waiting, adjusted = self._joining.sizes(), len(self.adjustments)
         try:
             self._settle()
@@ -299,7 +308,7 @@ class CostStream:
                     index.closed[1] = index.closed[1]._replace(start=end)
                     span = span._replace(end=end)
                 index.closed.pop(0)
-                if end > span.start:
+                if end > span.start or span.hi > span.lo:
                     self._measure(number, index, span)
             while index.measured and (final or self._fit_is_ready(index, watermark)):
                 decided = self._decide(number, index, index.measured.pop(0))
@@ -329,7 +338,8 @@ class CostStream:
                 # marks of one moment belong together
                 position = track.position_after(cut)
             self._cut(index, cut, position)
-        if final and index.cut_ns < watermark:
+        if final and (index.cut_ns < watermark or index.cut_position < track.end):
+            # marks on the line of the last cut belong after it, where a window without length tells of them
             self._cut(index, watermark, track.end)
 
     def _cut(self, index: _Index, end: int, position: int) -> None:
@@ -386,6 +396,7 @@ class CostStream:
         self.adjustments += self._joining.adjusted(number, adjustments)
 
     def _join(self, *, wait: bool = True) -> list[SettledWindow]:
+        self._provisional = None
         measured_ns = min(index.unknown_ns for index in self._indices)
         windows, adjustments = self._joining.join(Moment(self.watermark_ns, measured_ns, self.ended), wait=wait)
         self.adjustments += adjustments

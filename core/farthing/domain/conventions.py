@@ -83,7 +83,8 @@ UNKNOWN: Final = "unknown"
 UNPRICED: Final = "unpriced"
 """What stands for the cost of work that no price applies to; never 0."""
 OTHER: Final = "other"
-"""The tenant under which metrics keep the dollars of tenants beyond the largest K."""
+"""The tenant under which metrics keep the dollars of tenants beyond the largest K; and the tier of those that have no
+series of their own."""
 ABORTED_EARLY: Final = "aborted_before_first_token"
 FAILED_EARLY: Final = "failed_before_first_token"
 INVALID: Final = "invalid"
@@ -177,6 +178,14 @@ METRIC_REQUESTS: Final = "farthing_requests_total"
 METRIC_SLO_REQUESTS: Final = "farthing_slo_requests_total"
 # ---- Farthing itself -----------------------------------------------------------------------------
 METRIC_INTAKE: Final = "farthing_intake_records_total"
+METRIC_AUTH_FAILURES: Final = "farthing_auth_failures_total"
+METRIC_SPANS: Final = "farthing_spans_total"
+METRIC_SPANS_WAITING: Final = "farthing_spans_waiting"
+METRIC_AUDIT_UP: Final = "farthing_audit_up"
+METRIC_AUDIT_RECORDS: Final = "farthing_audit_records_total"
+METRIC_AUDIT_FAILURES: Final = "farthing_audit_failures_total"
+METRIC_DISCOVERED: Final = "farthing_discovered_engines"
+METRIC_DISCOVERY_PROBLEMS: Final = "farthing_discovery_problems"
 METRIC_WATERMARK_LAG: Final = "farthing_watermark_lag_seconds"
 METRIC_SCRAPE_UP: Final = "farthing_engine_scrape_up"
 METRIC_SCRAPE_FAILURES: Final = "farthing_engine_scrape_failures_total"
@@ -226,6 +235,9 @@ PROBE_DROPPED: Final = "farthing_probe_dropped_total"
 PROBE_REFUSED: Final = "farthing_probe_refused_total"
 PROBE_FAILURES: Final = "farthing_probe_failures_total"
 PROBE_ERRORS: Final = "farthing_probe_errors_total"
+PROBE_SPANS_SENT: Final = "farthing_probe_spans_sent_total"
+PROBE_SPANS_DROPPED: Final = "farthing_probe_spans_dropped_total"
+PROBE_SPAN_FAILURES: Final = "farthing_probe_span_failures_total"
 
 LABEL_ENGINE: Final = "engine"
 LABEL_MODEL: Final = "model"
@@ -292,6 +304,8 @@ JOB_ROUTERS: Final = "llm-routers"
 """Routers before the engines, which see the same requests once more."""
 JOB_GPUS: Final = "gpu-exporters"
 """Exporters of GPU metrics, whoever wrote them."""
+JOB_SPANS: Final = "spans"
+"""What Jaeger counts of spans, before it samples them."""
 GROUP_VOCABULARY: Final = "llm-vocabulary"
 GROUP_DETAILS: Final = "llm-details"
 GROUP_LATENCY_ALERTS: Final = "farthing-latency"
@@ -504,6 +518,46 @@ INBOX_SILENT: Final = "silent"
 """Nothing has come of a boot for a while: what is known of it settles, and it may go on."""
 INBOX_ABANDONED: Final = "abandoned"
 """Nothing has come of a boot for so long that its books are closed."""
+
+# ---- spans: OpenTelemetry's conventions for GenAI and HTTP where they have a name, farthing.* where they have none
+SPAN_SERVICE: Final = "farthing-edge"
+"""``service.name`` of the edge span's resource; ``service.instance.id`` is the engine's name."""
+SPAN_SCOPE: Final = "farthing_probe"
+RESOURCE_SERVICE: Final = "service.name"
+RESOURCE_INSTANCE: Final = "service.instance.id"
+EXEMPLAR_TRACE: Final = "trace_id"
+"""Label of an exemplar that leads to a trace, as OpenMetrics' examples name it."""
+SPAN_PROVIDER: Final = "vllm"
+SPAN_FIRST_TOKEN: Final = "first_token"  # noqa: S105 - an event
+SPAN_ABORTED: Final = "aborted"
+ATTRIBUTE_OPERATION: Final = "gen_ai.operation.name"
+ATTRIBUTE_PROVIDER: Final = "gen_ai.provider.name"
+ATTRIBUTE_MODEL: Final = "gen_ai.request.model"
+ATTRIBUTE_FINISH_REASONS: Final = "gen_ai.response.finish_reasons"
+ATTRIBUTE_INPUT_TOKENS: Final = "gen_ai.usage.input_tokens"
+ATTRIBUTE_OUTPUT_TOKENS: Final = "gen_ai.usage.output_tokens"
+ATTRIBUTE_CACHED_TOKENS: Final = "gen_ai.usage.cache_read.input_tokens"
+ATTRIBUTE_IMAGE_TOKENS: Final = "farthing.usage.image_tokens"
+ATTRIBUTE_TENANT: Final = "farthing.tenant"
+ATTRIBUTE_PROJECT: Final = "farthing.project"
+ATTRIBUTE_TIER: Final = "farthing.tier"
+ATTRIBUTE_OUTCOME: Final = "farthing.outcome"
+ATTRIBUTE_REQUEST_ID: Final = "farthing.request_id"
+ATTRIBUTE_ESTIMATE: Final = "farthing.cost.estimate_nano_usd"
+ATTRIBUTE_ROUTE: Final = "http.route"
+ATTRIBUTE_STATUS: Final = "http.response.status_code"
+SPAN_OPERATIONS: Final = {
+    "/v1/chat/completions": "chat",
+    "/v1/chat/completions/batch": "chat",
+    "/v1/responses": "chat",
+    "/v1/messages": "chat",
+    "/cohere/v2/chat": "chat",
+    "/v1/completions": "text_completion",
+    "/inference/v1/generate": "text_completion",
+    "/v1/embeddings": "embeddings",
+    "/v2/embed": "embeddings",
+}
+"""``gen_ai.operation.name`` by route; of another route, its last part."""
 
 CHECK_RESIDUAL: Final = "residual_is_zero"
 CHECK_NOT_NEGATIVE: Final = "no_line_is_negative"

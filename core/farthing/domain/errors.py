@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 __all__ = [
+    "AuditError",
+    "BackupError",
     "ConfigError",
+    "DiscoveryError",
     "EngineUnreachableError",
     "ExpositionError",
     "FarthingError",
@@ -15,7 +18,9 @@ __all__ = [
     "PriceError",
     "RecordError",
     "RecordingError",
+    "ServiceError",
     "StackError",
+    "TraceError",
 ]
 
 
@@ -116,3 +121,35 @@ class GrafanaError(FarthingError):
     """A Grafana is away, refuses, or is none; the message names its URL, what it said and what to do."""
 
     exit_code = 15
+
+
+class BackupError(FarthingError):
+    """A backup of the stack cannot be made, is not whole, or cannot be restored here; the message names the file."""
+
+    exit_code = 16
+
+
+class DiscoveryError(FarthingError):
+    """Where engines are discovered cannot be read, or says what nobody understands; the message names file and line,
+    name or socket.
+    """
+
+    exit_code = 17
+
+
+class ServiceError(FarthingError):
+    """A Farthing that runs elsewhere is away, refuses, or is none; the message names its URL and what it said."""
+
+    exit_code = 18
+
+
+class TraceError(FarthingError):
+    """No request and no trace of that id is in the ledger, or none that may be seen; the message says where to look."""
+
+    exit_code = 19
+
+
+class AuditError(FarthingError):
+    """An audit trail cannot be written or read, or is another's; the message names the file and the remedy."""
+
+    exit_code = 20

@@ -119,7 +119,7 @@ METRICS: Final = (
         "USD",
         (*TENANT, names.LABEL_PHASE),
         "Settled cost of a tenant's requests by phase, and of those it aborted (phase aborted); tenants beyond the "
-        "largest are together under other.",
+        "largest are together under other, and so are tiers.",
     ),
     Metric(
         names.METRIC_TENANT_TOKENS,
@@ -133,7 +133,8 @@ METRICS: Final = (
         "counter",
         "requests",
         (*TENANT, names.LABEL_OUTCOME),
-        "A tenant's requests by outcome; requests without a tenant are counted under unknown.",
+        "A tenant's requests by outcome; requests without a tenant are counted under unknown. None where a tenant or a "
+        "tier was only ever refused.",
     ),
     Metric(
         names.METRIC_SPEND_TODAY,
@@ -272,7 +273,8 @@ METRICS: Final = (
         "requests",
         (*LATENCY, names.LABEL_OUTCOME),
         "Requests as they end, by outcome: finished; aborted and failed (5xx), each apart where there was no first "
-        "token; rejected (429: no room); invalid (another 4xx: the request's own fault).",
+        "token; rejected (429: no room); invalid (another 4xx: the request's own fault). Tiers without an objective, "
+        "beyond the first 20, are together under other, here as in the histograms.",
     ),
     Metric(
         names.METRIC_SLO_REQUESTS,
@@ -291,6 +293,66 @@ METRICS: Final = (
         (names.LABEL_KIND, names.LABEL_RESULT),
         "Records that intake received, by kind and result: accepted, duplicate or refused. Of the kind body, bodies "
         "that were refused as a whole, or limited: told to come later.",
+    ),
+    Metric(
+        names.METRIC_AUTH_FAILURES,
+        "counter",
+        "requests",
+        (names.LABEL_REASON,),
+        "Callers that were turned away, by reason: a token that there is none of, a login with one, or a scope that a "
+        "token does not have. Who shows no token is not counted.",
+    ),
+    Metric(
+        names.METRIC_SPANS,
+        "counter",
+        "spans",
+        (names.LABEL_RESULT,),
+        "Edge spans of sampled requests that Farthing was to hand to `traces.endpoint`, by what became of them: sent, "
+        "failed (the collector was away or refused them), or dropped (the queue was full, or their ids are none).",
+    ),
+    Metric(
+        names.METRIC_SPANS_WAITING,
+        "gauge",
+        "spans",
+        (),
+        "Edge spans that wait to be handed to `traces.endpoint`; they are few, since more are dropped.",
+    ),
+    Metric(
+        names.METRIC_AUDIT_UP,
+        "gauge",
+        "1",
+        (),
+        "1 when the audit trail could be written the last time, 0 when not; absent where none is kept (`audit.dir`).",
+    ),
+    Metric(
+        names.METRIC_AUDIT_RECORDS,
+        "counter",
+        "records",
+        (),
+        "Records of the audit trail, by the number of the last: one for each settled request, and events.",
+    ),
+    Metric(
+        names.METRIC_AUDIT_FAILURES,
+        "counter",
+        "failures",
+        (),
+        "Times that the audit trail could not be written. Nothing is lost by it: what is missing is written later.",
+    ),
+    Metric(
+        names.METRIC_DISCOVERED,
+        "gauge",
+        "1",
+        (names.LABEL_SOURCE,),
+        "Engines that a source of discovery finds: a pattern of files, a name of the DNS, a Docker engine. Those that "
+        "are left out as doubles count as well.",
+    ),
+    Metric(
+        names.METRIC_DISCOVERY_PROBLEMS,
+        "gauge",
+        "1",
+        (names.LABEL_SOURCE,),
+        "What is wrong with a source of discovery now, each of which the log has a line of: broken files, wrong "
+        "labels, no answer.",
     ),
     Metric(
         names.METRIC_WATERMARK_LAG,

@@ -13,6 +13,7 @@ from farthing.domain.spend import SpendView
 
 __all__ = [
     "Adjustment",
+    "AuditView",
     "Check",
     "CostedRequest",
     "Engine",
@@ -25,6 +26,7 @@ __all__ = [
     "Saver",
     "SettledWindow",
     "Snapshot",
+    "SourceView",
     "TenantView",
 ]
 
@@ -246,6 +248,28 @@ class IntakeView:
 
 
 @dataclass(frozen=True, slots=True)
+class SourceView:
+    """What a source of discovery finds now."""
+
+    source: str
+    """What messages call it."""
+    engines: int
+    problems: int
+
+
+@dataclass(frozen=True, slots=True)
+class AuditView:
+    """How the audit trail is doing."""
+
+    records: int
+    """The number of the last record; 0 before the trail was opened."""
+    failures: int
+    """Times that it could not be written since the service started."""
+    is_written: bool
+    """Whether it could be the last time."""
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """One consistent picture of the ledger; the page, ``/metrics`` and reports all read from it."""
 
@@ -265,3 +289,11 @@ class Snapshot:
     """(slo, model, result) -> requests that count for a tenant's SLO."""
     energy: EnergyView = field(default_factory=EnergyView)
     """Of settled work, where devices told any."""
+    auth_failures: Mapping[str, int] = field(default_factory=dict)
+    """Reason -> callers that were turned away."""
+    discovery: tuple[SourceView, ...] = ()
+    spans: Mapping[str, int] = field(default_factory=dict)
+    """What became of edge spans -> how many; empty where none are handed to a collector."""
+    spans_waiting: int | None = None
+    audit: AuditView | None = None
+    """None where no audit trail is written."""

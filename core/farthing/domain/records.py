@@ -172,6 +172,18 @@ class Usage:
     sequences: tuple[EngineSequence, ...] = ()
     seen_by: str = "both"
     """``both``, ``client`` (no engine statistics: aborted or refused) or ``engine`` (no HTTP side)."""
+    span_id: str = ""
+    """Of the edge span: 16 hexadecimal digits; empty without a trace."""
+    parent_span_id: str = ""
+    """The caller's span; empty at a root."""
+    sampled: bool = False
+    """Whether the trace is kept (W3C Trace Context, 3.2.2.5, the sampled flag)."""
+    span_sent: bool = False
+    """The probe has handed the edge span to a collector itself."""
+    estimate_nano: int | None = None
+    """What it would cost at the unit prices that the probe last heard of, nano-dollars; None where one is unknown."""
+    key_pseudonym: str = ""
+    """Of the API key, under the probe's salt: 16 hexadecimal digits; for the audit trail."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,10 @@ from farthing.domain.errors import LedgerError
 from farthing.ledger.backup_file import CHUNK, BackupReader, BackupWriter, ColumnEntry, Manifest, Progress, Row
 from farthing.ledger.database import bare_engine, is_postgresql, knows_revision, migrate, snapshot, transaction
 from farthing.ledger.partitions import make_room, partition_names
+from farthing.ledger.repository import Ledger
 from farthing.ledger.tables import metadata
 
-__all__ = ["back_up", "existing_ledger", "restore"]
+__all__ = ["back_up", "open_existing", "restore"]
 
 _TYPES = {"integer": "int8", "text": "text", "bytes": "bytea"}
 _DAY_OF = {"requests": "ended_wall_ns", "journal": "wall_start_ns"}
@@ -34,13 +35,13 @@ def back_up(url: str, path: Path, *, made_ns: int, force: bool = False, progress
     Others go on writing meanwhile. ``made_ns`` is UTC. The schema stays as it is, also an older one. Raises LedgerError
     when there is no ledger, when the file exists and ``force`` is not given, or when it cannot be written.
     """
-    with existing_ledger(url) as engine:
+    with _existing_ledger(url) as engine:
         writer = BackupWriter(path, force=force)
         try:
             with snapshot(engine) as connection:
                 tables = []
                 for name, columns in _tables(connection).items():
-                    total = int(connection.execute(sa.text(f"SELECT count(*) FROM {name}")).scalar_one())  # noqa: S608
+                    total = int(connection.execute(sa.text(f"SELECT count(*) FROM {name}")).scalar_one())  # noqa: S608  # nosec B608
                     counted = _counted(_read(connection, name, columns), name, total, progress)
                     tables.append(writer.table(name, columns, counted))
                 revision = _revision(connection)
@@ -99,7 +100,7 @@ def restore(url: str, path: Path, *, progress: Progress = _silent) -> Manifest:
 
 
 @contextmanager
-def existing_ledger(url: str) -> Iterator[Engine]:
+def _existing_ledger(url: str) -> Iterator[Engine]:
     """An engine on a database that is there, whatever its schema: opening SQLite would make an empty one.
 
     Raises LedgerError when there is none.
@@ -112,6 +113,16 @@ def existing_ledger(url: str) -> Iterator[Engine]:
         yield engine
     finally:
         engine.dispose()
+
+
+def open_existing(url: str) -> Ledger:
+    """The ledger at a URL that is there: a mistyped SQLite path must not make a new one.
+
+    Raises LedgerError when there is none.
+    """
+    with _existing_ledger(url):
+        pass
+    return Ledger.open(url)
 
 
 def _tables(connection: Connection) -> dict[str, tuple[ColumnEntry, ...]]:
@@ -139,7 +150,7 @@ def _read(connection: Connection, table: str, columns: Sequence[ColumnEntry]) ->
     driver: Any = connection.connection.driver_connection
     if not is_postgresql(connection):
         names = ", ".join(column.name for column in columns)
-        cursor = driver.execute(f"SELECT {names} FROM {table}")  # noqa: S608 - names of ours
+        cursor = driver.execute(f"SELECT {names} FROM {table}")  # noqa: S608 - names of ours  # nosec B608
         while rows := cursor.fetchmany(CHUNK):
             yield rows
         return
@@ -147,7 +158,7 @@ def _read(connection: Connection, table: str, columns: Sequence[ColumnEntry]) ->
     selected = ", ".join(f"{column.name}::{_TYPES[column.kind]}" for column in columns)
     with (
         driver.cursor() as cursor,
-        cursor.copy(f"COPY (SELECT {selected} FROM {table}) TO STDOUT (FORMAT BINARY)") as copy,  # noqa: S608
+        cursor.copy(f"COPY (SELECT {selected} FROM {table}) TO STDOUT (FORMAT BINARY)") as copy,  # noqa: S608  # nosec B608
     ):
         copy.set_types([_TYPES[column.kind] for column in columns])
         chunk: list[Row] = []
@@ -189,7 +200,7 @@ def _make_empty(engine: Engine, revision: str) -> None:
 
 def _refuse_rows(connection: Connection) -> None:
     for name in _tables(connection):
-        if connection.execute(sa.text(f"SELECT 1 FROM {name} LIMIT 1")).first():  # noqa: S608 - a name of ours
+        if connection.execute(sa.text(f"SELECT 1 FROM {name} LIMIT 1")).first():  # noqa: S608 - a name of ours  # nosec B608
             url = connection.engine.url.render_as_string(hide_password=True)
             raise LedgerError(
                 f"ledger {url}: is not empty (table {name} has rows); restore into a new one and put it in its place"
@@ -200,7 +211,7 @@ def _write(connection: Connection, table: str, names: Sequence[str], rows: list[
     """Add rows, by COPY in PostgreSQL."""
     if not is_postgresql(connection):
         places = ", ".join("?" * len(names))
-        insert = f"INSERT INTO {table} ({', '.join(names)}) VALUES ({places})"  # noqa: S608 - names of the schema's
+        insert = f"INSERT INTO {table} ({', '.join(names)}) VALUES ({places})"  # noqa: S608 - names of the schema's  # nosec B608
         connection.exec_driver_sql(insert, rows)
         return
     driver: Any = connection.connection.driver_connection
@@ -218,7 +229,7 @@ def _number_on(connection: Connection, table: str, names: Sequence[str]) -> None
             sa.text("SELECT pg_get_serial_sequence(:table, :column)"), {"table": table, "column": name}
         ).scalar()
         if sequence:
-            highest = f"SELECT max({name}) FROM {table}"  # noqa: S608 - names of the schema's
+            highest = f"SELECT max({name}) FROM {table}"  # noqa: S608 - names of the schema's  # nosec B608
             last = connection.execute(sa.text(highest)).scalar()
             if last is not None:
                 connection.execute(sa.text("SELECT setval(:sequence, :last)"), {"sequence": sequence, "last": last})

@@ -37,7 +37,7 @@ SQLITE_PRAGMAS = (
     "journal_mode=WAL",  # the page reads while intake writes
     "synchronous=FULL",  # an acknowledged record survives a power cut
     "foreign_keys=ON",
-    "cache_size=-65536",  # KiB
+    "cache_size=-32768",  # KiB, of each connection
 )
 POSTGRESQL_OPTIONS = {
     "application_name": "farthing",
@@ -150,9 +150,12 @@ def _config() -> Config:
 
 def _engine(url: URL) -> Engine:
     if url.get_backend_name() == "sqlite":
-        if url.database not in (None, "", ":memory:"):
-            Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)
-        engine = sa.create_engine(url, pool_pre_ping=True)
+        in_file = url.database not in (None, "", ":memory:")
+        # the connection that was used last has the pages that are wanted next, and the others stay small
+        pool: dict[str, Any] = {"pool_use_lifo": True} if in_file else {}
+        engine = sa.create_engine(url, pool_pre_ping=True, **pool)
+        if in_file:
+            sa.event.listen(engine, "do_connect", lambda *_: _new_file(Path(str(url.database))))
         sa.event.listen(engine, "connect", _prepare_sqlite)
         sa.event.listen(engine, "begin", _begin_sqlite)
         return engine
@@ -163,6 +166,13 @@ def _engine(url: URL) -> Engine:
     if is_postgresql(engine):
         sa.event.listen(engine, "connect", _prepare_postgresql)
     return engine
+
+
+def _new_file(path: Path) -> None:
+    """Make a ledger's file its owner's alone: it has every tenant's rows. SQLite gives its log the same mode."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        path.touch(mode=0o600)
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:

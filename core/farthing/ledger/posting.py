@@ -1,14 +1,20 @@
 """Writing to the books: boots, requests, windows and the journal, with the sums that reports read.
 
-Everything here works on one connection inside one transaction of the ledger's. A line is posted in the period of its
-service, or in the first open one when that is closed.
+Everything here works on one connection inside one transaction of the ledger's, which may have the news of many boots:
+a fleet's would else be hundreds of transactions a second. What is written most is in the driver's own words.
+
+A line is posted in the period of its service, or in the first open one when that is closed.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import chain
+from operator import attrgetter
 from typing import Any
 
 import sqlalchemy as sa
@@ -22,12 +28,54 @@ from farthing.domain.model import Adjustment, Fit, SettledWindow
 from farthing.ledger import tables as t
 from farthing.ledger.partitions import make_room
 from farthing.ledger.request_costs import RequestCosts
-from farthing.ledger.rows import Boot, RequestRow
+from farthing.ledger.rows import Boot, Entry, Posted, RequestRow
 
-__all__ = ["Poster", "add_to", "closed_through", "insert_new", "keep_version"]
+__all__ = ["Known", "Poster", "add_to", "closed_through", "insert_new", "keep_version"]
 
 _WINDOW_TOKENS = ("prompt_computed", "prompt_cached", "engine_output", "encoder")
-_REQUEST_TOKENS = ("prompt_computed", "prompt_cached", "image_tokens", "output_tokens")
+_WINDOW_SUMS = len([column for column in t.window_hours.columns if not column.primary_key])
+_USAGE_SUMS = len([column for column in t.usage_hours.columns if not column.primary_key])
+_BOOT = (
+    *("boot", "engine", "kind", "model", "gpu", "gpu_count", "price_version"),
+    *("wall_ns", "mono_ns", "started_ns", "ranks", "billed_from_ns", "costing"),
+)
+_BOOT_CHANGES = (
+    *("closed_ns", "bill_nano", "lost", "energy_first_mj", "energy_last_mj", "refused"),
+    *("covered_ns", "price_version", "read_id", "gpu_uuids", "ended_ns", "given_up_ns"),
+)
+_REQUEST_VALUES = tuple(name for name in RequestRow.__dataclass_fields__ if name != "key")
+_REQUEST = ("boot", "process", "sequence", *_REQUEST_VALUES)
+_request_values = attrgetter(*_REQUEST_VALUES)
+_WINDOW = (
+    *("boot", "engine_index", "start_ns", "end_ns", "wall_start_ns", "wall_end_ns", "bill_nano", "busy_ns"),
+    *("energy_mj", *(f"{phase}_ns" for phase in PHASES), *_WINDOW_TOKENS, "fit_version", "features"),
+)
+_FIT = ("version", "boot", "engine_index", "method", "evidence")
+_JOURNAL = (
+    *("boot", "engine_index", "start_ns", "wall_start_ns", "wall_end_ns", "engine", "debit", "credit"),
+    *("phase", "tenant", "project", "model", "tier", "reason", "method", "nano", "millijoules"),
+    *("state", "period", "fit_version", "price_version", "policy_version"),
+)
+_WALL_START = _JOURNAL.index("wall_start_ns")
+_ROWS_AT_ONCE = (64, 16, 4, 1)
+"""Rows of one INSERT that tells which of them are new; more would be more values than a statement may have."""
+
+
+@dataclass(slots=True)
+class Known:
+    """What is in the ledger for good and need not be written again."""
+
+    prices: set[str] = field(default_factory=set)
+    """Versions whose content is kept."""
+    boots: set[str] = field(default_factory=set)
+    fits: dict[tuple[str, int, str], str] = field(default_factory=dict)
+    """(boot, engine index, kind of fit) -> the version that was kept last."""
+
+    def update(self, other: Known) -> None:
+        """Know what the other knows."""
+        self.prices |= other.prices
+        self.boots |= other.boots
+        self.fits |= other.fits
 
 
 def insert_new(connection: Connection, table: sa.Table) -> Any:
@@ -38,17 +86,9 @@ def insert_new(connection: Connection, table: sa.Table) -> Any:
 
 def add_to(connection: Connection, table: sa.Table, sums: dict[tuple[Any, ...], tuple[int, ...]]) -> None:
     """Add to a table of sums: key columns -> amounts, in the order of the table's columns."""
-    if not sums:
-        return
-    keys = [column.name for column in table.primary_key.columns]
-    values = [column.name for column in table.columns if not column.primary_key]
-    rows = [
-        dict(zip((*keys, *values), (*key, *amounts), strict=True)) for key, amounts in sorted(sums.items(), key=_key)
-    ]
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    insert: Any = dialect.insert(table)
-    added = {name: table.c[name] + insert.excluded[name] for name in values}
-    connection.execute(insert.on_conflict_do_update(index_elements=keys, set_=added), rows)
+    if sums:
+        rows = [(*key, *amounts) for key, amounts in sorted(sums.items(), key=_key)]
+        connection.exec_driver_sql(_adding(table, connection.dialect.name), rows)
 
 
 def closed_through(connection: Connection) -> str | None:
@@ -62,172 +102,154 @@ def keep_version(connection: Connection, kind: str, version: str, content: str) 
 
 
 class Poster:
-    """Writes one boot's news; make one for each transaction."""
+    """Writes the news of boots; make one for each transaction, ``post`` what there is, and ``finish`` it.
 
-    def __init__(self, connection: Connection, boot: Boot) -> None:
+    ``known`` remembers what earlier transactions wrote; what this one adds is in ``written``, to be remembered once it
+    is committed.
+    """
+
+    def __init__(self, connection: Connection, known: Known, boots: Iterable[str]) -> None:
         self._connection = connection
-        self._boot = boot
+        self._known = known
+        self.written = Known()
         self._closed_through = closed_through(connection)
+        self._sealed = _sealed(connection, sorted(set(boots)))
         self._costs: defaultdict[tuple[Any, ...], list[int]] = defaultdict(lambda: [0, 0, 0])
         self._lines: Counter[tuple[str, str, str]] = Counter()
-        self._usage: defaultdict[tuple[Any, ...], Counter[str]] = defaultdict(Counter)
+        self._usage: defaultdict[tuple[Any, ...], list[int]] = defaultdict(lambda: [0] * _USAGE_SUMS)
         self._savings: Counter[tuple[Any, ...]] = Counter()
-        self._windows: defaultdict[tuple[int, str], Counter[str]] = defaultdict(Counter)
-        self._journal: list[dict[str, Any]] = []
-        self._shares = RequestCosts(boot.boot)
+        self._windows: defaultdict[tuple[int, str], list[int]] = defaultdict(lambda: [0] * _WINDOW_SUMS)
+        self._journal: list[tuple[Any, ...]] = []
+        self._shares: dict[str, RequestCosts] = {}
+        self._periods: dict[int, tuple[str, str]] = {}
 
-    def boot(self) -> None:
+    def post(self, entry: Entry) -> Posted:
+        """Write one boot's news; returns what of them was not in the books already."""
+        boot = entry.boot
+        self._boot(boot)
+        if boot.price_content and boot.price_version not in self._known.prices | self.written.prices:
+            keep_version(self._connection, "price", boot.price_version, boot.price_content)
+            self.written.prices.add(boot.price_version)
+        requests = self._requests(boot, entry.requests)
+        return Posted(self._all_windows(boot, entry.windows), requests, self._adjustments(boot, entry.adjustments))
+
+    def finish(self) -> None:
+        """Write the journal's lines and add to the sums."""
+        connection = self._connection
+        if self._journal:
+            make_room(connection, "journal", (line[_WALL_START] for line in self._journal))
+            connection.exec_driver_sql(_inserting(t.journal, _JOURNAL, connection.dialect.name), self._journal)
+        for shares in self._shares.values():
+            shares.write(connection)
+        add_to(connection, t.cost_hours, {key: (*amounts,) for key, amounts in self._costs.items()})
+        add_to(connection, t.boot_lines, {key: (nano,) for key, nano in self._lines.items()})
+        add_to(connection, t.usage_hours, {key: (*counts,) for key, counts in self._usage.items()})
+        add_to(connection, t.saving_hours, {key: (nano,) for key, nano in self._savings.items()})
+        add_to(connection, t.window_hours, {key: (*counts,) for key, counts in self._windows.items()})
+
+    # ---- inside --------------------------------------------------------------------------------
+
+    def _boot(self, boot: Boot) -> None:
         """Write the boot as it stands; who it is was said the first time.
 
         One that is read once more has said less than the books hold until it is where it was: it changes nothing.
         """
-        boot, b = self._boot, t.boots.c
-        values = {
-            "boot": boot.boot,
-            "engine": boot.engine,
-            "kind": boot.kind,
-            "model": boot.model,
-            "gpu": boot.gpu,
-            "gpu_count": boot.gpu_count,
-            "price_version": boot.price_version,
-            "wall_ns": boot.anchor.wall_ns,
-            "mono_ns": boot.anchor.mono_ns,
-            "started_ns": boot.started_ns,
-            "ranks": boot.ranks,
-            "billed_from_ns": boot.billed_from_ns,
-            "costing": boot.costing,
-        }
-        self._connection.execute(insert_new(self._connection, t.boots), [values])
-        changing = {
-            "closed_ns": boot.closed_ns,
-            "bill_nano": boot.bill_nano,
-            "lost": boot.lost,
-            "energy_first_mj": boot.energy_first_mj,
-            "energy_last_mj": boot.energy_last_mj,
-            "refused": boot.refused,
-            "covered_ns": boot.covered_ns,
-            "price_version": boot.price_version,
-            "read_id": boot.read_id,
-            "gpu_uuids": json.dumps(boot.gpu_uuids),
-            "ended_ns": boot.ended_ns,
-            "given_up_ns": boot.given_up_ns,
-            "costing": sa.case((b.costing == "", boot.costing), else_=b.costing),
-        }
-        newer = sa.update(t.boots).where(b.boot == boot.boot, b.read_id <= boot.read_id)
-        self._connection.execute(newer.values(**changing))
+        dialect = self._connection.dialect.name
+        if boot.boot not in self._known.boots and boot.boot not in self.written.boots:
+            row = (
+                *(boot.boot, boot.engine, boot.kind, boot.model, boot.gpu, boot.gpu_count, boot.price_version),
+                *(boot.anchor.wall_ns, boot.anchor.mono_ns, boot.started_ns, boot.ranks, boot.billed_from_ns),
+                boot.costing,
+            )
+            insert = _inserting(t.boots, _BOOT, dialect) + " ON CONFLICT DO NOTHING"
+            self._connection.exec_driver_sql(insert, row)
+            self.written.boots.add(boot.boot)
+        changing = (
+            *(boot.closed_ns, boot.bill_nano, boot.lost, boot.energy_first_mj, boot.energy_last_mj, boot.refused),
+            *(boot.covered_ns, boot.price_version, boot.read_id, json.dumps(boot.gpu_uuids), boot.ended_ns),
+            *(boot.given_up_ns, boot.costing),
+        )
+        self._connection.exec_driver_sql(_updating_boot(dialect), (*changing, boot.boot, boot.read_id))
 
-    def requests(self, rows: Sequence[RequestRow]) -> list[RequestRow]:
+    def _requests(self, boot: Boot, rows: Sequence[RequestRow]) -> list[RequestRow]:
         """Write those that are not there yet, and return them."""
-        if not rows or self._sealed(t.requests):
+        if not rows or (t.requests.name, boot.boot) in self._sealed:
             return []
         make_room(self._connection, "requests", (row.ended_wall_ns for row in rows))
-        q = t.requests.c
-        insert = insert_new(self._connection, t.requests).returning(q.process, q.sequence)
-        added = {(row[0], row[1]) for row in self._connection.execute(insert, [_request(row) for row in rows])}
+        values = [_request(row) for row in rows]
+        added = _insert_new_rows(self._connection, t.requests, _REQUEST, values, ("process", "sequence"))
         new = [row for row in rows if (row.key.process, row.key.sequence) in added]
         for row in new:
             self._count(row)
         return new
 
-    def windows(self, windows: Sequence[SettledWindow]) -> list[SettledWindow]:
+    def _all_windows(self, boot: Boot, windows: Sequence[SettledWindow]) -> list[SettledWindow]:
         """Post those that are not there yet, and return them."""
-        if not windows or self._sealed(t.windows):
+        if not windows or (t.windows.name, boot.boot) in self._sealed:
             return []
-        new = [window for window in windows if not self._posted(window)]
+        values = [_window(boot, window) for window in windows]
+        added = _insert_new_rows(self._connection, t.windows, _WINDOW, values, ("engine_index", "start_ns"))
+        new = [window for window in windows if (window.engine_index, window.start_ns) in added]
+        self._fits(boot, new)
         for window in new:
-            self._window(window)
+            self._window(boot, window)
         return new
 
-    def adjustments(self, adjustments: Sequence[Adjustment]) -> list[Adjustment]:
+    def _adjustments(self, boot: Boot, adjustments: Sequence[Adjustment]) -> list[Adjustment]:
         """Post those that are not there yet, and return them."""
-        if not adjustments or self._sealed(t.windows):
+        if not adjustments or (t.windows.name, boot.boot) in self._sealed:
             return []
         new = [adjustment for adjustment in adjustments if self._note(adjustment)]
         for adjustment in new:
-            self._post(adjustment, ADJUSTED)
-            start = self._boot.anchor.to_wall(adjustment.start_ns)
-            self._shares.add(start, [(adjustment.key, adjustment.cost_nano, adjustment.energy_mj, 0)])
+            self._post(boot, adjustment, ADJUSTED)
+            start = boot.anchor.to_wall(adjustment.start_ns)
+            self._shares_of(boot).add(start, [(adjustment.key, adjustment.cost_nano, adjustment.energy_mj, 0)])
         return new
 
-    def finish(self) -> None:
-        """Write the journal's lines and add to the sums."""
-        if self._journal:
-            make_room(self._connection, "journal", (line["wall_start_ns"] for line in self._journal))
-            self._connection.execute(sa.insert(t.journal), self._journal)
-        self._shares.write(self._connection)
-        tokens = ("requests", *_REQUEST_TOKENS, "uncounted", "one_sided")
-        window_counts = [column.name for column in t.window_hours.columns if not column.primary_key]
-        connection = self._connection
-        add_to(connection, t.cost_hours, {key: (*amounts,) for key, amounts in self._costs.items()})
-        add_to(connection, t.boot_lines, {key: (nano,) for key, nano in self._lines.items()})
-        add_to(connection, t.usage_hours, {k: tuple(n[name] for name in tokens) for k, n in self._usage.items()})
-        add_to(connection, t.saving_hours, {key: (nano,) for key, nano in self._savings.items()})
-        add_to(
-            connection, t.window_hours, {k: tuple(n[name] for name in window_counts) for k, n in self._windows.items()}
-        )
+    def _shares_of(self, boot: Boot) -> RequestCosts:
+        shares = self._shares.get(boot.boot)
+        if shares is None:
+            shares = self._shares[boot.boot] = RequestCosts(boot.boot)
+        return shares
 
-    # ---- inside --------------------------------------------------------------------------------
+    def _period(self, service_ns: int) -> tuple[str, str]:
+        """The period of service of a moment, and the one that it is posted in."""
+        hour = service_ns // HOUR
+        found = self._periods.get(hour)
+        if found is None:
+            # periods begin with an hour
+            period = period_of(service_ns)
+            found = self._periods[hour] = period, posting_period(period, self._closed_through)
+        return found
 
-    def _period(self, service_ns: int) -> str:
-        return posting_period(period_of(service_ns), self._closed_through)
+    def _fits(self, boot: Boot, windows: Sequence[SettledWindow]) -> None:
+        """Keep the fits that split windows, each once: many windows have one fit."""
+        rows = []
+        for window in windows:
+            for fit in (window.fit, window.energy_fit):
+                if fit is None:
+                    continue
+                name = boot.boot, window.engine_index, fit.version.partition("-")[0]
+                if self._known.fits.get(name) == fit.version or self.written.fits.get(name) == fit.version:
+                    continue
+                self.written.fits[name] = fit.version
+                rows.append((fit.version, boot.boot, window.engine_index, fit.method, _fit_evidence(fit)))
+        if rows:
+            insert = _inserting(t.fits, _FIT, self._connection.dialect.name) + " ON CONFLICT DO NOTHING"
+            self._connection.exec_driver_sql(insert, rows)
 
-    def _sealed(self, table: sa.Table) -> bool:
-        """Whether the boot's rows of a table were pruned: then all of them were in the books already."""
-        s = t.seals.c
-        query = sa.select(s.number).where(s.table_name == table.name, s.boot == self._boot.boot)
-        return self._connection.execute(query).first() is not None
-
-    def _posted(self, window: SettledWindow) -> bool:
-        w = t.windows.c
-        query = sa.select(w.end_ns).where(
-            w.boot == window.boot, w.engine_index == window.engine_index, w.start_ns == window.start_ns
-        )
-        return self._connection.execute(query).first() is not None
-
-    def _window(self, window: SettledWindow) -> None:
-        to_wall = self._boot.anchor.to_wall
-        start, end = to_wall(window.start_ns), to_wall(window.end_ns)
-        phases = {f"{phase}_ns": window.phase_ns.get(phase, 0) for phase in PHASES}
-        tokens = {kind: window.tokens.get(kind, 0) for kind in _WINDOW_TOKENS}
-        self._connection.execute(
-            sa.insert(t.windows),
-            {
-                "boot": window.boot,
-                "engine_index": window.engine_index,
-                "start_ns": window.start_ns,
-                "end_ns": window.end_ns,
-                "wall_start_ns": start,
-                "wall_end_ns": end,
-                "bill_nano": window.bill_nano,
-                "busy_ns": window.busy_ns,
-                "energy_mj": window.energy_mj,
-                **phases,
-                **tokens,
-                "fit_version": window.fit_version,
-                "features": json.dumps(window.features, sort_keys=True),
-            },
-        )
-        fits = [
-            {
-                "version": fit.version,
-                "boot": window.boot,
-                "engine_index": window.engine_index,
-                "method": fit.method,
-                "evidence": _fit_evidence(fit),
-            }
-            for fit in (window.fit, window.energy_fit)
-            if fit is not None
-        ]
-        if fits:
-            self._connection.execute(insert_new(self._connection, t.fits), fits)
-        hour = (end - 1) // HOUR
-        counts = {"bill_nano": window.bill_nano, "busy_ns": window.busy_ns, "windows": 1, **phases, **tokens}
-        self._windows[hour, self._boot.engine].update(counts)
-        period = self._period(end - 1)
+    def _window(self, boot: Boot, window: SettledWindow) -> None:
+        to_wall = boot.anchor.to_wall
+        end = to_wall(window.end_ns) - 1
+        hour, period = end // HOUR, self._period(end)[1]
+        sums = self._windows[hour, boot.engine]
+        for place, amount in enumerate(_window_sums(window)):
+            sums[place] += amount
         for saver, nano in window.saved.items():
-            self._savings[hour, period, self._boot.engine, *saver] += nano
-        self._post(window, SETTLED)
-        self._shares.add(start, ((r.key, r.cost_nano, r.energy_mj, r.saved_nano) for r in window.requests))
+            self._savings[hour, period, boot.engine, *saver] += nano
+        self._post(boot, window, SETTLED)
+        shares = ((r.key, r.cost_nano, r.energy_mj, r.saved_nano) for r in window.requests)
+        self._shares_of(boot).add(to_wall(window.start_ns), shares)
 
     def _note(self, adjustment: Adjustment) -> bool:
         """Whether the adjustment was not in the books; it is noted then."""
@@ -241,63 +263,99 @@ class Poster:
         insert = insert_new(self._connection, t.adjustments).returning(t.adjustments.c.sequence)
         return bool(self._connection.execute(insert, [row]).all())
 
-    def _post(self, source: SettledWindow | Adjustment, state: str) -> None:
-        boot = self._boot
+    def _post(self, boot: Boot, source: SettledWindow | Adjustment, state: str) -> None:
         start, end = boot.anchor.to_wall(source.start_ns), boot.anchor.to_wall(source.end_ns)
-        hour, service = (end - 1) // HOUR, period_of(end - 1)
-        period = posting_period(service, self._closed_through)
-        for p in source.postings:
-            self._journal.append(
-                {
-                    "boot": source.boot,
-                    "engine_index": source.engine_index,
-                    "start_ns": source.start_ns,
-                    "wall_start_ns": start,
-                    "wall_end_ns": end,
-                    "engine": boot.engine,
-                    "debit": p.account,
-                    "credit": GPU_ALLOCATION,
-                    "phase": p.phase,
-                    "tenant": p.tenant,
-                    "project": p.project,
-                    "model": p.model,
-                    "tier": p.tier,
-                    "reason": p.reason,
-                    "method": p.method,
-                    "nano": p.nano,
-                    "millijoules": p.millijoules,
-                    "state": state if period == service else ADJUSTED,
-                    "period": period,
-                    "fit_version": source.fit_version,
-                    "price_version": boot.price_version,
-                    "policy_version": POLICY_VERSION,
-                }
-            )
-            who = (p.tenant, p.project, p.model, p.tier)
-            sums = self._costs[hour, period, boot.engine, p.account, p.phase, *who, p.reason, p.method]
-            sums[0] += p.nano
-            sums[1] += max(0, -p.nano)
-            sums[2] += p.millijoules
-            self._lines[source.boot, period, p.account] += p.nano
+        hour, (service, period) = (end - 1) // HOUR, self._period(end - 1)
+        state = state if period == service else ADJUSTED
+        engine, index, costs, lines = boot.engine, source.engine_index, self._costs, self._lines
+        head = (source.boot, index, source.start_ns, start, end, engine)
+        tail = (state, period, source.fit_version, boot.price_version, POLICY_VERSION)
+        for account, phase, tenant, project, model, tier, reason, method, nano, millijoules in source.postings:
+            what = (phase, tenant, project, model, tier, reason, method)
+            self._journal.append((*head, account, GPU_ALLOCATION, *what, nano, millijoules, *tail))
+            sums = costs[hour, period, engine, account, *what]
+            sums[0] += nano
+            if nano < 0:
+                sums[1] -= nano
+            sums[2] += millijoules
+            lines[source.boot, period, account] += nano
 
     def _count(self, row: RequestRow) -> None:
-        key = (
-            row.ended_wall_ns // HOUR,
-            self._period(row.ended_wall_ns),
-            row.engine,
-            *(row.tenant, row.project, row.model, row.tier),
-            row.outcome,
-        )
-        counts = self._usage[key]
-        counts["requests"] += 1
-        for name in _REQUEST_TOKENS:
-            counts[name] += getattr(row, name) or 0
-        counts["uncounted"] += row.prompt_computed is None or row.output_tokens is None
-        counts["one_sided"] += row.seen_by != "both" and row.outcome == FINISHED
+        ended = row.ended_wall_ns
+        who = (row.tenant, row.project, row.model, row.tier)
+        counts = self._usage[ended // HOUR, self._period(ended)[1], row.engine, *who, row.outcome]
+        counts[0] += 1
+        counts[1] += row.prompt_computed or 0
+        counts[2] += row.prompt_cached or 0
+        counts[3] += row.image_tokens or 0
+        counts[4] += row.output_tokens or 0
+        counts[5] += row.prompt_computed is None or row.output_tokens is None
+        counts[6] += row.seen_by != "both" and row.outcome == FINISHED
 
 
 def _key(item: tuple[tuple[Any, ...], Iterable[int]]) -> tuple[Any, ...]:
     return item[0]
+
+
+def _sealed(connection: Connection, boots: Sequence[str]) -> set[tuple[str, str]]:
+    """(table, boot) whose rows were pruned: then all of them were in the books already."""
+    if not boots:
+        return set()
+    marks = ", ".join([_mark(connection.dialect.name)] * len(boots))
+    query = f"SELECT table_name, boot FROM {t.seals.name} WHERE boot IN ({marks})"  # noqa: S608 - names of ours  # nosec B608
+    return {(row.table_name, row.boot) for row in connection.exec_driver_sql(query, tuple(boots))}
+
+
+def _insert_new_rows(
+    connection: Connection,
+    table: sa.Table,
+    columns: tuple[str, ...],
+    rows: Sequence[tuple[Any, ...]],
+    returning: tuple[str, ...],
+) -> set[tuple[Any, ...]]:
+    """Insert rows whose key is not there yet; returns these columns of those that were inserted."""
+    added: set[tuple[Any, ...]] = set()
+    begin = 0
+    while begin < len(rows):
+        # few lengths of statements, since each is compiled once
+        count = next(size for size in _ROWS_AT_ONCE if size <= len(rows) - begin)
+        insert = _inserting(table, columns, connection.dialect.name, count)
+        insert += f" ON CONFLICT DO NOTHING RETURNING {', '.join(returning)}"
+        given = tuple(chain.from_iterable(rows[begin : begin + count]))
+        added.update(map(tuple, connection.exec_driver_sql(insert, given)))
+        begin += count
+    return added
+
+
+@cache
+def _inserting(table: sa.Table, columns: tuple[str, ...], dialect: str, count: int = 1) -> str:
+    """An INSERT of so many rows in the driver's own words: made into one anew, each row would take longer."""
+    mark = _mark(dialect)
+    row = f"({', '.join([mark] * len(columns))})"
+    return f"INSERT INTO {table.name} ({', '.join(columns)}) VALUES {', '.join([row] * count)}"  # noqa: S608 - names of ours  # nosec B608
+
+
+@cache
+def _adding(table: sa.Table, dialect: str) -> str:
+    """An INSERT that adds to the row of its key, where there is one."""
+    keys = ", ".join(column.name for column in table.primary_key.columns)
+    names = [column.name for column in table.columns if not column.primary_key]
+    columns = (*(column.name for column in table.primary_key.columns), *names)
+    added = ", ".join(f"{name} = {table.name}.{name} + excluded.{name}" for name in names)
+    return f"{_inserting(table, columns, dialect)} ON CONFLICT ({keys}) DO UPDATE SET {added}"  # nosec B608
+
+
+@cache
+def _updating_boot(dialect: str) -> str:
+    mark = _mark(dialect)
+    changes = [f"{name} = {mark}" for name in _BOOT_CHANGES]
+    changes.append(f"costing = CASE WHEN costing = '' THEN {mark} ELSE costing END")
+    return f"UPDATE boots SET {', '.join(changes)} WHERE boot = {mark} AND read_id <= {mark}"  # noqa: S608 - names of ours  # nosec B608
+
+
+def _mark(dialect: str) -> str:
+    """The driver's mark for a value."""
+    return "%s" if dialect == "postgresql" else "?"
 
 
 def _fit_evidence(fit: Fit) -> str:
@@ -313,6 +371,25 @@ def _fit_evidence(fit: Fit) -> str:
     )
 
 
-def _request(row: RequestRow) -> dict[str, Any]:
-    values = {name: getattr(row, name) for name in RequestRow.__dataclass_fields__ if name != "key"}
-    return {"boot": row.key.boot, "process": row.key.process, "sequence": row.key.sequence, **values}
+def _request(row: RequestRow) -> tuple[Any, ...]:
+    return (row.key.boot, row.key.process, row.key.sequence, *_request_values(row))
+
+
+def _window(boot: Boot, window: SettledWindow) -> tuple[Any, ...]:
+    to_wall = boot.anchor.to_wall
+    phase_ns, tokens = window.phase_ns, window.tokens
+    return (
+        *(window.boot, window.engine_index, window.start_ns, window.end_ns),
+        *(to_wall(window.start_ns), to_wall(window.end_ns), window.bill_nano, window.busy_ns, window.energy_mj),
+        *(phase_ns.get(phase, 0) for phase in PHASES),
+        *(tokens.get(kind, 0) for kind in _WINDOW_TOKENS),
+        window.fit_version,
+        json.dumps(window.features, sort_keys=True),
+    )
+
+
+def _window_sums(window: SettledWindow) -> Iterator[int]:
+    """What a window adds to its hour, in the order of the table's columns."""
+    yield from (window.bill_nano, window.busy_ns, 1)
+    yield from (window.phase_ns.get(phase, 0) for phase in PHASES)
+    yield from (window.tokens.get(kind, 0) for kind in _WINDOW_TOKENS)

@@ -17,10 +17,10 @@ from farthing.ledger import tables as t
 from farthing.ledger.database import PERIODS_LOCK, advisory_lock, open_engine, transaction
 from farthing.ledger.ingest import add_batches
 from farthing.ledger.partitions import Rooms
-from farthing.ledger.posting import Poster, keep_version
-from farthing.ledger.rows import Boot, Posted, RequestRow
+from farthing.ledger.posting import Known, Poster
+from farthing.ledger.rows import Boot, Entry, Posted, RequestRow
 
-__all__ = ["Boot", "Ledger", "Posted", "RequestRow"]
+__all__ = ["Boot", "Entry", "Ledger", "Posted", "RequestRow"]
 
 
 class Ledger:
@@ -29,8 +29,7 @@ class Ledger:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self._rooms = Rooms(engine)
-        self._kept: set[str] = set()
-        """Versions of prices whose content is in the ledger."""
+        self._known = Known()
 
     @classmethod
     def open(cls, url: str) -> Ledger:
@@ -114,20 +113,20 @@ class Ledger:
         Returns what of them was new: what is already in the books is left alone, so recomputing a boot posts
         nothing twice.
         """
-        starts = [window.start_ns for window in windows] + [adjustment.start_ns for adjustment in adjustments]
-        self._rooms.make("journal", map(boot.anchor.to_wall, starts))
-        self._rooms.make("requests", (row.ended_wall_ns for row in requests))
+        return self.post_each([Entry(boot, tuple(requests), tuple(windows), tuple(adjustments))])[0]
+
+    def post_each(self, entries: Sequence[Entry]) -> list[Posted]:
+        """As ``post``, of several boots in one transaction: all of it is in the books when it returns, or nothing."""
+        for entry in entries:
+            starts = [window.start_ns for window in entry.windows] + [one.start_ns for one in entry.adjustments]
+            self._rooms.make("journal", map(entry.boot.anchor.to_wall, starts))
+            self._rooms.make("requests", (row.ended_wall_ns for row in entry.requests))
         with self._transaction(write=True) as connection:
             advisory_lock(connection, PERIODS_LOCK, shared=True)
-            poster = Poster(connection, boot)
-            poster.boot()
-            if boot.price_content and boot.price_version not in self._kept:
-                keep_version(connection, "price", boot.price_version, boot.price_content)
-            added = poster.requests(requests)
-            posted = Posted(poster.windows(windows), added, poster.adjustments(adjustments))
+            poster = Poster(connection, self._known, (entry.boot.boot for entry in entries))
+            posted = [poster.post(entry) for entry in entries]
             poster.finish()
-        if boot.price_content:
-            self._kept.add(boot.price_version)
+        self._known.update(poster.written)
         return posted
 
     def boots(self) -> list[Boot]:

@@ -15,11 +15,11 @@ __all__ = ["RequestCosts"]
 
 _AMOUNTS = (*(f"{phase}_nano" for phase in PHASES), "energy_mj", "saved_nano")
 _SQLITE = (
-    f"UPDATE requests SET {', '.join(f'{name} = {name} + ?' for name in _AMOUNTS)} "  # noqa: S608 - names of ours
+    f"UPDATE requests SET {', '.join(f'{name} = {name} + ?' for name in _AMOUNTS)} "  # noqa: S608 - names of ours  # nosec B608
     "WHERE boot = ? AND process = ? AND sequence = ?"
 )
 _POSTGRESQL = (
-    f"UPDATE requests SET {', '.join(f'{name} = requests.{name} + share.{name}' for name in _AMOUNTS)} "  # noqa: S608
+    f"UPDATE requests SET {', '.join(f'{name} = requests.{name} + share.{name}' for name in _AMOUNTS)} "  # noqa: S608  # nosec B608
     f"FROM unnest(%s::integer[], {', '.join(['%s::bigint[]'] * (len(_AMOUNTS) + 1))}) "
     f"AS share (process, sequence, {', '.join(_AMOUNTS)}) WHERE requests.boot = %s "
     "AND requests.process = share.process AND requests.sequence = share.sequence AND ended_wall_ns >= %s "

@@ -8,7 +8,7 @@ from farthing.domain.clock import Anchor
 from farthing.domain.model import Adjustment, SettledWindow
 from farthing.domain.records import RecordKey
 
-__all__ = ["Boot", "Posted", "RequestRow"]
+__all__ = ["Boot", "Entry", "Posted", "RequestRow"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +72,17 @@ class Posted:
 
 
 @dataclass(frozen=True, slots=True)
+class Entry:
+    """One posting to the ledger: a boot as it stands, and what is new of it."""
+
+    boot: Boot
+    requests: tuple[RequestRow, ...]
+    windows: tuple[SettledWindow, ...]
+    adjustments: tuple[Adjustment, ...] = ()
+    """What late records moved in windows that were posted before."""
+
+
+@dataclass(frozen=True, slots=True)
 class RequestRow:
     """One request for the ``requests`` table, without its cost: that grows window by window."""
 
@@ -92,3 +103,8 @@ class RequestRow:
     prompt_cached: int | None
     image_tokens: int | None
     output_tokens: int | None
+    span_id: str = ""
+    """Of its edge span; empty without a trace."""
+    parent_span_id: str = ""
+    estimate_nano: int | None = None
+    """What it would cost by the prices that its probe knew when it ended."""

@@ -10,7 +10,19 @@ are sums of the others, kept in the same transactions and for ever; ``hour`` is 
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, String, Table, Text, UniqueConstraint
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
 
 __all__ = [
     "APPEND_ONLY",
@@ -21,12 +33,14 @@ __all__ = [
     "budget_events",
     "closings",
     "cost_hours",
+    "discovered_engines",
     "dispute_marks",
     "erasures",
     "fits",
     "gpu_presence",
     "journal",
     "metadata",
+    "metric_seats",
     "probed_engines",
     "records",
     "requests",
@@ -182,6 +196,8 @@ adjustments = Table(
     Column("sequence", BigInteger, primary_key=True, comment="of the late record"),
 )
 
+_TRACED = text("trace_id <> ''")
+
 requests = Table(
     "requests",
     metadata,
@@ -209,8 +225,18 @@ requests = Table(
     Column("vision_nano", BigInteger, nullable=False, server_default="0"),
     Column("energy_mj", BigInteger, nullable=False, server_default="0"),
     Column("saved_nano", BigInteger, nullable=False, server_default="0", comment="by caches; not money spent"),
+    Column("span_id", String(16), nullable=False, server_default="", comment="of the edge span"),
+    Column("parent_span_id", String(16), nullable=False, server_default="", comment="of the caller's span"),
+    Column(
+        "estimate_nano",
+        BigInteger,
+        nullable=True,
+        comment="at the prices that the probe knew; NULL: one was not known",
+    ),
     Index(None, "ended_wall_ns"),
     Index(None, "request_id"),
+    # those of requests without a trace would be its larger part
+    Index("ix_requests_trace_id", "trace_id", sqlite_where=_TRACED, postgresql_where=_TRACED),
 )
 
 _WHO = ("tenant", "project", "model", "tier")
@@ -387,6 +413,22 @@ unpriced_engines = Table(
     Column("gpu_count", Integer, nullable=False),
     Column("since_ns", BigInteger, nullable=False, comment="UTC; its work since then is in no amount"),
     Column("reason", Text, nullable=False),
+)
+
+discovered_engines = Table(
+    "discovered_engines",
+    metadata,
+    Column("engine", String(128), primary_key=True),
+    Column("settings", Text, nullable=False, comment="JSON: how it is watched and paid for, as it was discovered last"),
+    Column("since_ns", BigInteger, nullable=False, comment="UTC when it was discovered first"),
+    Column("changed_ns", BigInteger, nullable=False, comment="UTC when its settings became these"),
+)
+
+metric_seats = Table(
+    "metric_seats",
+    metadata,
+    Column("label", String(16), primary_key=True, comment="tenant or tier"),
+    Column("value", String(512), primary_key=True, comment="that has series of its own"),
 )
 
 gpu_presence = Table(

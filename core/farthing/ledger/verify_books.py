@@ -36,9 +36,12 @@ _SAID = (
     "status",
     "seen_by",
     "trace_id",
+    "span_id",
+    "parent_span_id",
+    "estimate_nano",
 )
 """What a request's row has from its record under the same name."""
-_UNSAID = ("", c.UNKNOWN, "both")
+_UNSAID = ("", c.UNKNOWN, "both", None)
 """What a row says where its record says nothing."""
 _STARTED = {"engine_kind": "kind", "model": "model", "ranks": "ranks", "wall_ns": "wall_ns", "at_ns": "mono_ns"}
 """Field of a start's line -> the column of its boot."""
