@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import anyio
@@ -44,17 +45,34 @@ class GroupCommit:
 
     Whether a body is stored, and what is said of it, does not depend on the bodies that it shares a transaction with:
     when that fails, each is stored by itself.
+
+    A transaction begins ``gather_seconds`` after the one before it at the earliest, so that the small bodies of many
+    senders share one; at once when ``enough`` bodies wait, or when there was none for so long.
     """
 
-    def __init__(self, store: RecordStore) -> None:
+    def __init__(
+        self,
+        store: RecordStore,
+        *,
+        gather_seconds: float = 0.0,
+        enough: int = 1,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._store = store
+        self._gather_seconds = gather_seconds
+        self._enough = enough
+        self._clock = clock
+        self._next = clock()
+        self._full = anyio.Event()
         self._queue: deque[_Waiting] = deque()
-        self._writing = anyio.Lock()
+        self._writing = anyio.Lock(fast_acquire=True)
 
     async def add(self, batches: Sequence[Sequence[RawRecord]]) -> list[int]:
         """How many of each batch were new; all are committed when it returns. Raises what the store raises."""
         mine = _Waiting(batches)
         self._queue.append(mine)
+        if len(self._queue) >= self._enough:
+            self._full.set()
         try:
             async with self._writing:
                 # whoever comes next writes for all that wait; most find that it was done for them meanwhile
@@ -67,7 +85,17 @@ class GroupCommit:
             raise mine.outcome
         return mine.outcome
 
+    async def _gather(self) -> None:
+        """Wait for others that come soon."""
+        wait = self._next - self._clock()
+        if wait > 0 and len(self._queue) < self._enough:
+            self._full = anyio.Event()
+            with anyio.move_on_after(wait):
+                await self._full.wait()
+        self._next = self._clock() + self._gather_seconds
+
     async def _write_next(self) -> None:
+        await self._gather()
         group = [self._queue.popleft()]
         size = group[0].size
         while self._queue and size + self._queue[0].size <= MOST_RECORDS:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import httpx
@@ -11,7 +12,7 @@ from farthing.domain.errors import ConfigError
 
 __all__ = ["Answered", "NotAsAgreedError", "TooLargeError", "answered", "intake_headers", "words_of"]
 
-_OF_ANOTHER: Final = (ValueError, TypeError, KeyError, ArithmeticError, RecursionError)
+_OF_ANOTHER: Final = (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError)
 """What reading an answer raises that is no intake's: no JSON, another shape, 1e999, too many brackets."""
 
 
@@ -31,6 +32,8 @@ class Answered:
     duplicate: int
     refused: list[Any]
     """The first that it found wrong, with the reason."""
+    unit_prices: Mapping[str, Any] = field(default_factory=dict)
+    """By engine, nano-dollars per million units; empty while nothing is settled."""
 
 
 def intake_headers(token: str | None) -> dict[str, str]:
@@ -47,7 +50,9 @@ def answered(answer: httpx.Response) -> Answered:
     """What a 200 says. Raises NotAsAgreedError where another program gave it."""
     try:
         said = answer.json()
-        return Answered(int(said["accepted"]), int(said["duplicate"]), list(said["refused"]))
+        prices = said.get("unit_prices")
+        counts = int(said["accepted"]), int(said["duplicate"]), list(said["refused"])
+        return Answered(*counts, prices if isinstance(prices, dict) else {})
     except _OF_ANOTHER as error:
         raise NotAsAgreedError("answered 200, but not as Farthing's intake does; check the URL") from error
 

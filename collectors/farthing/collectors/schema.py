@@ -60,6 +60,10 @@ Name = Annotated[str, Meta(min_length=1, max_length=MAX_STRING)]
 Text64 = Annotated[str, Meta(max_length=64)]
 Name96 = Annotated[str, Meta(min_length=1, max_length=96)]
 """A device's UUID: with its prefix and a time it is a boot."""
+SpanId = Annotated[str, Meta(pattern=r"\A(?!0{16})[0-9a-f]{16}\Z")]
+"""As W3C Trace Context has it (3.2.2.4): lower case, and not all zeros."""
+Pseudonym = Annotated[str, Meta(pattern=r"\A[0-9a-f]{16}\Z")]
+"""Never an API key itself, which has another form."""
 Text128 = Annotated[str, Meta(max_length=128)]
 Text256 = Annotated[str, Meta(max_length=256)]
 Name32 = Annotated[str, Meta(min_length=1, max_length=32)]
@@ -166,6 +170,12 @@ class WireUsage(_Wire, frozen=True, tag="usage"):
     delivered_tokens: Count | None = None
     sequences: Annotated[tuple[WireSequence, ...], Meta(max_length=MAX_SEQUENCES)] = ()
     seen_by: Name = "both"
+    span_id: SpanId = ""
+    parent_span_id: SpanId = ""
+    sampled: bool = False
+    span_sent: bool = False
+    estimate_nano: Total | None = None
+    key_pseudonym: Pseudonym = ""
 
 
 class WireGpu(_Wire, frozen=True, tag="gpu"):

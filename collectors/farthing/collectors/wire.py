@@ -26,6 +26,7 @@ from farthing.collectors.schema import (
     WireHead,
     WireKey,
     WireLifecycle,
+    WireMarks,
     WireSequence,
     WireStarted,
     WireSteps,
@@ -50,6 +51,7 @@ from farthing.domain.records import (
     event_ns,
     mirrored,
 )
+from farthing.domain.trace_ids import is_trace_id
 from farthing_probe import wire as probe_wire
 
 __all__ = ["decode_device", "decode_line", "decode_raw", "device_line", "device_record", "is_plain", "refusal"]
@@ -138,6 +140,10 @@ def decode_raw(line: bytes, *, plain: bool = False) -> RawRecord:
         _believed(wire)
     if isinstance(wire, WireDevice):
         return RawRecord(wire.record_key(), "device", _device_samples(wire).at_ns[-1], _encode(wire))
+    if isinstance(wire, WireSteps):
+        # as a usage record, and it is the largest
+        _check_steps(wire)
+        return RawRecord(wire.record_key(), "steps", wire.until_ns, _encode(wire))
     kind = str(wire.__struct_config__.tag)
     return RawRecord(wire.record_key(), kind, event_ns(_record(wire)), _encode(wire))
 
@@ -271,43 +277,37 @@ def _record(wire: EngineWire) -> Record:
             )
 
 
-def _step_batch(wire: WireSteps) -> StepBatch:
-    marks = wire.marks
-    for entry, difference in enumerate(marks.at_ns):
-        if difference < 0:
-            raise RecordError("marks.at_ns", f"time goes backwards (entry {entry}, counted from 0)")
-    at = tuple(accumulate(marks.at_ns, initial=wire.base_ns))[1:]
-    if at and at[-1] > wire.until_ns:
+_MARK_COLUMNS = WireMarks.__struct_fields__[1:]
+"""But for the times."""
+
+
+def _check_steps(wire: WireSteps) -> None:
+    differences = wire.marks.at_ns
+    if differences and min(differences) < 0:
+        entry = next(entry for entry, difference in enumerate(differences) if difference < 0)
+        raise RecordError("marks.at_ns", f"time goes backwards (entry {entry}, counted from 0)")
+    if differences and wire.base_ns + sum(differences) > wire.until_ns:
         raise RecordError("until_ns", "lies before the batch's last mark")
     if wire.open_ns > wire.until_ns:
         raise RecordError("open_ns", "lies after until_ns")
+    for name in _MARK_COLUMNS:
+        values = getattr(wire.marks, name)
+        if values is not None and len(values) != len(differences):
+            _same_length(f"marks.{name}", values, "marks.at_ns", differences)
 
-    def column(name: str, values: tuple[int, ...] | None) -> tuple[int, ...]:
-        if values is None:
-            return (0,) * len(at)
-        _same_length(f"marks.{name}", values, "marks.at_ns", at)
-        return values
 
+def _step_batch(wire: WireSteps) -> StepBatch:
+    _check_steps(wire)
+    marks = wire.marks
+    at = tuple(accumulate(marks.at_ns, initial=wire.base_ns))[1:]
+    zeros = (0,) * len(at)
     return StepBatch(
         key=wire.record_key(),
         engine_index=wire.engine_index,
         until_ns=wire.until_ns,
         open_ns=wire.open_ns,
-        marks=StepMarks(
-            at_ns=at,
-            running=column("running", marks.running),
-            waiting=column("waiting", marks.waiting),
-            prefill_requests=column("prefill_requests", marks.prefill_requests),
-            prefill_tokens=column("prefill_tokens", marks.prefill_tokens),
-            decode_requests=column("decode_requests", marks.decode_requests),
-            decode_tokens=column("decode_tokens", marks.decode_tokens),
-            encoder_inputs=column("encoder_inputs", marks.encoder_inputs),
-            encoder_tokens=column("encoder_tokens", marks.encoder_tokens),
-            generated=column("generated", marks.generated),
-            prompt_computed=column("prompt_computed", marks.prompt_computed),
-            prompt_cached=column("prompt_cached", marks.prompt_cached),
-            preempted=column("preempted", marks.preempted),
-        ),
+        # columns that were not sent are 0
+        marks=StepMarks(at_ns=at, **{name: getattr(marks, name) or zeros for name in _MARK_COLUMNS}),
     )
 
 
@@ -328,6 +328,8 @@ def _check_usage(wire: WireUsage, plain: bool = False) -> None:
             _more_than_prompt("cached_tokens")
         if wire.image_tokens is not None and wire.image_tokens > prompt:
             _more_than_prompt("image_tokens")
+    if wire.span_id and not is_trace_id(wire.trace_id):
+        raise RecordError("trace_id", "must be 32 hexadecimal digits, in lower case, where there is a span_id")
     if not plain:
         _short_enough(wire.tenant + wire.project + wire.model + wire.tier)
     for sequence in wire.sequences:
@@ -366,6 +368,12 @@ def _usage(wire: WireUsage) -> Usage:
         delivered_tokens=wire.delivered_tokens,
         sequences=tuple(_engine_sequence(entry) for entry in wire.sequences),
         seen_by=wire.seen_by,
+        span_id=wire.span_id,
+        parent_span_id=wire.parent_span_id,
+        sampled=wire.sampled,
+        span_sent=wire.span_sent,
+        estimate_nano=wire.estimate_nano,
+        key_pseudonym=wire.key_pseudonym,
     )
 
 

@@ -103,7 +103,7 @@ class Delivery:
         self._started = self._closing = self._ended = self._closed = self._inert = False
         self._wait = self._again = 0.0
         self._adopt_at = 0.0
-        self._random = random.Random()  # noqa: S311 - jitter; the engine's own generator is not ours to advance
+        self._random = random.Random()  # noqa: S311 - jitter; the engine's own generator is not ours to advance  # nosec B311
         self._said: dict[str, float] = {}
 
     @property

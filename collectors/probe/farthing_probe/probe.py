@@ -12,14 +12,17 @@ import multiprocessing.util
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from farthing_probe import wire
+from farthing_probe.company import Company
 from farthing_probe.delivery import Delivery
 from farthing_probe.identity import Identity
 from farthing_probe.self_metrics import SelfMetrics
 from farthing_probe.settings import SettingError, Settings
+from farthing_probe.span_delivery import Otlp, SpanDelivery
+from farthing_probe.trace_settings import ENDPOINT
 
 if TYPE_CHECKING:
     from farthing_probe.sequences import EngineSequence
@@ -46,6 +49,8 @@ class Pending(Protocol):
 
 class Steps(Protocol):
     """The step marks of one engine index."""
+
+    company: Company
 
     def cut(self) -> tuple[int, dict[str, list[int]], bool]:
         """(complete up to, columns, whether more are left); called under the probe's lock."""
@@ -77,6 +82,9 @@ class Probe:
         self.metered_http = False
         """Whether the middleware is there, so that a finished sequence belongs to a request it holds."""
         self.delivery = Delivery(settings, f"{identity.boot}-{identity.proc}", self.tick)
+        traces, engine = settings.traces, identity.engine
+        self.spans = SpanDelivery(traces, lambda: Otlp(traces, engine)) if traces.mode == "sdk" else None
+        """Where edge spans go; None where they go with the records, or nowhere."""
         self._metrics = SelfMetrics()
         self._sequence = 0
         self._cut_ns = 0
@@ -93,6 +101,8 @@ class Probe:
             self._began = True
             self._begin(self.identity.boot, self.identity.started_ns)
             self.delivery.start()
+            if self.spans is not None:
+                self.spans.start()
         elif self._ended and self._switched_ns is None:
             now = time.monotonic_ns()
             self._begin(f"{self.identity.boot}-{now:x}", now)
@@ -143,8 +153,13 @@ class Probe:
     def stop(self, seconds: float = FLUSH_SECONDS) -> None:
         """End the boot and deliver what waits, in at most so many seconds; what is left goes to the spool."""
         try:
+            until = time.monotonic() + seconds
             self.end()
+            if self.spans is not None:
+                self.spans.close()
             self.delivery.close(seconds)
+            if self.spans is not None:
+                self.spans.join(until - time.monotonic())
         except Exception as error:
             self.failed("stop", error)
 
@@ -254,7 +269,7 @@ def obtain(config: Any) -> Probe | None:
     with _making:
         if _probe is None and not _refused:
             try:
-                settings = Settings.from_environment()
+                settings = Settings.from_environment(_environment(config))
                 _probe = Probe(settings, Identity.of(config, settings))
                 os.register_at_fork(after_in_child=_forget)
                 atexit.register(_probe.stop)
@@ -269,6 +284,12 @@ def obtain(config: Any) -> Probe | None:
         return _probe
 
 
+def _environment(config: Any) -> Mapping[str, str]:
+    """This process's environment; the collector that vLLM's own flag names is in it, as later versions put it there."""
+    endpoint = getattr(getattr(config, "observability_config", None), "otlp_traces_endpoint", None)
+    return {**os.environ, ENDPOINT: endpoint} if isinstance(endpoint, str) and endpoint else os.environ
+
+
 def _forget() -> None:
     """A forked child is another process: it must neither number records nor deliver."""
     global _probe  # noqa: PLW0603
@@ -276,6 +297,8 @@ def _forget() -> None:
         _probe.on = False
         _probe._ended = True
         _probe.delivery.abandon()
+        if _probe.spans is not None:
+            _probe.spans.abandon()
         _probe = None
 
 

@@ -16,8 +16,10 @@ from typing import Any
 
 from farthing_probe import wire
 from farthing_probe.attribution import attribute, clamp
+from farthing_probe.edge_span import edge_span, estimate_nano
 from farthing_probe.probe import Probe, current, obtain, ordered
 from farthing_probe.sequences import EngineSequence, entries, watch
+from farthing_probe.trace_context import edge_context
 from farthing_probe.usage_fields import USAGE, Told, told_by
 
 __all__ = ["RequestMeter", "finished"]
@@ -110,6 +112,9 @@ class Exchange:
 
     def __init__(self, probe: Probe, scope: MutableMapping[str, Any], path: str, receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"])  # of a header sent twice, the last
+        self.trace, passed = edge_context(scope["headers"], probe.settings.traces)
+        if passed is not None:
+            scope["headers"] = passed
         self.request_id = headers.get(ID_HEADER, b"").decode("latin-1")
         if not self.request_id:
             self.request_id = uuid.uuid4().hex
@@ -254,36 +259,73 @@ class Exchange:
             first = last = None
         prompt = sum(each.prompt_tokens for each in self.sequences if each.first_of_prompt) or None
         adapter = next((each.adapter for each in self.sequences if each.adapter), "")
-        prompt = told.prompt if told.prompt is not None or given else prompt
+        prompt = told.prompt if told.prompt is not None else prompt
         # what the encoder makes of a picture; clients that ask are told of the placeholder around it as well
         images = sum(each.image_tokens for each in self.sequences if each.first_of_prompt) or told.image
         images = 0 if images is None and self.sequences else images
         if images is not None and prompt is not None:
             images = min(images, prompt)
-        probe.send(
-            wire.usage,
-            request_id=clamp(self.request_id, 512),
-            engine_index=probe.rank(next((each.engine_index for each in self.sequences), 0)),
-            model=clamp(adapter or probe.identity.model, 256),
-            outcome=outcome,
-            status=status,
-            arrived_ns=self.arrived_ns,
-            ended_ns=ended or now_ns,
-            first_ns=first,
-            last_ns=last,
-            route=self._path,
-            finish_reason=next((each.finish_reason for each in self.sequences if each.finish_reason), ""),
-            trace_id=self.who.trace_id,
+        reasons = [each.finish_reason for each in self.sequences if each.finish_reason]
+        fields = {
+            "request_id": clamp(self.request_id, 512),
+            "engine_index": probe.rank(next((each.engine_index for each in self.sequences), 0)),
+            "model": clamp(adapter or probe.identity.model, 256),
+            "outcome": outcome,
+            "status": status,
+            "arrived_ns": self.arrived_ns,
+            "ended_ns": ended or now_ns,
+            "first_ns": first,
+            "last_ns": last,
+            "route": self._path,
+            "finish_reason": reasons[0] if reasons else "",
             # who sent a wrong key may claim to be anybody
-            **({} if rejected else self.who.fields),
-            prompt_tokens=prompt,
-            cached_tokens=told.cached,
-            image_tokens=images,
-            output_tokens=told.output,
-            delivered_tokens=None if told.output is not None or given or not self._chunks else self._pieces(),
-            sequences=given,
-            seen_by="both" if given else "client",
-        )
+            **({} if rejected else self.who),
+            "prompt_tokens": prompt,
+            "cached_tokens": told.cached,
+            "image_tokens": images,
+            "output_tokens": told.output,
+            "delivered_tokens": None if told.output is not None or given or not self._chunks else self._pieces(),
+            "sequences": given,
+            "seen_by": "both" if given else "client",
+        }
+        probe.send(wire.usage, **fields, **self._traced(fields, reasons))
+
+    def _steps(self, given: list[dict[str, Any]]) -> float | None:
+        """What its sequences had of the engine's steps; None if it is not known.
+
+        Of several API servers, each is told of some steps only; engines of several ranks have each their own.
+        """
+        indexes = {each.engine_index for each in self.sequences}
+        steps = self._probe.steps.get(indexes.pop()) if len(indexes) == 1 else None
+        if steps is None or self._probe.identity.processes > 1:
+            return None
+        return steps.company.parts_of(given)
+
+    def _traced(self, fields: dict[str, Any], reasons: list[str]) -> dict[str, Any]:
+        """What the record says of its trace; a sampled span goes on its way here, if the probe sends spans at all.
+
+        A trace that nobody keeps is named only where it is the caller's.
+        """
+        trace, probe = self.trace, self._probe
+        named = {"trace_id": trace.trace_id} if trace.parent_span_id or not trace.span_id else {}
+        if not trace.sampled:
+            return {**named, "span_id": trace.span_id, "parent_span_id": trace.parent_span_id} if named else {}
+        try:
+            prices = probe.delivery.unit_prices.get(probe.identity.engine)
+            more = {
+                "trace_id": trace.trace_id,
+                "span_id": trace.span_id,
+                "parent_span_id": trace.parent_span_id,
+                "sampled": True,
+                "estimate_nano": estimate_nano(prices, fields, self._steps(fields["sequences"])),
+            }
+            if probe.spans is not None:
+                span = edge_span({**fields, **more}, reasons, time.time_ns() - time.monotonic_ns())
+                more["span_sent"] = probe.spans.put(span)
+            return more
+        except Exception as error:  # a record is worth more than its span
+            probe.failed("span", error)
+            return named
 
 
 def finished(probe: Probe, engine_index: int, at_ns: int, ended: list[Any]) -> None:

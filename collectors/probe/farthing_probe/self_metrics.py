@@ -18,6 +18,11 @@ COUNTS = {
     "refused": "Records that intake refused by name",
     "failures": "Deliveries that failed and were tried again",
 }
+SPAN_COUNTS = {
+    "spans_sent": ("sent", "Edge spans that a collector took"),
+    "spans_dropped": ("dropped", "Edge spans given up for want of room, or that no collector took"),
+    "span_failures": ("failures", "Posts of edge spans that no collector took"),
+}
 
 
 class SelfMetrics:
@@ -35,6 +40,8 @@ class SelfMetrics:
         delivery = probe.delivery
         totals = {name: int(getattr(delivery.counts, name)) for name in COUNTS}
         totals["errors"] = probe.errors
+        for name, (count, _) in SPAN_COUNTS.items():
+            totals[name] = 0 if probe.spans is None else int(getattr(probe.spans.counts, count))
         for name, counter in (self._counters or {}).items():
             counter.inc(max(0, totals[name] - self._seen.get(name, 0)))
             self._seen[name] = totals[name]
@@ -48,7 +55,8 @@ class SelfMetrics:
             from prometheus_client import Counter, Gauge  # noqa: PLC0415 - comes with vLLM
         except ImportError:
             return
-        for name, text in {**COUNTS, "errors": "Exceptions of the probe's own, caught"}.items():
+        spans = {name: text for name, (_, text) in SPAN_COUNTS.items()}
+        for name, text in {**COUNTS, **spans, "errors": "Exceptions of the probe's own, caught"}.items():
             self._counters[name] = Counter(f"farthing_probe_{name}_total", f"{text}.")
         for name, (metric, text) in {
             "on": ("farthing_probe_on", "1 while the probe reports, 0 while its kill switch is set"),

@@ -12,11 +12,9 @@ from typing import Any
 
 from farthing_probe import wire
 from farthing_probe.probe import Probe, ordered
+from farthing_probe.wire import MOST_ENTRIES
 
 __all__ = ["EngineSequence", "entries", "watch"]
-
-MOST_ENTRIES = 1024
-"""In one record; intake takes no more."""
 
 
 def _ns(seconds: float) -> int:
@@ -163,18 +161,29 @@ class EngineSequence:
 
 
 def entries(sequences: list[EngineSequence]) -> list[wire.Wire]:
-    """The entries of a record; what are too many for one become one, so that the totals stay."""
+    """The entries of a record; what are too many for one share some, so that the totals stay.
+
+    Of embeddings neighbours do, which ran in the same steps or nearly. Sequences with output do not: two that had one
+    token each would be taken for one that decoded. Of those the last entry is all that are too many.
+    """
     made = [entry for each in sequences if (entry := each.entry()) is not None]
-    if len(made) <= MOST_ENTRIES:
+    count = len(made)
+    if count <= MOST_ENTRIES:
         return made
-    rest = made[MOST_ENTRIES - 1 :]
+    decoded = any(entry["output_tokens"] for entry in made)
+    starts = [each if decoded else each * count // MOST_ENTRIES for each in range(MOST_ENTRIES)]
+    return [_together(made[start:end]) for start, end in zip(starts, [*starts[1:], count], strict=True)]
+
+
+def _together(made: list[wire.Wire]) -> wire.Wire:
+    """One entry for several, from the first that was scheduled to the last that ended."""
     totals = {
-        name: sum(entry[name] for entry in rest)
+        name: sum(entry[name] for entry in made)
         for name in ("prompt_tokens", "cached_tokens", "output_tokens", "preemptions")
     }
-    moments = {name: min(entry[name] for entry in rest) for name in ("scheduled_ns", "first_ns")}
-    last_ns, queued_ns = (max(entry[name] for entry in rest) for name in ("last_ns", "queued_ns"))
-    return [*made[: MOST_ENTRIES - 1], wire.sequence(**moments, **totals, last_ns=last_ns, queued_ns=queued_ns)]
+    moments = {name: min(entry[name] for entry in made) for name in ("scheduled_ns", "first_ns")}
+    last_ns, queued_ns = (max(entry[name] for entry in made) for name in ("last_ns", "queued_ns"))
+    return wire.sequence(**moments, **totals, last_ns=last_ns, queued_ns=queued_ns)
 
 
 def _embeddings(position: Any) -> int:

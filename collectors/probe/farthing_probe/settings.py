@@ -16,6 +16,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from farthing_probe.trace_settings import MODES, TraceSettings
+
 __all__ = ["PREFIX", "SettingError", "Settings"]
 
 PREFIX = "FARTHING_PROBE_"
@@ -65,6 +67,7 @@ class Settings:
     """The probe is off while this file exists."""
     iteration_log: bool = False
     """Keep vLLM's INFO line for every step."""
+    traces: TraceSettings = field(default_factory=TraceSettings)
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> Settings:
@@ -86,6 +89,7 @@ class Settings:
             salt=_secret(given, "SALT").encode(),
             off_file=_path(given, "OFF_FILE") or (spool / "off" if spool else None),
             iteration_log=_flag(given, "ITERATION_LOG", default=False),
+            traces=TraceSettings.of(given, _mode(given)),
         )
 
 
@@ -131,6 +135,13 @@ def _flag(given: Mapping[str, str], name: str, *, default: bool) -> bool:
     if text not in known:
         raise SettingError(f"{PREFIX}{name} is {text!r}; give 1 or 0")
     return known[text]
+
+
+def _mode(given: Mapping[str, str]) -> str:
+    text = given.get(PREFIX + "TRACES", "").strip().lower() or "auto"
+    if text not in MODES:
+        raise SettingError(f"{PREFIX}TRACES is {text[:40]!r}; give one of {', '.join(MODES)}")
+    return text
 
 
 def _url(given: Mapping[str, str]) -> str:

@@ -16,12 +16,14 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from farthing_probe import wire
+from farthing_probe.company import Company
 from farthing_probe.probe import obtain
 from farthing_probe.request_meter import finished
 
 __all__ = ["FarthingStatLogger", "StepLog"]
 
 ITERATION_LOGGER = "vllm.v1.metrics.loggers"
+PREFILLED, DECODED = (wire.MARK_COLUMNS.index(f"{kind}_requests") for kind in ("prefill", "decode"))
 MOST_MARKS = 60_000
 """In one batch; intake takes a little more. The rest goes with the next."""
 
@@ -37,6 +39,7 @@ class StepLog:
         self.engine_index = engine_index
         self.quiet_ns = time.monotonic_ns()
         """When nothing was last known to be running or waiting."""
+        self.company = Company()
         self._marks: deque[tuple[int, ...]] = deque()
         self._first_ns = 0
         self.probe = obtain(vllm_config)
@@ -57,7 +60,9 @@ class StepLog:
         try:
             with probe.lock:
                 at = time.monotonic_ns()
-                self._marks.append(self._mark(at, scheduler_stats, iteration_stats))
+                mark = self._mark(at, scheduler_stats, iteration_stats)
+                self._marks.append(mark)
+                self.company.add(at, mark[PREFILLED] + mark[DECODED])
         except Exception as error:
             probe.failed("record", error)
         try:

@@ -21,6 +21,7 @@ __all__ = [
     "GPU_COLUMNS",
     "KINDS",
     "MARK_COLUMNS",
+    "MOST_ENTRIES",
     "USAGE_PATH",
     "VERSION",
     "WINDOWS_PATH",
@@ -36,6 +37,8 @@ __all__ = [
 ]
 
 VERSION = 1
+MOST_ENTRIES = 1024
+"""Of ``sequences`` in one record; intake takes no more, so an entry of as many may be of several sequences."""
 USAGE_PATH = "/v1/usage"
 WINDOWS_PATH = "/v1/windows"
 KINDS = ("started", "lifecycle", "steps", "usage", "gpu", "counters")
@@ -202,11 +205,18 @@ def usage(
     delivered_tokens: int | None = None,
     sequences: Sequence[Mapping[str, Any]] = (),
     seen_by: str = "both",
+    span_id: str = "",
+    parent_span_id: str = "",
+    sampled: bool = False,
+    span_sent: bool = False,
+    estimate_nano: int | None = None,
+    key_pseudonym: str = "",
 ) -> Wire:
     """A ``usage`` record; what is None or empty is left out, and a tenant or tier left out is ``unknown``.
 
     ``outcome`` is finished, aborted, failed or rejected; ``seen_by`` is both, client or engine. Token counts
-    are of the whole request as its client was told; ``sequences`` hold the engine's own, see ``sequence``.
+    are of the whole request as its client was told; ``sequences`` hold the engine's own, see ``sequence``. The edge
+    span's ids come with a ``trace_id``; ``estimate_nano`` is in nano-dollars, and left out where it is unknown.
     """
     fields = _given(
         {
@@ -233,6 +243,12 @@ def usage(
             "output_tokens": output_tokens,
             "delivered_tokens": delivered_tokens,
             "seen_by": seen_by,
+            "span_id": span_id,
+            "parent_span_id": parent_span_id,
+            "sampled": sampled or None,
+            "span_sent": span_sent or None,
+            "estimate_nano": estimate_nano,
+            "key_pseudonym": key_pseudonym,
         }
     )
     if sequences:

@@ -16,7 +16,7 @@ from farthing.domain.errors import ConfigError, ExpositionError
 from farthing.vocabulary import loading
 from farthing.vocabulary.catalogue import Catalogue, ModelSource, Signal, Source
 
-__all__ = ["Reading", "load_catalogue", "read_signals", "unknown_metrics"]
+__all__ = ["Reading", "load_catalogue", "read_signals", "scraped_metrics", "unknown_metrics"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,13 @@ def load_catalogue(engine: str = "vllm") -> Catalogue:
     if engine not in scraped:
         raise ConfigError(f"engine kind {engine!r} has no catalogue; known kinds: {', '.join(scraped)}")
     return loading.load_catalogue(engine)
+
+
+def scraped_metrics(catalogue: Catalogue) -> tuple[str, ...]:
+    """The names of every sample that ``read_signals`` looks for, sorted."""
+    names = {source.metric for signal in catalogue.scraped.values() for source in signal.sources}
+    names |= {catalogue.model.metric}
+    return tuple(sorted(names | ({catalogue.boot.start_time, catalogue.boot.created} if catalogue.boot else set())))
 
 
 def unknown_metrics(catalogue: Catalogue, exposition: Exposition) -> list[str]:

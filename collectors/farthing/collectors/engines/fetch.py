@@ -10,7 +10,7 @@ import httpx
 from farthing.collectors.engines.clock import Clock
 from farthing.domain.errors import EngineUnreachableError, ExpositionError
 
-__all__ = ["Answer", "fetch"]
+__all__ = ["Answer", "fetch", "read_body", "why_unanswered"]
 
 _ACCEPT = {"Accept": "text/plain;version=0.0.4;q=1,*/*;q=0.1"}
 """prometheus_client answers OpenMetrics to anyone who mentions it, whatever the preference; text is smaller."""
@@ -40,19 +40,40 @@ async def fetch(client: httpx.AsyncClient, url: str, clock: Clock, *, timeout_se
         ):
             at_ns = clock()
             _check(response, url)
-            body = bytearray()
-            async for chunk in response.aiter_bytes():
-                body += chunk
-                if len(body) > max_body:
-                    raise ExpositionError(
-                        f"{url} answered more than {max_body} bytes; an engine's metrics are smaller: check "
-                        "engines[].url and metrics_path"
-                    )
-            return Answer(bytes(body), response.headers.get("content-type", ""), at_ns)
+            advice = "an engine's metrics are smaller: check engines[].url and metrics_path"
+            body = await read_body(response, url, max_body, advice)
+            return Answer(body, response.headers.get("content-type", ""), at_ns)
     except (TimeoutError, httpx.HTTPError, httpx.InvalidURL) as error:
+        why = why_unanswered(error, timeout_seconds)
         raise EngineUnreachableError(
-            f"{url} did not answer: {_reason(error, timeout_seconds)}; is the engine running and reachable there?"
+            f"{url} did not answer: {why}; is the engine running and reachable there?"
         ) from error
+
+
+async def read_body(response: httpx.Response, url: str, max_body: int, advice: str) -> bytes:
+    """The decompressed body of a streamed response.
+
+    Raises ExpositionError for one of more than ``max_body`` bytes, with ``advice``, and for one that is compressed
+    more than once: a kilobyte of that unpacks to gigabytes in one step, before anybody can count them.
+    """
+    encodings = response.headers.get_list("content-encoding", split_commas=True)
+    if len(encodings) > 1:
+        raise ExpositionError(f"{url} answered what is compressed {len(encodings)} times over; let it answer plainly")
+    body = bytearray()
+    async for chunk in response.aiter_bytes():
+        body += chunk
+        if len(body) > max_body:
+            raise ExpositionError(f"{url} answered more than {max_body} bytes; {advice}")
+    return bytes(body)
+
+
+def why_unanswered(error: Exception, timeout_seconds: float) -> str:
+    """In a few words, why a request with a time-out had no answer."""
+    if isinstance(error, TimeoutError | httpx.TimeoutException):
+        return f"nothing within {timeout_seconds:g} s"
+    detail = " ".join(str(error).split())
+    what = "connection failed" if isinstance(error, httpx.ConnectError) else type(error).__name__
+    return f"{what} ({detail})" if detail else what
 
 
 def _check(response: httpx.Response, url: str) -> None:
@@ -71,11 +92,3 @@ def _check(response: httpx.Response, url: str) -> None:
             f"{url} answered HTTP {status}: its metrics need credentials; let Farthing read them openly"
         )
     raise ExpositionError(f"{url} answered HTTP {status}; check engines[].url and metrics_path")
-
-
-def _reason(error: Exception, timeout_seconds: float) -> str:
-    if isinstance(error, TimeoutError | httpx.TimeoutException):
-        return f"nothing within {timeout_seconds:g} s"
-    detail = " ".join(str(error).split())
-    what = "connection failed" if isinstance(error, httpx.ConnectError) else type(error).__name__
-    return f"{what} ({detail})" if detail else what

@@ -1,0 +1,1 @@
+"""Engines that are discovered: by files, by names of the DNS, by containers' labels."""

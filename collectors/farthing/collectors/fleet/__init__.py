@@ -1,0 +1,1 @@
+"""Engines' counters from a Prometheus-compatible API, for fleets that are scraped already."""
