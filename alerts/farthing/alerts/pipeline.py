@@ -23,6 +23,13 @@ SKEW_SECONDS: Final = 3600
 INTAKE_RANGE: Final = "10m"
 LIMITED_SECONDS: Final = 300
 """Senders that were away deliver what they kept, faster than is allowed: for minutes that is as it should be."""
+AUTH_FAILURES: Final = 20
+"""Callers turned away in ten minutes: somebody who mistypes a token, or a page left open with an old one, is fewer; a
+sender or a scrape with a wrong one is more, and so is a guess."""
+AUTH_SECONDS: Final = 300
+"""A change of tokens reaches all that use them within minutes."""
+AUDIT_SECONDS: Final = 300
+"""Whoever held the trail before a restart may take so long to end."""
 TOLD_BY_OTHERS: Final = (names.CHECK_RESIDUAL, names.CHECK_UNATTRIBUTED, names.CHECK_PRICED)
 """Checks of which FarthingResidualNotZero, FarthingUnattributedHigh and FarthingEngineUnpriced tell."""
 
@@ -39,6 +46,8 @@ def pipeline(settings: Settings) -> RuleGroup:
             _books_stalled(settings),
             _intake_refusing(settings),
             _intake_limiting(settings),
+            _auth_failing(settings),
+            _audit_failing(settings),
             _reconciliation_red(settings),
             _version_skew(settings),
         ),
@@ -181,6 +190,46 @@ def _intake_limiting(settings: Settings) -> AlertRule:
         description=(
             'Intake told senders {{ $value | printf "%.0f" }} times in ten minutes to come later ({{ $labels.kind }}): '
             f"their records wait, and costs come late. The fleet costs {FLEET_SPEND}."
+        ),
+        dashboard=dashboard_url(settings, names.DASHBOARD_FARTHING),
+    )
+
+
+def _auth_failing(settings: Settings) -> AlertRule:
+    """Callers go on to be turned away: something has a wrong token, or somebody guesses. Nothing inhibits it."""
+    increase = f"increase({names.METRIC_AUTH_FAILURES}[{INTAKE_RANGE}])"
+    return AlertRule(
+        name="FarthingAuthFailing",
+        expr=f"sum by ({names.LABEL_REASON}) ({increase}) > {AUTH_FAILURES}",
+        for_seconds=AUTH_SECONDS,
+        severity="warning",
+        team=TEAM_PLATFORM,
+        component="pipeline",
+        summary='Farthing turned {{ $value | printf "%.0f" }} callers away ({{ $labels.reason }})',
+        description=(
+            'Farthing turned callers away about {{ $value | printf "%.0f" }} times in ten minutes '
+            "({{ $labels.reason }}): something has a wrong token and what it delivers or reads is missing, or somebody "
+            f"tries tokens. The fleet costs {FLEET_SPEND}."
+        ),
+        dashboard=dashboard_url(settings, names.DASHBOARD_FARTHING),
+    )
+
+
+def _audit_failing(settings: Settings) -> AlertRule:
+    """The audit trail cannot be written. Nothing is lost while the ledger keeps requests. Nothing inhibits it."""
+    return AlertRule(
+        name="FarthingAuditFailing",
+        expr=f"increase({names.METRIC_AUDIT_FAILURES}[{INTAKE_RANGE}]) > 0\nand\n{names.METRIC_AUDIT_UP} == 0",
+        for_seconds=AUDIT_SECONDS,
+        severity="warning",
+        team=TEAM_PLATFORM,
+        component="pipeline",
+        summary="The audit trail of {{ $labels.instance }} is not written",
+        description=(
+            "Farthing at {{ $labels.instance }} could not write its audit trail about "
+            '{{ $value | printf "%.0f" }} times in ten minutes: the disk is full or away, another process writes it, '
+            "or what is there was altered; its log says which. Requests are served, costed and kept in the ledger, and "
+            f"are written once it can be. The fleet costs {FLEET_SPEND}."
         ),
         dashboard=dashboard_url(settings, names.DASHBOARD_FARTHING),
     )

@@ -7,7 +7,6 @@ nano-dollars divided by 1e9, which Python rounds once, to the nearest double.
 
 from __future__ import annotations
 
-import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
@@ -28,15 +27,18 @@ from farthing.domain import conventions as names
 from farthing.domain.clock import SECOND
 from farthing.domain.metric_reference import Metric as MetricEntry
 from farthing.domain.metric_reference import metric
-from farthing.domain.model import EngineView, HistogramView, Snapshot, TenantView
+from farthing.domain.model import AuditView, EngineView, HistogramView, Snapshot, TenantView
 from farthing.domain.money import NANO
 from farthing.exporters.prometheus_energy import energy_rows
+from farthing.exporters.prometheus_seats import Seats
 from farthing.exporters.prometheus_spend import spend_rows
 from farthing.vocabulary.peaks import PeakRates, peaks_of
 
-__all__ = ["SnapshotCollector", "exposition"]
+__all__ = ["DEFAULT_TOP_TENANTS", "TOP_TIERS", "SnapshotCollector", "exposition"]
 
 DEFAULT_TOP_TENANTS = 50
+TOP_TIERS = 20
+"""A tier is a header that clients choose, as a tenant is; there are few that mean anything."""
 MILLIJOULES = 1_000
 EXEMPLAR_RUNES = 128
 """OpenMetrics 1.0, section Exemplars: label names and values together must not be longer."""
@@ -49,60 +51,98 @@ Rows = Sequence[Row]
 class SnapshotCollector(Collector):
     """A custom collector that shows whatever ``source`` returns at the time of each scrape.
 
-    The ``top_tenants`` costliest tenants get series of their own; the others share the tenant ``other``, which
-    keeps their dollars, tokens and requests. A tenant that has a seat keeps it and one without never gets a taken
-    one, so no series ever decreases. ``seated`` names tenants that had seats in an earlier process: given the
-    ``seated`` of that process, a restart moves no dollars between series either.
+    Tenants and tiers with ``Seats`` get series of their own; the others share ``other``, which keeps their dollars,
+    tokens and requests. Without seats that are kept somewhere, a restart gives them anew.
+
+    ``clock_ns`` (UTC) adds the snapshot's age to the lag of its watermarks: one that is not renewed any more must not
+    look fresh. Without it the lag is as of the snapshot.
     """
 
     def __init__(
         self,
         source: Callable[[], Snapshot],
-        top_tenants: int = DEFAULT_TOP_TENANTS,
-        seated: Iterable[str] = (),
+        tenants: Seats | None = None,
+        tiers: Seats | None = None,
+        *,
+        clock_ns: Callable[[], int] | None = None,
     ) -> None:
-        if top_tenants < 1:
-            raise ValueError(f"top_tenants must be at least 1, not {top_tenants}")
         self._source = source
-        self._top_tenants = top_tenants
-        self._seated = set(seated) - {names.OTHER}
-        # Two scrapers may collect at once, and both may hand out the last seat.
-        self._lock = threading.Lock()
-
-    @property
-    def seated(self) -> tuple[str, ...]:
-        """Tenants with series of their own, sorted."""
-        with self._lock:
-            return tuple(sorted(self._seated))
+        self._clock_ns = clock_ns
+        self._tenants = tenants or Seats(DEFAULT_TOP_TENANTS)
+        self._tiers = tiers or Seats(TOP_TIERS)
 
     def collect(self) -> Iterator[Metric]:
         """Every family that has a sample, read from one snapshot."""
         snapshot = self._source()
-        seated = self._seat(snapshot.tenants)
+        age_ns = 0 if self._clock_ns is None else max(0, self._clock_ns() - snapshot.taken_ns)
+        served = _served(snapshot.tenants)
+        seated, tiers = self._give(served)
         families = (
-            *_engine_families(snapshot.engines, snapshot.currency),
-            *_tenant_families(snapshot.tenants, seated, snapshot.currency),
+            *_engine_families(snapshot.engines, snapshot.currency, age_ns),
+            *_tenant_families(served, seated, tiers, snapshot.currency),
             *(_family(name, rows, snapshot.currency) for name, rows in spend_rows(snapshot.spend, seated).items()),
-            *(_family(name, rows, snapshot.currency) for name, rows in energy_rows(snapshot.energy, seated).items()),
+            *(
+                _family(name, rows, snapshot.currency)
+                for name, rows in energy_rows(snapshot.energy, seated, tiers).items()
+            ),
             *_histogram_families(snapshot.histograms, snapshot.currency),
             _family(names.METRIC_REQUESTS, snapshot.requests.items(), snapshot.currency),
             _family(names.METRIC_SLO_REQUESTS, snapshot.slo_requests.items(), snapshot.currency),
             _family(names.METRIC_INTAKE, list(snapshot.intake.records.items()), snapshot.currency),
+            _family(
+                names.METRIC_AUTH_FAILURES,
+                (((reason,), count) for reason, count in snapshot.auth_failures.items()),
+                snapshot.currency,
+            ),
+            _family(
+                names.METRIC_SPANS, (((result,), count) for result, count in snapshot.spans.items()), snapshot.currency
+            ),
+            _family(names.METRIC_SPANS_WAITING, _one(snapshot.spans_waiting), snapshot.currency),
+            *(
+                _family(name, _one(None if snapshot.audit is None else read(snapshot.audit)), snapshot.currency)
+                for name, read in _AUDIT.items()
+            ),
+            _family(
+                names.METRIC_DISCOVERED, (((one.source,), one.engines) for one in snapshot.discovery), snapshot.currency
+            ),
+            _family(
+                names.METRIC_DISCOVERY_PROBLEMS,
+                (((one.source,), one.problems) for one in snapshot.discovery),
+                snapshot.currency,
+            ),
             _build_family(snapshot),
         )
         return (family for family in families if family.samples)
 
-    def _seat(self, tenants: Sequence[TenantView]) -> frozenset[str]:
-        """The tenants with seats, after free seats went to the costliest tenants without one (ties by name)."""
-        spend: dict[str, int] = defaultdict(int)
-        for view in tenants:
-            spend[view.tenant] += sum(view.cost_nano.values()) + view.aborted_nano
-        with self._lock:
-            # `other` is a pool, not a tenant: one that calls itself so joins it and takes no seat.
-            waiting = sorted(spend.keys() - self._seated - {names.OTHER}, key=lambda name: (-spend[name], name))
-            free = max(self._top_tenants - len(self._seated), 0)
-            self._seated.update(waiting[:free])
-            return frozenset(self._seated)
+    def seat(self, snapshot: Snapshot) -> None:
+        """Give free seats to the costliest tenants and tiers without one.
+
+        Raises what keeping a new seat raises; a snapshot that was seated once is collected without.
+        """
+        self._give(_served(snapshot.tenants))
+
+    def _give(self, served: Sequence[TenantView]) -> tuple[frozenset[str], frozenset[str]]:
+        """The tenants and the tiers with seats, after free ones were given."""
+        tenants: dict[str, int] = defaultdict(int)
+        tiers: dict[str, int] = defaultdict(int)
+        for view in served:
+            tenants[view.tenant] += _nano(view)
+            tiers[view.tier] += _nano(view)
+        return self._tenants.give(tenants), self._tiers.give(tiers)
+
+
+def _served(views: Sequence[TenantView]) -> list[TenantView]:
+    """Those whose tenant and tier have had anything but refusals: a name that was only ever refused has no series.
+
+    It takes no seat, and would have to leave ``other`` again, which would fall, when it gets one.
+    """
+    ran = [view for view in views if view.requests.keys() - {names.REJECTED} or _nano(view)]
+    tenants, tiers = {view.tenant for view in ran}, {view.tier for view in ran}
+    return [view for view in views if view.tenant in tenants and view.tier in tiers]
+
+
+def _nano(view: TenantView) -> int:
+    return sum(view.cost_nano.values()) + view.aborted_nano
 
 
 def exposition(registry: CollectorRegistry, accept_header: str) -> tuple[bytes, str]:
@@ -118,19 +158,25 @@ def exposition(registry: CollectorRegistry, accept_header: str) -> tuple[bytes, 
     return encode(registry), content_type
 
 
-def _engine_families(views: Sequence[EngineView], currency: str) -> Iterator[Metric]:
+def _engine_families(views: Sequence[EngineView], currency: str, age_ns: int) -> Iterator[Metric]:
+    """``age_ns`` is how long ago the lag of the watermarks was true."""
     for name, rows_of in ENGINE_ROWS.items():
         rows = [((view.engine.name, *labels), value) for view in views for labels, value in rows_of(view)]
+        if name == names.METRIC_WATERMARK_LAG:
+            rows = [(labels, None if lag is None else lag + age_ns / SECOND) for labels, lag in rows]
         yield _family(name, rows, currency)
 
 
-def _tenant_families(tenants: Sequence[TenantView], seated: frozenset[str], currency: str) -> Iterator[Metric]:
+def _tenant_families(
+    tenants: Sequence[TenantView], seated: frozenset[str], tiers: frozenset[str], currency: str
+) -> Iterator[Metric]:
     """Dollars, tokens and requests by tenant, in integers until the last moment so that ``other`` adds up exactly."""
     cost: dict[tuple[str, ...], int] = defaultdict(int)
     tokens: dict[tuple[str, ...], int] = defaultdict(int)
     requests: dict[tuple[str, ...], int] = defaultdict(int)
     for view in tenants:
-        who = (view.tenant if view.tenant in seated else names.OTHER, view.model, view.tier)
+        tenant = view.tenant if view.tenant in seated else names.OTHER
+        who = (tenant, view.model, view.tier if view.tier in tiers else names.OTHER)
         for phase, nano in view.cost_nano.items():
             cost[(*who, phase)] += nano
         cost[(*who, names.ABORTED)] += view.aborted_nano
@@ -196,6 +242,13 @@ def _family(name: str, rows: Iterable[Row], currency: str) -> Metric:
 def _help(entry: MetricEntry, currency: str) -> str:
     """Meaning and unit; the unit of money is the ledger's currency, whatever the name says."""
     return entry.help if entry.unit == "1" else f"{entry.help} Unit: {entry.unit.replace('USD', currency)}."
+
+
+_AUDIT: dict[str, Callable[[AuditView], float]] = {
+    names.METRIC_AUDIT_UP: lambda view: view.is_written,
+    names.METRIC_AUDIT_RECORDS: lambda view: view.records,
+    names.METRIC_AUDIT_FAILURES: lambda view: view.failures,
+}
 
 
 def _one(value: float | None) -> Rows:

@@ -16,14 +16,15 @@ EnergyRow = tuple[tuple[str, ...], float | None]
 MILLIJOULES = 1_000
 
 
-def energy_rows(energy: EnergyView, seated: frozenset[str]) -> Mapping[str, Sequence[EnergyRow]]:
-    """Metric -> its rows. Tenants without a seat share ``other``, in integers until the last moment.
+def energy_rows(energy: EnergyView, seated: frozenset[str], tiers: frozenset[str]) -> Mapping[str, Sequence[EnergyRow]]:
+    """Metric -> its rows. Tenants and tiers without a seat share ``other``, in integers until the last moment.
 
     What was unattributed is not among the lines: late records take it out again, and no counter may decrease.
     """
     tenants: dict[tuple[str, ...], int] = defaultdict(int)
-    for (tenant, *rest), millijoules in energy.tenants_mj.items():
-        tenants[(tenant if tenant in seated else names.OTHER, *rest)] += millijoules
+    for (tenant, model, tier), millijoules in energy.tenants_mj.items():
+        who = tenant if tenant in seated else names.OTHER, model, tier if tier in tiers else names.OTHER
+        tenants[who] += millijoules
     engines = energy.engines.items()
     return {
         names.METRIC_PHASE_ENERGY: [

@@ -8,19 +8,20 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Literal, TypeAlias
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from farthing.domain.money import NANO, from_nano
+from farthing.domain.spreadsheets import uncomputed
 
-__all__ = ["Cell", "Column", "Kind", "Output", "ReportTable", "render"]
+__all__ = ["Cell", "Column", "Kind", "Output", "ReportTable", "as_text", "exact", "printable", "render"]
 
 Kind: TypeAlias = Literal["text", "integer", "number", "ratio", "money"]
 Output: TypeAlias = Literal["table", "json", "csv"]
@@ -28,7 +29,6 @@ Cell: TypeAlias = str | int | float | None
 
 UNKNOWN_CELL = "—"
 UNPRINTABLE = "\ufffd"
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 UNBOUNDED_WIDTH = 1_000
 """Columns of a table that is not on a terminal: as wide as its content, so that a pipe never cuts a number."""
 
@@ -112,7 +112,7 @@ def _json_row(table: ReportTable, row: Sequence[Cell]) -> dict[str, object]:
     cells: dict[str, object] = {}
     for column, cell in zip(table.columns, row, strict=True):
         if column.kind == "money" and isinstance(cell, int):
-            cells[column.key] = {f"nano_{code}": cell, code: _exact(cell)}
+            cells[column.key] = {f"nano_{code}": cell, code: exact(cell)}
         else:
             cells[column.key] = cell
     return cells
@@ -132,13 +132,11 @@ def _csv_cell(column: Column, cell: Cell) -> Cell:
     if cell is None:
         return ""
     if column.kind == "money" and isinstance(cell, int):
-        return _exact(cell)
+        return exact(cell)
     if not isinstance(cell, str):
         return cell
-    # A tenant names itself in a header; a spreadsheet would run `=...` as a formula (OWASP: CSV injection).
-    text = f"'{cell}" if cell.startswith(FORMULA_STARTS) else cell
     # Python's writer does not quote a lone carriage return, and readers take it for the end of the row
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+    return uncomputed(cell).replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _table(table: ReportTable, color: bool, width: int | None) -> str:
@@ -158,23 +156,27 @@ def _table(table: ReportTable, color: bool, width: int | None) -> str:
         )
     for row in table.rows:
         grid.add_row(*(Text(cell) for cell in _shown(table, row, places)))
+    title = [Text(printable(table.title), style="bold")] if table.title else []
+    notes = (Text(printable(note), style="dim") for note in (*table.notes, *_rounding_notes(table)))
+    return as_text((*title, grid, *notes), color=color, width=width or UNBOUNDED_WIDTH)
+
+
+def as_text(parts: Iterable[RenderableType], *, color: bool, width: int) -> str:
+    """Tables and lines one below the other, ``width`` columns wide at the most, without blanks at the ends of lines."""
     buffer = io.StringIO()
     console = Console(
         file=buffer,
         force_terminal=color,
         no_color=not color,
         color_system="standard" if color else None,
-        width=width or UNBOUNDED_WIDTH,
+        width=width,
         highlight=False,
         markup=False,
         emoji=False,
         legacy_windows=False,
     )
-    if table.title:
-        console.print(Text(_printable(table.title), style="bold"))
-    console.print(grid)
-    for note in (*table.notes, *_rounding_notes(table)):
-        console.print(Text(_printable(note)), style="dim")
+    for part in parts:
+        console.print(part)
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
 
 
@@ -224,7 +226,7 @@ def _shown_cell(kind: Kind, cell: Cell, places: int) -> str:
     if cell is None:
         return UNKNOWN_CELL
     if isinstance(cell, str):
-        return _printable(cell)
+        return printable(cell)
     if kind == "money" and isinstance(cell, int):
         return _rounded(cell, places)
     if kind == "ratio":
@@ -241,11 +243,11 @@ def _rounded(nano: int, places: int) -> str:
     return f"{rounded:,}"
 
 
-def _exact(nano: int) -> str:
+def exact(nano: int) -> str:
     """All nine decimals, never an exponent."""
     return f"{from_nano(nano):.9f}"
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Text without control characters: a tenant's name must not move a terminal's cursor or colour it."""
     return "".join(character if character.isprintable() else UNPRINTABLE for character in text)

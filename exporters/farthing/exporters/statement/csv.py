@@ -9,7 +9,7 @@ from typing import Final
 
 from farthing.books.statement import Statement, StatementLine
 from farthing.domain.money import from_nano
-from farthing.exporters.report import FORMULA_STARTS
+from farthing.domain.spreadsheets import uncomputed
 from farthing.exporters.statement.rows import line_values
 
 __all__ = ["COLUMNS", "statement_csv"]
@@ -73,9 +73,7 @@ def _row(statement: Statement, line: StatementLine) -> dict[str, str | int | Non
 
 
 def _text(value: str | int | None) -> str | int | None:
-    if isinstance(value, str) and value.startswith(FORMULA_STARTS):
-        return f"'{value}"
-    return value
+    return uncomputed(value) if isinstance(value, str) else value
 
 
 def _exact(nano: int | None) -> str | None:

@@ -45,7 +45,7 @@ def statement_html(statement: Statement) -> bytes:
         .render(
             statement=statement,
             # a style sheet of ours, in which the one foreign word is escaped by _css_string
-            style=Markup(style),  # noqa: S704
+            style=Markup(style),  # noqa: S704  # nosec B704
             policy=f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'",
             words=wording,
             title=_title(statement),

@@ -12,9 +12,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from farthing.domain.access import Scope
 from farthing.domain.clock import SECOND
 from farthing.domain.devices import DevicesView, DeviceView
 from farthing.domain.model import EngineView, Snapshot
+from farthing.exporters.web.viewer import principal_of
 
 __all__ = ["GPUS_PATH", "gpu_routes", "gpus_payload"]
 
@@ -22,14 +24,21 @@ GPUS_PATH = "/api/v1/gpus"
 
 Payload = dict[str, Any]
 
+_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+
 
 def gpu_routes(devices: Callable[[], DevicesView], snapshot: Callable[[], Snapshot] | None = None) -> list[Route]:
-    """The route of ``/api/v1/gpus``; without a ``snapshot`` nothing is known of engines but where they run."""
+    """The route of ``/api/v1/gpus``; without a ``snapshot`` nothing is known of engines but where they run.
+
+    Devices are nobody's rows: whoever does not see everything is refused, whatever let the request in.
+    """
 
     # A plain function: starlette runs it on a worker thread.
     def gpus(request: Request) -> Response:
+        if not principal_of(request).sees_all:
+            return JSONResponse({"error": f"a token with the scope {Scope.READ_ALL} is required"}, 403, _HEADERS)
         payload = gpus_payload(devices(), snapshot() if snapshot is not None else None)
-        return JSONResponse(payload, headers={"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"})
+        return JSONResponse(payload, headers=_HEADERS)
 
     return [Route(GPUS_PATH, gpus, name="gpus")]
 

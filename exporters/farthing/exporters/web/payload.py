@@ -31,7 +31,7 @@ from farthing.domain.model import EngineView, Fit, Snapshot, TenantView
 from farthing.exporters.web.history import PHASE_TOKENS, History, Latency
 from farthing.exporters.web.spend import spend_payload
 
-__all__ = ["history_payload", "snapshot_payload"]
+__all__ = ["history_payload", "latency_columns", "latency_payload", "snapshot_payload", "tenant_payload"]
 
 LINES = (PREFILL, DECODE, VISION, ABORTED, STARTING, IDLE, ASLEEP, DRAINING, DOWN, UNATTRIBUTED, WIP)
 """The identity's right side, in the order of the promise; all are shown, also those that are 0."""
@@ -72,15 +72,15 @@ def history_payload(history: History, since_ns: int | None = None) -> Payload:
         },
         "generation_tokens_per_second": [point.generation_tokens_per_second for point in points],
         "prompt_tokens_per_second": [point.prompt_tokens_per_second for point in points],
-        "ttft_seconds": _latency_columns([point.ttft for point in points]),
-        "tpot_seconds": _latency_columns([point.tpot for point in points]),
+        "ttft_seconds": latency_columns([point.ttft for point in points]),
+        "tpot_seconds": latency_columns([point.tpot for point in points]),
         "waiting": [point.waiting for point in points],
         "running": [point.running for point in points],
         "kv_usage": [point.kv_usage for point in points],
         "recent": {
             "seconds": recent.seconds,
-            "ttft_seconds": _latency(recent.ttft),
-            "tpot_seconds": _latency(recent.tpot),
+            "ttft_seconds": latency_payload(recent.ttft),
+            "tpot_seconds": latency_payload(recent.tpot),
         },
     }
 
@@ -199,15 +199,16 @@ def _fit(fit: Fit) -> Payload:
 
 
 def _tenants(views: Sequence[TenantView]) -> list[Payload]:
-    """One entry per tenant over its models and tiers; ``cost_nano`` is what it was charged plus what it aborted."""
+    """One entry per tenant, the costliest first."""
     members: dict[str, list[TenantView]] = defaultdict(list)
     for view in views:
         members[view.tenant].append(view)
-    entries = [_tenant(tenant, parts) for tenant, parts in members.items()]
+    entries = [tenant_payload(tenant, parts) for tenant, parts in members.items()]
     return sorted(entries, key=lambda entry: (-entry["cost_nano"], entry["tenant"]))
 
 
-def _tenant(tenant: str, parts: Sequence[TenantView]) -> Payload:
+def tenant_payload(tenant: str, parts: Sequence[TenantView]) -> Payload:
+    """A tenant over its models and tiers; ``cost_nano`` is what it was charged plus what it aborted."""
     phases = _added(view.cost_nano for view in parts)
     charged = sum(phases.values())
     aborted = sum(view.aborted_nano for view in parts)
@@ -244,9 +245,11 @@ def _by_method(amounts: Mapping[str, int]) -> dict[str, int]:
     return {method: amounts[method] for method in ranked if amounts.get(method)}
 
 
-def _latency_columns(values: Sequence[Latency]) -> Payload:
+def latency_columns(values: Sequence[Latency]) -> Payload:
+    """Quantiles in seconds, a column each."""
     return {"p50": [value.p50 for value in values], "p95": [value.p95 for value in values]}
 
 
-def _latency(value: Latency) -> Payload:
+def latency_payload(value: Latency) -> Payload:
+    """Quantiles in seconds over one interval, and of how many observations."""
     return {"p50": value.p50, "p95": value.p95, "count": value.count}

@@ -4,7 +4,9 @@ import { showIdentity, showTenants, showTiles } from "./cost.js";
 import { el, show } from "./dom.js";
 import { showChecks, showEngines } from "./engines.js";
 import { clock, count, parseExact, setCurrency } from "./format.js";
-import { Plots } from "./plots.js";
+import { showOwn } from "./own.js";
+import { FLEET_PLOTS, Plots } from "./plots.js";
+import { LoginNeededError, login, logout, read, tokenOfAddress } from "./session.js";
 import { showSpend } from "./spend.js";
 
 const EVERY_MS = 2000;
@@ -16,25 +18,57 @@ let lastAnswer = null;
 let failure = null;
 let snapshot = null;
 
-async function read(path) {
-  const answer = await fetch(path, { cache: "no-store" });
-  if (!answer.ok) throw new Error(`${path} answered ${answer.status}`);
-  return parseExact(await answer.text());
+/** Logs in with the token of a login link, if the address has one, then polls. */
+async function begin() {
+  const token = tokenOfAddress();
+  byId("login-form").addEventListener("submit", (event) => {
+    event.preventDefault();
+    enter(byId("token").value);
+  });
+  if (token === null) await poll();
+  else await enter(token);
+}
+
+async function enter(token) {
+  try {
+    await login(token);
+  } catch (error) {
+    askForToken(error.message);
+    return;
+  }
+  byId("token").value = "";
+  byId("login").hidden = true;
+  await poll();
+}
+
+function askForToken(problem) {
+  byId("login").hidden = false;
+  byId("login-problem").hidden = !problem;
+  show(byId("login-problem"), problem);
+  byId("status").className = "status";
+  show(byId("status"), "Not logged in");
+  byId("token").focus();
 }
 
 async function poll() {
   try {
     const since = history?.at_ms.at(-1);
-    const [data, news] = await Promise.all([read("api/v1/snapshot"), read(since ? `api/v1/history?since=${since}` : "api/v1/history")]);
+    const [data, news] = await Promise.all([read("api/v1/snapshot", parseExact), read(since ? `api/v1/history?since=${since}` : "api/v1/history", parseExact)]);
     // A server whose newest point is older than ours has begun anew: take all it has.
     const anew = since && (news.newest_ms ?? 0) < since;
-    if (anew) history = await read("api/v1/history");
+    if (anew) history = await read("api/v1/history", parseExact);
     else history = history ? extended(history, news) : news;
     snapshot = data;
     failure = null;
     lastAnswer = new Date();
     render();
   } catch (error) {
+    if (error instanceof LoginNeededError) {
+      // Figures that somebody saw before the session ended must not stay here.
+      if (snapshot) location.reload();
+      else askForToken("");
+      return;
+    }
     failure = error;
   }
   renderStatus();
@@ -52,8 +86,39 @@ function extended(old, news) {
 }
 
 function render() {
-  const { engines, fleet, tenants } = snapshot;
   setCurrency(snapshot.currency);
+  renderViewer(snapshot.viewer);
+  byId("own").hidden = seesAll();
+  if (seesAll()) renderFleet();
+  else renderOwn();
+}
+
+function seesAll() {
+  return snapshot.viewer?.sees_all ?? true;
+}
+
+function renderViewer(viewer) {
+  byId("viewer").hidden = viewer === null;
+  if (viewer === null) return;
+  const button = byId("viewer").querySelector("button") ?? el("button", { type: "button", "data-testid": "logout" }, "Log out");
+  button.onclick = logout;
+  const title = viewer.sees_all ? "This token sees every tenant and the whole fleet" : `This token sees the rows of ${named(viewer)} alone`;
+  show(byId("viewer"), el("span", { title }, viewer.name), button);
+}
+
+function named(viewer) {
+  return viewer.tenants.join(", ") || "no tenant";
+}
+
+function renderOwn() {
+  const { viewer, spend } = snapshot;
+  show(byId("subtitle"), el("span", { class: "only", "data-testid": "only" }, `${named(viewer)} only`));
+  show(byId("foot"), `Farthing ${snapshot.version} · amounts in ${snapshot.currency}${spend ? ` · complete to ${new Date(spend.through_ms).toISOString().slice(0, 16).replace("T", " ")} UTC` : ""}`);
+  showOwn(snapshot, history);
+}
+
+function renderFleet() {
+  const { engines, fleet, tenants } = snapshot;
   byId("empty").hidden = engines.length > 0;
   byId("board").hidden = engines.length === 0;
   show(byId("subtitle"), subtitle(engines));
@@ -65,7 +130,7 @@ function render() {
   showTenants(byId("tenants"), byId("tenants-note"), tenants);
   showEngines(byId("engines"), engines);
   showChecks(byId("checks"), byId("checks-note"), engines);
-  plots ??= new Plots(byId("plots"));
+  plots ??= new Plots(byId("plots"), FLEET_PLOTS);
   plots.update(history);
 }
 
@@ -91,6 +156,9 @@ function renderStatus() {
     const since = lastAnswer ? `The numbers below are from ${clock(lastAnswer)}.` : "Nothing was received yet.";
     banners.push(el("p", { class: "banner bad", role: "alert", "data-testid": "banner" }, `Farthing does not answer (${failure.message}). ${since}`));
   }
+  if (snapshot?.spend?.incomplete) {
+    banners.push(el("p", { class: "banner warn", "data-testid": "banner" }, "Some engine has no price. What requests cost on it is in no amount on this page, and whose they were is not known."));
+  }
   for (const engine of snapshot?.engines ?? []) {
     if (engine.price_nano_per_hour !== null) continue;
     const gpu = engine.gpu || "its GPU";
@@ -99,4 +167,4 @@ function renderStatus() {
   show(byId("banners"), banners);
 }
 
-poll();
+begin();

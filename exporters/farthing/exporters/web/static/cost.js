@@ -34,7 +34,7 @@ export function showTiles(node, data, history) {
   show(node, spendTile(data), PHASES.map((phase) => unitTile(phase, data.fleet.unit_cost[phase])), serviceTiles(data, history));
 }
 
-function tile(label, value, details, attributes = {}) {
+export function tile(label, value, details, attributes = {}) {
   return el("div", { class: "tile card", ...attributes }, el("h3", {}, label), el("p", { class: "value" }, value), el("p", { class: "detail" }, details));
 }
 
@@ -73,7 +73,7 @@ function serviceTiles(data, history) {
   ];
 }
 
-function latencyTile(label, latency, window, testid) {
+export function latencyTile(label, latency, window, testid) {
   const why = "no request ended in this time";
   return tile(label, known(latency?.p95, (seconds) => [duration(seconds), unit("p95")], why), [`median `, known(latency?.p50, duration, why), ` · ${window}`], { "data-testid": testid });
 }
@@ -106,7 +106,7 @@ export function showIdentity(node, balance, fleet, currency) {
   );
 }
 
-function statementRow([mark, name, note], share, nano, attributes, method = null) {
+export function statementRow([mark, name, note], share, nano, attributes, method = null) {
   const middle = method === null ? [] : [el("td", {}, method), el("td", { class: "share" }, share)];
   return el(
     "tr",
@@ -144,9 +144,14 @@ function withPrefill(vision, lines) {
   return el("small", { class: "parts", title }, `with prefill ${money(BigInt(vision.nano) + BigInt(prefill.nano))}`);
 }
 
-/** Tenants by cost; beyond the first hundred one row keeps the others' dollars. */
+/** Tenants by cost. */
 export function showTenants(node, note, tenants) {
-  show(note, tenants.length ? `${count(tenants.length)} tenant${tenants.length === 1 ? "" : "s"}, settled work` : "");
+  showShares(node, note, tenants, "Tenant", "tenant");
+}
+
+/** Tenants, or parts of what they spent, by cost; beyond the first hundred one row keeps the others' dollars. */
+export function showShares(node, note, tenants, title, noun) {
+  show(note, tenants.length ? `${count(tenants.length)} ${noun}${tenants.length === 1 ? "" : "s"}, settled work` : "");
   if (!tenants.length) {
     show(node, el("p", { class: "muted" }, "No settled request yet. A request settles when every request that shared its time window is known, at most two minutes later by default."));
     return;
@@ -155,24 +160,24 @@ export function showTenants(node, note, tenants) {
   const rest = tenants.slice(TENANTS_SHOWN);
   const total = add(tenants);
   const largest = Math.max(Number(tenants[0].cost_nano), 1);
-  const head = ["Tenant", "", "Cost", "Share", "Aborted", "Requests", "Prompt tok.", "Output tok."];
+  const head = [title, "", "Cost", "Share", "Aborted", "Requests", "Prompt tok.", "Output tok."];
   show(
     node,
     el(
       "table",
       { class: "tenants" },
       el("thead", {}, el("tr", {}, head.map((text, index) => el("th", { scope: "col", class: index > 1 ? "num" : null }, text)))),
-      el("tbody", {}, shown.map((tenant) => tenantRow(tenant, largest, total)), rest.length ? restRow(rest, total) : null),
+      el("tbody", {}, shown.map((tenant) => tenantRow(tenant, largest, total, noun)), rest.length ? restRow(rest, total, noun) : null),
       el("tfoot", {}, el("tr", {}, el("th", { scope: "row", colspan: 2 }, "Total"), cells(total, total))),
     ),
   );
 }
 
-function tenantRow(tenant, largest, total) {
+function tenantRow(tenant, largest, total, noun) {
   const segments = [...PHASES.map((phase) => [phase, tenant.phases_nano[phase] ?? 0]), ["aborted", tenant.aborted_nano]];
   const attributes = {
-    "data-testid": "tenant-row",
-    "data-tenant": tenant.tenant,
+    "data-testid": `${noun}-row`,
+    [`data-${noun}`]: tenant.tenant,
     "data-cost-nano": tenant.cost_nano,
     "data-charged-nano": tenant.charged_nano,
     "data-aborted-nano": tenant.aborted_nano,
@@ -188,8 +193,8 @@ function tenantRow(tenant, largest, total) {
   );
 }
 
-function restRow(rest, total) {
-  return el("tr", { "data-testid": "tenant-rest" }, el("th", { scope: "row", colspan: 2 }, `${count(rest.length)} more tenants`), cells(add(rest), total));
+function restRow(rest, total, noun) {
+  return el("tr", { "data-testid": `${noun}-rest` }, el("th", { scope: "row", colspan: 2 }, `${count(rest.length)} more ${noun}s`), cells(add(rest), total));
 }
 
 function cells(tenant, total) {
@@ -207,11 +212,13 @@ function cells(tenant, total) {
   ];
 }
 
-function add(tenants) {
-  const total = { cost_nano: 0n, aborted_nano: 0n, tokens: {}, requests: {} };
+/** The sum of tenants' rows; amounts are BigInts. */
+export function add(tenants) {
+  const total = { cost_nano: 0n, aborted_nano: 0n, phases_nano: {}, tokens: {}, requests: {} };
   for (const tenant of tenants) {
     total.cost_nano += BigInt(tenant.cost_nano);
     total.aborted_nano += BigInt(tenant.aborted_nano);
+    for (const [phase, nano] of Object.entries(tenant.phases_nano)) total.phases_nano[phase] = (total.phases_nano[phase] ?? 0n) + BigInt(nano);
     for (const key of ["tokens", "requests"]) {
       for (const [name, value] of Object.entries(tenant[key])) total[key][name] = (total[key][name] ?? 0) + value;
     }
@@ -224,11 +231,11 @@ function sumKnown(values) {
   return numbers.length ? numbers.reduce((sum, value) => sum + value, 0) : null;
 }
 
-function segment(name, part, whole, title) {
+export function segment(name, part, whole, title) {
   return part > 0 && whole > 0 ? el("span", { class: `seg c-${name}`, title, style: { width: `${(100 * part) / whole}%` } }) : null;
 }
 
-function lineName(account) {
+export function lineName(account) {
   return LINES[account]?.[0] ?? account;
 }
 
@@ -240,10 +247,10 @@ function badge(method) {
   return el("span", { class: `badge m-${method}`, title: METHODS[method] ?? method }, method);
 }
 
-function swatch(account) {
+export function swatch(account) {
   return el("span", { class: `swatch c-${account}` });
 }
 
-function unit(text) {
+export function unit(text) {
   return el("span", { class: "unit" }, text);
 }

@@ -10,7 +10,20 @@ const SYNC = "farthing";
 const dollars = (value) => money(value * 1e9);
 
 /** Each plot: title, how a value reads, and its series as [label, colour variable, column of the history]. */
-const PLOTS = [
+const TOKENS = {
+  id: "tokens",
+  title: "Tokens per second",
+  unit: "",
+  read: measure,
+  series: [["output", "--c-decode", (h) => h.generation_tokens_per_second], ["prompt", "--c-prefill", (h) => h.prompt_tokens_per_second]],
+};
+const LATENCIES = [
+  { id: "ttft", title: "Time to first token", unit: "", read: duration, series: quantiles("ttft_seconds") },
+  { id: "tpot", title: "Time per output token", unit: "", read: duration, series: quantiles("tpot_seconds") },
+];
+
+/** What somebody sees who sees the fleet. */
+export const FLEET_PLOTS = [
   { id: "spend", title: "Spend rate", unit: "per hour", read: dollars, tick: price, series: [["spend", "--accent", (h) => scaled(h.spend_nano_per_hour)]] },
   {
     id: "unit-cost",
@@ -19,15 +32,8 @@ const PLOTS = [
     read: dollars, tick: price,
     series: ["prefill", "decode", "vision"].map((phase) => [phase, `--c-${phase}`, (h) => scaled(h.unit_cost_nano_per_million[phase])]),
   },
-  {
-    id: "tokens",
-    title: "Tokens per second",
-    unit: "",
-    read: measure,
-    series: [["output", "--c-decode", (h) => h.generation_tokens_per_second], ["prompt", "--c-prefill", (h) => h.prompt_tokens_per_second]],
-  },
-  { id: "ttft", title: "Time to first token", unit: "", read: duration, series: quantiles("ttft_seconds") },
-  { id: "tpot", title: "Time per output token", unit: "", read: duration, series: quantiles("tpot_seconds") },
+  TOKENS,
+  ...LATENCIES,
   {
     id: "requests",
     title: "Requests",
@@ -36,6 +42,14 @@ const PLOTS = [
     series: [["running", "--c-decode", (h) => h.running], ["waiting", "--c-aborted", (h) => h.waiting]],
   },
   { id: "kv", title: "KV cache", unit: "fullest engine", read: percent, tick: (share) => `${Math.round(share * 100)} %`, top: 1, series: [["used", "--c-vision", (h) => h.kv_usage]] },
+];
+
+/** What somebody sees of some tenants alone: of settled work, over the last minute. */
+export const OWN_PLOTS = [
+  { id: "spend", title: "Spend rate", unit: "per hour", read: dollars, tick: price, series: [["spend", "--accent", (h) => scaled(h.spend_nano_per_hour)]] },
+  TOKENS,
+  { id: "requests", title: "Requests", unit: "per second", read: measure, series: [["ended", "--c-decode", (h) => h.requests_per_second]] },
+  ...LATENCIES,
 ];
 
 function quantiles(column) {
@@ -48,9 +62,9 @@ function scaled(column) {
 
 /** The plots below `root`; `update(history)` redraws them. */
 export class Plots {
-  constructor(root) {
+  constructor(root, plots) {
     this.history = null;
-    this.cards = PLOTS.map((plot) => new Plot(plot));
+    this.cards = plots.map((plot) => new Plot(plot));
     root.replaceChildren(...this.cards.map((card) => card.node));
     new ResizeObserver(() => this.cards.forEach((card) => card.resize())).observe(root);
     // Canvas colours are copied from the style sheet, so a change of scheme redraws from scratch.

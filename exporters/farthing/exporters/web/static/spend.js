@@ -37,7 +37,7 @@ function forecastFigure(forecast) {
   return el("div", attributes, el("dt", {}, "Month, forecast"), el("dd", {}, shown), el("dd", { class: "detail" }, detail));
 }
 
-function budgetRow(budget) {
+export function budgetRow(budget) {
   const share = Number(budget.spent_nano) / Number(budget.monthly_nano);
   const expected = budget.forecast ? Number(budget.forecast.expected_nano) / Number(budget.monthly_nano) : null;
   const level = share >= 1 ? "over" : expected !== null && expected > 1 ? "risk" : "within";
@@ -53,7 +53,7 @@ function budgetRow(budget) {
   );
 }
 
-function anomalyRow(anomaly) {
+export function anomalyRow(anomaly) {
   const whose = anomaly.tenant ?? "everything";
   const since = new Date(anomaly.start_ms).toISOString().slice(0, 16).replace("T", " ");
   const sign = Number(anomaly.impact_nano) > 0 ? "more" : "less";
