@@ -24,6 +24,7 @@ from farthing.service.closing import Closed, close_period, draft_period, list_pe
 from farthing.service.evidence import export_evidence, verify_evidence
 from farthing.service.explanation import Explanation, explain_line
 from farthing.service.issued import issued_statement, issued_statements, mark_dispute
+from farthing.service.known_engines import with_discovered
 from farthing.service.pricing import price_book
 from farthing.settings import Settings
 
@@ -70,6 +71,7 @@ def print_periods(settings: Settings, ledger_url: str | None, output: str) -> No
 def print_draft(settings: Settings, period: str, ledger_url: str | None, output: str) -> None:
     """Print what a period would come to."""
     with Ledger.open(ledger_url or settings.ledger) as ledger:
+        settings = with_discovered(settings, ledger)
         closed = draft_period(
             ledger, period, settings, price_book(settings), load_policy(settings.books.policy), now_ns=time.time_ns()
         )
@@ -83,6 +85,7 @@ def run_close(  # noqa: PLR0917 - the command's options
     policy = load_policy(settings.books.policy)
     policy.require(parse_period(period))
     with Ledger.open(ledger_url or settings.ledger) as ledger:
+        settings = with_discovered(settings, ledger)
         closed = close_period(
             ledger, period, settings, price_book(settings), policy, signed_by, now_ns=time.time_ns(), note=note
         )

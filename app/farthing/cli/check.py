@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 import time
@@ -12,8 +13,10 @@ from pathlib import Path
 import httpx
 import typer
 
+from farthing.cli.check_fleet import fleet_findings
+from farthing.collectors.discovery.watch import look_once
 from farthing.collectors.engines.scrape import probe_engine
-from farthing.domain.errors import FarthingError
+from farthing.domain.errors import ConfigError, FarthingError
 from farthing.exporters.report import Column, ReportTable, render
 from farthing.ledger.repository import Ledger
 from farthing.service.server import price_book
@@ -22,6 +25,10 @@ from farthing.settings import EngineSettings, Settings
 __all__ = ["Finding", "run_check"]
 
 TIMEOUT_SECONDS = 2.0
+ASKED_ENGINES = 100
+"""Of those that are discovered, one after another; one that is away takes seconds."""
+SHOWN_ENGINES = 10
+"""Names that one line quotes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +44,8 @@ def run_check(settings: Settings, output: str) -> int:
     """Print what was found; returns 0, or the exit status of the first failure."""
     findings: list[Finding] = [Finding("farthing", "ok", f"version {version('farthing')}")]
     exit_code = 0
+    asked = len(settings.engines) + ASKED_ENGINES
+    settings, discovered = _discover(settings)
     for subject, look in (
         ("ledger", _ledger),
         ("prices", _prices),
@@ -48,19 +57,44 @@ def run_check(settings: Settings, output: str) -> int:
         except FarthingError as error:
             findings.append(Finding(subject, "failed", str(error)))
             exit_code = exit_code or error.exit_code
-    if not settings.engines:
+    findings += discovered
+    if settings.watches_nothing:
         findings.append(Finding("engines", "degraded", "none configured; farthing up replays a recorded H100"))
-    for engine in settings.engines:
+    for engine in settings.engines[:asked]:
         try:
             findings += _engine(engine)
         except FarthingError as error:
             findings.append(Finding(f"engine {engine.name}", "failed", str(error)))
             exit_code = exit_code or error.exit_code
+    for entry in settings.fleet:
+        try:
+            findings += [Finding(f"fleet {entry.name}", *said) for said in fleet_findings(entry)]
+        except FarthingError as error:
+            findings.append(Finding(f"fleet {entry.name}", "failed", str(error)))
+            exit_code = exit_code or error.exit_code
+    if (more := len(settings.engines) - asked) > 0:
+        findings.append(Finding("engines", "ok", f"{more} more are not asked here; farthing status shows all"))
     _print(findings, output)
     for finding in findings:
         if finding.level == "failed":
             typer.echo(f"farthing: {finding.subject}: {finding.detail}", err=True)
     return exit_code
+
+
+def _discover(settings: Settings) -> tuple[Settings, list[Finding]]:
+    """The settings with the engines that are discovered now, and what was found out about their sources."""
+    if not settings.discovery.is_active:
+        return settings, []
+    engines, complaints = asyncio.run(look_once(settings.discovery, settings.engines))
+    findings = [Finding("discovery", "degraded", complaint) for complaint in complaints]
+    try:
+        settings = settings.with_engines((*settings.engines, *engines))
+    except ConfigError as error:
+        return settings, [*findings, Finding("discovery", "degraded", str(error))]
+    shown = ", ".join(engine.name for engine in engines[:SHOWN_ENGINES])
+    more = f" and {len(engines) - SHOWN_ENGINES} more" if len(engines) > SHOWN_ENGINES else ""
+    found = f"engines found: {len(engines)}" + (f" ({shown}{more})" if shown else "")
+    return settings, [Finding("discovery", "ok" if engines else "degraded", found), *findings]
 
 
 def _ledger(settings: Settings) -> tuple[str, str]:

@@ -20,6 +20,7 @@ from farthing.domain.errors import ConfigError
 from farthing.domain.metric_reference import METRICS
 from farthing.settings import Settings
 from farthing.stack.compose_config import compose_files
+from farthing.stack.jaeger_variants import JAEGER_VARIANTS, jaeger_files
 
 __all__ = ["check", "generate", "generated_files", "rule_files", "write"]
 
@@ -31,7 +32,7 @@ ALERT_PAGE: Final = Path("docs/alerts.md")
 METRIC_PAGE: Final = Path("docs/metrics.md")
 COMMAND_PAGE: Final = Path("docs/cli.md")
 CONFIGURATION_PAGE: Final = Path("docs/configuration.md")
-OWNED: Final = (RULES, DASHBOARDS, COMPOSE, AUTOSCALING)
+OWNED: Final = (RULES, DASHBOARDS, COMPOSE, AUTOSCALING, JAEGER_VARIANTS)
 """Folders that hold generated files only: anything else in them is an orphan."""
 
 _METRIC_PAGE_HEAD: Final = """\
@@ -53,6 +54,7 @@ def generated_files(settings: Settings) -> dict[Path, str]:
     files = {path: text for target in TARGETS for path, text in rule_files(settings, target).items()}
     files |= {DASHBOARDS / name: text for name, text in render_dashboards(settings).items()}
     files |= compose_files(settings)
+    files |= jaeger_files(settings)
     files |= {AUTOSCALING / name: text for name, text in example_files(settings).items()}
     files[ALERT_PAGE] = alert_reference(settings)
     files[METRIC_PAGE] = _metric_page()

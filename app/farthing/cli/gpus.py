@@ -21,8 +21,10 @@ from farthing.collectors.gpu.source import GpuSource
 from farthing.domain.errors import EngineUnreachableError
 from farthing.exporters.report import UNBOUNDED_WIDTH, render
 from farthing.exporters.web.gpus import GPUS_PATH, gpus_payload
+from farthing.service.asking import ASKING_VARIABLE, asking_headers, system_tls, trusted_tls
 from farthing.service.gpu_sampling import engines_on, open_sources, sampler_of
 from farthing.settings import GpuSettings, Settings
+from farthing.stack.parts import serve_url
 
 __all__ = ["GpuWatch", "show_gpus"]
 
@@ -45,6 +47,7 @@ SHAPE: Final[Mapping[str, Mapping[str, type | tuple[type, ...]]]] = {
     },
 }
 """What the table reads of ``/api/v1/gpus``, of each entry of each list; more may be there."""
+_WANTS: Final = f"wants a token with the scope read-all: set {ASKING_VARIABLE}"
 Opened = Callable[[GpuSettings, Callable[[str], None]], Sequence[GpuSource]]
 
 
@@ -106,11 +109,18 @@ class GpuWatch:
     ) -> None:
         self._settings = settings
         self._demanded = url
-        self._url = (url or f"http://{settings.serve.host}:{settings.serve.port}").rstrip("/") + GPUS_PATH
+        self._url = (url or serve_url(settings)).rstrip("/") + GPUS_PATH
         self._opened = opened
         self._said = said or (lambda text: print(f"farthing: {text}", file=sys.stderr))  # noqa: T201
-        self._client = client or httpx.Client(timeout=TIMEOUT_SECONDS, trust_env=False)
+        self._client = client or httpx.Client(
+            timeout=TIMEOUT_SECONDS,
+            trust_env=False,
+            # another host's service has tokens of its own
+            headers=asking_headers(settings, own=url is None),
+            verify=trusted_tls(settings.serve.tls_certificate) if url is None else system_tls(),
+        )
         self._sampler: Sampler | None = None
+        self._refused = False
         self.told_by = ""
         """URL that answered last, or empty: this host's devices."""
 
@@ -127,6 +137,8 @@ class GpuWatch:
         """Where the last picture came from."""
         if self.told_by:
             return f"Live from {self.told_by}"
+        if self._refused:
+            return f"Of this host alone: {self._url.removesuffix(GPUS_PATH)} {_WANTS}"
         return f"Of this host alone: no farthing serve answers at {self._url.removesuffix(GPUS_PATH)}"
 
     def payload(self) -> Payload:
@@ -136,6 +148,9 @@ class GpuWatch:
             answer.raise_for_status()
             payload: Payload = _ours(answer)
         except (httpx.HTTPError, httpx.InvalidURL, ValueError, RecursionError) as error:
+            self._refused = isinstance(error, httpx.HTTPStatusError) and error.response.status_code in {401, 403}
+            if self._demanded is not None and self._refused:
+                raise EngineUnreachableError(f"{self._url} {_WANTS}") from error
             if self._demanded is not None:
                 reason = " ".join(str(error).split()) or type(error).__name__
                 if isinstance(error, _NotOursError):

@@ -64,7 +64,7 @@ class Grafana:
     (no connection, 429, 502 to 504) is tried ``TRIES`` times, with ``wait`` between.
     """
 
-    def __init__(self, client: httpx.Client, url: str, token: str = "", wait: wait_base = WAIT) -> None:
+    def __init__(self, client: httpx.Client, url: str, token: str = "", wait: wait_base = WAIT) -> None:  # nosec B107
         self._client = client
         self._url = url.rstrip("/")
         self._headers = {"Accept": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from rich.progress import track
 
 from farthing.cli.grafana_api import Grafana, shown_url
 from farthing.domain.errors import ConfigError, GrafanaError
+from farthing.settings_access import is_loopback
 
 __all__ = ["TOKEN_VARIABLE", "grafana_at", "read_token", "with_progress"]
 
@@ -33,7 +33,7 @@ def grafana_at(url: str, token_file: Path | None, timeout_seconds: float) -> Ite
     if parsed.scheme not in {"http", "https"} or not parsed.host:
         raise GrafanaError(f"--url {shown_url(url)}: is not an http or https URL; enter https://grafana.example")
     token = read_token(token_file)
-    with httpx.Client(timeout=timeout_seconds, trust_env=not _is_loopback(parsed.host)) as client:
+    with httpx.Client(timeout=timeout_seconds, trust_env=not is_loopback(parsed.host)) as client:
         yield Grafana(client, url, token)
 
 
@@ -63,10 +63,3 @@ def _one_line(token: str, source: str) -> str:
     if not token.isascii() or not token.isprintable() or " " in token:
         raise ConfigError(f"{source}: is not a token: it has spaces, line breaks or other signs in it")
     return token
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

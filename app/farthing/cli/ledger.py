@@ -5,20 +5,17 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import MofNCompleteColumn
 
+from farthing.cli.progress import bars
 from farthing.domain.model import Check
 from farthing.exporters.report import Cell, Column, Output, ReportTable, render
-from farthing.ledger.backup import back_up, existing_ledger, restore
+from farthing.ledger.backup import back_up, open_existing, restore
 from farthing.ledger.erase import erase_user
 from farthing.ledger.prune import Retention, prune
-from farthing.ledger.repository import Ledger
 from farthing.ledger.verify import verify
 from farthing.settings import Settings, read_secret
 from farthing_probe.attribution import pseudonym
@@ -28,12 +25,10 @@ __all__ = ["run_backup", "run_erase", "run_prune", "run_restore", "run_verify"]
 SALT_VARIABLE = "FARTHING_PROBE_SALT"
 SALT_FILE_VARIABLE = "FARTHING_PROBE_SALT_FILE"
 
-Report = Callable[[str, int, int], None]
-
 
 def run_backup(settings: Settings, file: Path, ledger_url: str | None, *, force: bool) -> None:
     """Back the ledger up, and say what is in the file."""
-    with _progress() as report:
+    with bars(MofNCompleteColumn()) as report:
         made = back_up(ledger_url or settings.ledger, file, made_ns=time.time_ns(), force=force, progress=report)
     size = file.stat().st_size
     typer.echo(f"{file}: {made.rows:,} rows of {len(made.tables)} tables, {size:,} bytes, schema {made.revision}")
@@ -42,7 +37,7 @@ def run_backup(settings: Settings, file: Path, ledger_url: str | None, *, force:
 def run_restore(settings: Settings, file: Path, ledger_url: str | None, output: Output) -> int:
     """Restore a backup and verify the ledger; returns the exit status."""
     url = ledger_url or settings.ledger
-    with _progress() as report:
+    with bars(MofNCompleteColumn()) as report:
         manifest = restore(url, file, progress=report)
     typer.echo(f"{file}: {manifest.rows:,} rows of {len(manifest.tables)} tables restored", err=True)
     return run_verify(settings, url, output)
@@ -50,7 +45,7 @@ def run_restore(settings: Settings, file: Path, ledger_url: str | None, output: 
 
 def run_verify(settings: Settings, ledger_url: str | None, output: Output) -> int:
     """Print every check; returns 0, or 1 when one is red."""
-    with _opened(settings, ledger_url) as ledger, _progress() as report:
+    with open_existing(ledger_url or settings.ledger) as ledger, bars(MofNCompleteColumn()) as report:
         checks = verify(ledger.engine, lambda _name, done, total: report("checks", done, total))
     typer.echo(_rendered(_check_table(checks), output))
     red = next((check for check in checks if not check.ok), None)
@@ -63,7 +58,7 @@ def run_prune(settings: Settings, ledger_url: str | None, output: Output, *, dry
     """Prune, and print what went or would go."""
     kept = settings.retention
     retention = Retention(kept.records_days, kept.requests_days, kept.windows_days, kept.journal_days)
-    with _opened(settings, ledger_url) as ledger, _progress() as report:
+    with open_existing(ledger_url or settings.ledger) as ledger, bars(MofNCompleteColumn()) as report:
         pruned = prune(ledger.engine, retention, now_ns=time.time_ns(), dry_run=dry_run, progress=report)
     rows: list[tuple[Cell, ...]] = [(part.table, part.period, part.rows, part.bytes) for part in pruned.parts]
     columns = (
@@ -85,7 +80,7 @@ def run_erase(settings: Settings, user: str, salt_file: Path | None, ledger_url:
     given = os.environ.get(SALT_FILE_VARIABLE)
     salt = read_secret(SALT_VARIABLE, salt_file or (Path(given) if given else None))
     names = [name, pseudonym(name.encode(), salt.encode())] if salt and name else [name]
-    with _opened(settings, ledger_url) as ledger:
+    with open_existing(ledger_url or settings.ledger) as ledger:
         erased = erase_user(ledger.engine, names, now_ns=time.time_ns())
     typer.echo(f"records that named the user, and do not any more: {erased.records:,}")
     for column, rows in erased.elsewhere.items():
@@ -97,16 +92,6 @@ def run_erase(settings: Settings, user: str, salt_file: Path | None, ledger_url:
 # ---- inside ------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def _opened(settings: Settings, ledger_url: str | None) -> Iterator[Ledger]:
-    """The ledger; a mistyped SQLite path must not make a new one."""
-    url = ledger_url or settings.ledger
-    with existing_ledger(url):
-        pass
-    with Ledger.open(url) as ledger:
-        yield ledger
-
-
 def _check_table(checks: tuple[Check, ...]) -> ReportTable:
     columns = (Column("check", "Check"), Column("ok", "OK"), Column("detail", "Detail"))
     rows = tuple((check.name, "yes" if check.ok else "NO", check.detail) for check in checks)
@@ -115,19 +100,3 @@ def _check_table(checks: tuple[Check, ...]) -> ReportTable:
 
 def _rendered(table: ReportTable, output: Output) -> str:
     return render(table, output, color=sys.stdout.isatty()).rstrip("\n")
-
-
-@contextmanager
-def _progress() -> Iterator[Report]:
-    """A bar for each table on a terminal, and nothing elsewhere."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bars:
-        tasks = {"": bars.add_task("", total=None, visible=False)}
-
-        def report(name: str, done: int, total: int) -> None:
-            if name not in tasks:
-                tasks[name] = bars.add_task(name, total=total)
-            bars.update(tasks[name], completed=done, total=total)
-
-        yield report

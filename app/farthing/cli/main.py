@@ -11,12 +11,17 @@ from typing import Annotated
 import typer
 
 from farthing.cli.alert_commands import alert_group
+from farthing.cli.audit_commands import audit_group
 from farthing.cli.autoscale_commands import autoscale_group
+from farthing.cli.backup_commands import backup, restore
 from farthing.cli.book_commands import explain, periods, statements
 from farthing.cli.dashboard_commands import dashboard_group
 from farthing.cli.gpu_commands import gpus
 from farthing.cli.ledger_commands import ledger_group
 from farthing.cli.options import Config, Output, OutputOption
+from farthing.cli.secret_commands import secret_group
+from farthing.cli.token_commands import token_group
+from farthing.cli.trace_commands import trace
 from farthing.domain.errors import FarthingError
 
 __all__ = ["app", "main"]
@@ -83,8 +88,10 @@ def serve(
     """
     from farthing.service.server import serve as run
     from farthing.settings import load_settings
+    from farthing.stack.backup_restore import refuse_half_restored_ledger
 
     settings = load_settings(config)
+    refuse_half_restored_ledger(settings)
     update = {key: value for key, value in (("host", host), ("port", port)) if value is not None}
     run(settings.model_copy(update={"serve": settings.serve.model_copy(update=update)}))
 
@@ -135,17 +142,32 @@ def report(
     engine: Annotated[str | None, typer.Option(help="Only this engine.")] = None,
     output: OutputOption = Output.table,
     ledger: Annotated[str | None, typer.Option(help="Ledger URL instead of the settings'.")] = None,
+    url: Annotated[str | None, typer.Option(help="Ask the Farthing that is served there instead of a ledger.")] = None,
+    token_file: Annotated[
+        Path | None, typer.Option(help="With --url: file with a token; default $FARTHING_TOKEN.")
+    ] = None,
 ) -> None:
     """Print settled cost of whole hours; every report foots to the bill. Times are rounded down to the hour.
 
     Examples:
       farthing report --since month --by tenant
       farthing report --since 2026-10-01 --until 2026-11-01 --by day --tenant acme
+      farthing report --url https://farthing.example --token-file token --since month
     """
+    filters = {"tenant": tenant, "project": project, "model": model, "engine": engine}
+    if url is not None:
+        from farthing.cli.report_remote import print_remote_report
+
+        if ledger is not None or config is not None:
+            raise typer.BadParameter("--url asks a service that has settings and a ledger of its own")
+        asked = {"since": since, "until": until, "by": by.value, **filters, "output": output.value}
+        print_remote_report(url, token_file, asked)
+        return
+    if token_file is not None:
+        raise typer.BadParameter("--token-file goes with --url")
     from farthing.cli.report import print_report
     from farthing.settings import load_settings
 
-    filters = {"tenant": tenant, "project": project, "model": model, "engine": engine}
     print_report(load_settings(config), since, until, by.value, filters, output.value, ledger)
 
 
@@ -285,13 +307,19 @@ def down(config: Config = None) -> None:
 
 
 app.command()(gpus)
+app.command()(trace)
 app.add_typer(periods)
 app.add_typer(statements)
 app.command()(explain)
+app.command()(backup)
+app.command()(restore)
 app.add_typer(ledger_group)
+app.add_typer(audit_group)
 app.add_typer(alert_group)
 app.add_typer(autoscale_group)
 app.add_typer(dashboard_group)
+app.add_typer(secret_group)
+app.add_typer(token_group)
 
 
 @app.command()

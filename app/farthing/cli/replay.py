@@ -67,6 +67,7 @@ def replay_live(
             engine=engine or Path(recording.name).name,
             intake_url=to or serve_url(settings),
             token=read_secret(TOKEN_VARIABLE, settings.serve.token_file),
+            certificate=settings.serve.tls_certificate if to in {None, serve_url(settings)} else None,
             host=host,
             port=port or settings.stack.replay_port,
             speed=speed,

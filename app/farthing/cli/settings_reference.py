@@ -20,6 +20,7 @@ from pydantic.fields import FieldInfo
 
 from farthing.books.prices import DEFAULT_PRICES
 from farthing.domain.money import from_nano
+from farthing.service.asking import ASKING_VARIABLE
 from farthing.settings import CONFIG_VARIABLE, DEFAULT_CONFIG, Settings
 from farthing.settings_gpu import HOST_VARIABLE
 
@@ -67,6 +68,8 @@ alerts:
 | `{CONFIG_VARIABLE}` | The settings file, where no `--config` is given. |
 | `FARTHING_INTAKE_TOKEN` | The bearer token of intake: what `farthing serve` demands and what the replay sends. It \
 overrides `serve.token_file`. |
+| `{ASKING_VARIABLE}` | The bearer token that `farthing status`, `farthing gpus` and `farthing report --url` ask a \
+service with. |
 | `{HOST_VARIABLE}` | What the host of GPUs is called in metrics and records, where the system does not know it: in a \
 container. |
 
@@ -89,6 +92,7 @@ MEANINGS: Final = {
     "ledger": "SQLAlchemy URL of the ledger: SQLite, or `postgresql://…` with the extra `farthing[postgres]`. "
     "Where it is not set but `stack.state_dir` is, the ledger lies in that folder.",
     "engines": "What is served. None: `farthing up` replays a recorded H100.",
+    "fleet": "Prometheus-compatible APIs that engines' counters are read from. See [fleet.md](fleet.md).",
     "prices": "What GPUs cost. None: the default prices below.",
     "engines[].name": "Name in metrics, reports and records; each its own. A probe reports under the same name, or "
     "under the host and port of `url`.",
@@ -148,6 +152,7 @@ MEANINGS: Final = {
     "stack.jaeger_otlp_http_port": "Where Jaeger takes OTLP spans over HTTP.",
     "stack.jaeger_query_grpc_port": "Jaeger's query API over gRPC.",
     "stack.jaeger_health_port": "Jaeger's health endpoint.",
+    "stack.jaeger_metrics_port": "What Jaeger counts of spans, for Prometheus.",
     "stack.replay_port": "Where the replay serves the recorded metrics.",
 }
 """Of settings whose model carries no docstring."""
@@ -247,7 +252,7 @@ def _type(field: FieldInfo) -> str:
     """The type as a reader of YAML knows it, with its limits."""
     annotation = _present(field.annotation)
     if typing.get_origin(annotation) is typing.Literal:
-        return " or ".join(f"`{value}`" for value in typing.get_args(annotation))
+        return _choice(annotation)
     names: dict[Any, str] = {
         bool: "`true` or `false`",
         int: "integer",
@@ -259,11 +264,20 @@ def _type(field: FieldInfo) -> str:
         HttpUrl: "URL",
         tuple[Decimal, ...]: "list of numbers",
         tuple[str, ...]: "list of text",
+        tuple[Path, ...]: "list of paths",
+        dict[str, str]: "mapping of text",
     }
     if typing.get_origin(annotation) is tuple:
         entry: Any = _bare(typing.get_args(annotation)[0])
+        if typing.get_origin(entry) is typing.Literal:
+            return f"list of {_choice(entry)}"
         annotation = types.GenericAlias(tuple, (entry, ...))
     return ", ".join([names[annotation], *_limits(field)])
+
+
+def _choice(annotation: Any) -> str:
+    """The words that may stand there."""
+    return " or ".join(f"`{value}`" for value in typing.get_args(annotation))
 
 
 def _bare(annotation: Any) -> Any:
@@ -294,6 +308,8 @@ def _default(field: FieldInfo) -> str:
         return "none"
     if field.default == "":
         return "empty"
+    if field.default == {}:
+        return "none"
     if isinstance(field.default, tuple):
         return f"`[{', '.join(map(str, field.default))}]`"
     return f"`{str(field.default).lower() if isinstance(field.default, bool) else field.default}`"

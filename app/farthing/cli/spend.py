@@ -23,6 +23,7 @@ from farthing.ledger.repository import Ledger
 from farthing.service import kpi_tables, spend_tables
 from farthing.service.hourly_spend import BORNE, Calendar, HourlySpend
 from farthing.service.idle_table import idle_table
+from farthing.service.known_engines import with_discovered
 from farthing.service.measures import drivers, key_figures
 from farthing.service.pricing import price_book
 from farthing.service.scope import Scope, hour_of, hour_text, parse_moment
@@ -88,7 +89,7 @@ def _spend_tables(ledger: Ledger, settings: Settings, by: SpendGroup) -> tuple[d
         forecasts = budget_forecasts(budgets, borne, found.everything.forecast, calendar, found.through_hour)
         events = budget_events(ledger, calendar.month_name)
         tables["budgets"] = spend_tables.budget_table(states, forecasts, events, calendar.month_name, currency)
-    tables["idle"] = idle_table(ledger, price_book(settings), now_ns, currency)
+    tables["idle"] = idle_table(ledger, price_book(with_discovered(settings, ledger)), now_ns, currency)
     tables["anomalies"] = spend_tables.anomaly_table(found, currency)
     return tables, spend_tables.days_for_people(found, currency)
 

@@ -15,9 +15,12 @@ from farthing.exporters.report import Cell, Column, ReportTable, render
 from farthing.exporters.web.payload import snapshot_payload
 from farthing.ledger.repository import Ledger
 from farthing.service.accountant import Accountant
+from farthing.service.asking import ASKING_VARIABLE, asking_headers, trusted_tls
+from farthing.service.known_engines import with_discovered
 from farthing.service.server import price_book
 from farthing.settings import Settings
 from farthing.stack.lifecycle import stack_status
+from farthing.stack.parts import serve_url
 
 __all__ = ["run_status"]
 
@@ -28,7 +31,7 @@ Payload = dict[str, Any]
 
 def run_status(settings: Settings, output: str) -> int:
     """Print the status; returns 0, or 1 when the books of an engine do not balance or a check is red."""
-    source, payload = _payload(settings)
+    source, payload, note = _payload(settings)
     stack = stack_status(settings)
     if output == "json":
         parts = [{"name": part.name, "state": part.state, "pid": part.pid, "page": part.page} for part in stack.parts]
@@ -45,34 +48,53 @@ def run_status(settings: Settings, output: str) -> int:
                 Column("page", "Page"),
             )
             typer.echo(render(ReportTable(columns, rows, title="Stack"), "table", color=sys.stdout.isatty()))
-        table = _engines(payload, source)
+        table = _engines(payload, note)
         typer.echo(render(table, "csv" if kind == "csv" else "table", color=sys.stdout.isatty()).rstrip("\n"))
     red = any(engine["residual_nano"] or _red(engine) for engine in payload["engines"])
     return 1 if red else 0
 
 
-def _payload(settings: Settings) -> tuple[str, Payload]:
-    """Where the picture came from, and the picture: live from ``farthing serve``, else settled from the ledger."""
-    url = f"http://{settings.serve.host}:{settings.serve.port}/api/v1/snapshot"
+def _payload(settings: Settings) -> tuple[str, Payload, str]:
+    """Where the picture came from, and the picture: live from ``farthing serve``, else settled from the ledger. The
+    last is what people are told of it.
+    """
+    url = f"{serve_url(settings)}/api/v1/snapshot"
+    live, why = _live(url, settings)
+    if live is not None:
+        return url, live, f"Live from {url}."
+    ledger = Ledger.open(settings.ledger)
     try:
-        answer = httpx.get(url, timeout=TIMEOUT_SECONDS, trust_env=False)
+        known = with_discovered(settings, ledger)
+        accountant = Accountant(
+            ledger, known, price_book(known), clock_ns=time.time_ns, watched=lambda: settings.engines
+        )
+        note = f"farthing serve {why}: settled books from the ledger."
+        return "ledger", snapshot_payload(accountant.settled_snapshot()), note
+    finally:
+        ledger.close()
+
+
+def _live(url: str, settings: Settings) -> tuple[Payload | None, str]:
+    """What the service answers, else why it does not."""
+    wants = f"wants a token with the scope read-all ({ASKING_VARIABLE})"
+    tls = trusted_tls(settings.serve.tls_certificate)
+    try:
+        answer = httpx.get(url, headers=asking_headers(settings), timeout=TIMEOUT_SECONDS, trust_env=False, verify=tls)
+        if answer.status_code in {401, 403}:
+            return None, wants
         answer.raise_for_status()
         payload: Payload = answer.json()
     except (httpx.HTTPError, ValueError):
-        ledger = Ledger.open(settings.ledger)
-        try:
-            accountant = Accountant(ledger, settings, price_book(settings), clock_ns=time.time_ns)
-            return "ledger", snapshot_payload(accountant.settled_snapshot())
-        finally:
-            ledger.close()
-    return url, payload
+        return None, "does not answer"
+    # a tenant's token shows no engines
+    return (payload, "") if "engines" in payload else (None, wants)
 
 
 def _red(engine: Payload) -> list[str]:
     return [check["name"] for check in engine["checks"] if not check["ok"]]
 
 
-def _engines(payload: Payload, source: str) -> ReportTable:
+def _engines(payload: Payload, note: str) -> ReportTable:
     columns = (
         Column("engine", "Engine"),
         Column("state", "State"),
@@ -100,6 +122,4 @@ def _engines(payload: Payload, source: str) -> ReportTable:
                 ", ".join(_red(engine)) or "none",
             )
         )
-    live = source != "ledger"
-    note = f"Live from {source}." if live else "farthing serve does not answer: settled books from the ledger."
     return ReportTable(columns, tuple(rows), title="Engines", notes=(note,), currency=payload["currency"])

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import httpx
 import uvicorn
@@ -19,7 +20,9 @@ from starlette.routing import Route
 from farthing.domain.clock import SECOND
 from farthing.replay.recording import Recording
 from farthing.replay.sender import Sender
+from farthing.replay.traced import TracedRequests
 from farthing.replay.wire_records import TimedRecord, wire_records
+from farthing.service.asking import trusted_tls
 from farthing.service.server import bind, end_well_on_sigterm
 
 __all__ = ["LiveReplay", "ReplayOptions", "run_replay"]
@@ -47,6 +50,8 @@ class ReplayOptions:
     speed: float = 1.0
     lead_seconds: float = 0.0
     loop: bool = False
+    certificate: Path | None = None
+    """Of the intake, where it speaks HTTPS on this host."""
 
 
 class LiveReplay:
@@ -81,12 +86,14 @@ class LiveReplay:
         boot = f"replay:{self._options.engine}:{start_ns}"
         self.boots += 1
         records = wire_records(self._recording, boot=boot, engine=self._options.engine, wall_start_ns=start_ns)
+        traced = TracedRequests((timed.record for timed in records), self._options.engine)
         _log.info("replaying %s as boot %s: %d records", self._recording.name, boot, len(records))
         sent = 0
         while sent < len(records):
             due = self._due(records, sent, start_ns)
             if due > sent:
-                if await sender.send([timed.record for timed in records[sent:due]]) < due - sent:
+                rows = [traced.of(timed.record, sender.unit_prices) for timed in records[sent:due]]
+                if await sender.send(rows) < due - sent:
                     return False
                 sent = due
             else:
@@ -129,7 +136,7 @@ def run_replay(recording: Recording, options: ReplayOptions) -> None:
 @asynccontextmanager
 async def _sending(replay: LiveReplay, options: ReplayOptions, server: uvicorn.Server) -> AsyncIterator[None]:
     stop = asyncio.Event()
-    async with httpx.AsyncClient(timeout=SEND_TIMEOUT) as client:
+    async with httpx.AsyncClient(timeout=SEND_TIMEOUT, verify=trusted_tls(options.certificate)) as client:
         sender = Sender(options.intake_url, options.token, client, stop=stop)
 
         async def play() -> None:

@@ -20,10 +20,10 @@ from farthing.domain.clock import SECOND, utc
 from farthing.domain.errors import RecordingError
 from farthing.domain.model import Check, Posting
 from farthing.domain.records import RawRecord, Started
-from farthing.ledger.repository import Ledger
+from farthing.ledger.repository import Entry, Ledger
 from farthing.replay.recording import Recording
 from farthing.replay.wire_records import wire_records
-from farthing.service.boot_account import BootAccount, Entry, costing_options
+from farthing.service.boot_account import BootAccount, costing_options
 from farthing.service.ordering import BootOrder
 from farthing.service.views import unit_costs
 from farthing.settings import Settings

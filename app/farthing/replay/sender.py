@@ -86,6 +86,8 @@ class Sender:
         )
         self._sending = asyncio.Lock()
         self.delivered = Delivered()
+        self.unit_prices: Mapping[str, Any] = {}
+        """What the intake answered last: by engine, nano-dollars per million units."""
 
     async def send(self, records: Records) -> int:
         """How many of the records were delivered: all, unless the stop event ended it earlier.
@@ -147,6 +149,7 @@ class Sender:
         self.delivered.duplicate += said.duplicate
         self.delivered.refused += refused
         self.delivered.posts += 1
+        self.unit_prices = said.unit_prices
         if said.refused:
             _log.warning("%s: the intake refused %d records; first: %s", path, refused, said.refused[0])
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 
 from farthing.books.prices import Tariff
@@ -15,7 +14,7 @@ from farthing.costing.stream import CostStream, Options
 from farthing.domain import conventions as c
 from farthing.domain.clock import SECOND
 from farthing.domain.errors import PriceError
-from farthing.domain.model import Adjustment, Fit, SettledWindow
+from farthing.domain.model import Fit, SettledWindow
 from farthing.domain.records import (
     Counters,
     GpuSamples,
@@ -27,24 +26,13 @@ from farthing.domain.records import (
     StepMarks,
     Usage,
 )
-from farthing.ledger.repository import Boot, RequestRow
+from farthing.ledger.repository import Boot, Entry, RequestRow
 from farthing.settings import Settings
 
-__all__ = ["BootAccount", "Entry", "costing_options", "kept_options", "options_text", "request_row"]
+__all__ = ["BootAccount", "costing_options", "kept_options", "options_text", "request_row"]
 
 _SILENCES = (c.INBOX_SILENT, c.INBOX_ABANDONED)
 _NO_MARKS = StepMarks(*([()] * len(StepMarks.__dataclass_fields__)))
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One posting to the ledger: a boot as it stands, and what is new of it."""
-
-    boot: Boot
-    requests: tuple[RequestRow, ...]
-    windows: tuple[SettledWindow, ...]
-    adjustments: tuple[Adjustment, ...] = ()
-    """What late records moved in windows that were posted before."""
 
 
 class BootAccount:
@@ -86,9 +74,12 @@ class BootAccount:
         """Nothing has come for a while, and nobody knows why."""
         self.gpu_uuids: set[str] = set()
         """Of its devices, as far as anybody told."""
+        self._is_drained = False
+        self._drained_uuids: set[str] = set()
 
     def feed(self, record: Record) -> None:
         """Take the next record in canonical order; one that comes after the end changes nothing and is counted."""
+        self._is_drained = False
         if isinstance(record, Lifecycle) and record.event in _SILENCES:
             self._fall_silent(record)
             return
@@ -116,6 +107,7 @@ class BootAccount:
 
     def feed_device(self, readings: Readings) -> None:
         """Take samples of one of its devices, on its clock and in any order; no amount of money depends on them."""
+        self._is_drained = False
         if not self.closed:
             self._gather(self.stream.feed_device(readings))
 
@@ -125,6 +117,7 @@ class BootAccount:
 
     def release_device(self, uuid: str) -> None:
         """Take back a device that turns out to be another's."""
+        self._is_drained = False
         self.gpu_uuids.discard(uuid)
         self._gather(self.stream.release_device(uuid))
 
@@ -138,6 +131,7 @@ class BootAccount:
         self._gather(windows)
 
     def _gather(self, windows: list[SettledWindow]) -> None:
+        self._is_drained = False
         self._windows += windows
         self._settled_nano += sum(window.bill_nano for window in windows)
         for window in windows:
@@ -195,6 +189,15 @@ class BootAccount:
         """Millijoules of all its devices, up to where its steps are known or to its end; None without samples."""
         return self.stream.energy_mj
 
+    @property
+    def has_news(self) -> bool:
+        """Whether there may be something to post since the last ``drain``."""
+        return not self._is_drained or self.gpu_uuids != self._drained_uuids
+
+    def note_arrival(self) -> None:
+        """A record of it has arrived, whether or not its turn has come."""
+        self._is_drained = False
+
     def drain(self) -> list[Entry]:
         """What is to be posted since the last call."""
         adjustments = tuple(self.stream.adjustments)
@@ -202,6 +205,7 @@ class BootAccount:
         self._requests.clear()
         self._windows.clear()
         self.stream.adjustments.clear()
+        self._is_drained, self._drained_uuids = True, set(self.gpu_uuids)
         return [entry]
 
     def row(self) -> Boot:
@@ -332,6 +336,9 @@ def request_row(usage: Usage, engine: str, ended_wall_ns: int) -> RequestRow:
         prompt_cached=cached,
         image_tokens=usage.image_tokens,
         output_tokens=output,
+        span_id=usage.span_id,
+        parent_span_id=usage.parent_span_id,
+        estimate_nano=usage.estimate_nano,
     )
 
 

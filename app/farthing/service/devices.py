@@ -45,8 +45,8 @@ class Devices:
 
     def __init__(self, ledger: Ledger, settings: Settings) -> None:
         self._ledger = ledger
-        self._uuids = {engine.name: engine.gpu_uuids for engine in settings.engines if engine.gpu_uuids}
-        self._pods = {engine.name: engine.pod for engine in settings.engines if engine.pod}
+        self._uuids: dict[str, tuple[str, ...]] = {}
+        self._pods: dict[str, str] = {}
         with transaction(ledger.engine) as connection:
             self._last_id = last_read(connection)
             known = presences(connection)
@@ -60,14 +60,23 @@ class Devices:
         """By engine: boots that only a pod tells the devices of, those that ended as well."""
         self._placed: set[BootAccount] = set()
         """Those of them whose pod was found."""
-        self._in_pods: dict[str, dict[str, list[Presence]]] = {engine: {} for engine in self._pods}
+        self._in_pods: dict[str, dict[str, list[Presence]]] = {}
         """By engine and UUID: stays in its pods."""
-        for uuid, stays in self.stays.items():
-            self._sort(uuid, stays)
         self._begun: dict[str, int] = {}
         """By boot: from when on its samples were read."""
+        self.know(settings)
 
     # ---- boots ---------------------------------------------------------------------------------
+
+    def know(self, settings: Settings) -> None:
+        """Go on with other engines, of which those that have boots are paid for as before."""
+        before = self._pods
+        self._uuids = {engine.name: engine.gpu_uuids for engine in settings.engines if engine.gpu_uuids}
+        self._pods = {engine.name: engine.pod for engine in settings.engines if engine.pod}
+        if self._pods != before:
+            self._in_pods = {engine: {} for engine in self._pods}
+            for uuid, stays in self.stays.items():
+                self._sort(uuid, stays)
 
     def open(self, account: BootAccount, known: Sequence[str] = ()) -> None:
         """Give a boot the energy that its devices have told already, and more as it comes.

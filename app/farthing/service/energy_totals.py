@@ -54,6 +54,10 @@ class EnergyTotals:
             engine, account, phase, method, *who = key
             self._add(engine, (account, phase, method), (who[0], who[1], who[2]), millijoules)
 
+    def know(self, settings: Settings) -> None:
+        """Go on with other engines."""
+        self._settings = settings
+
     def add(self, engine: str, posted: Posted) -> None:
         """Count what was just posted."""
         sources: list[SettledWindow | Adjustment] = [*posted.windows, *posted.adjustments]

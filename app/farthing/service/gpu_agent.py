@@ -12,6 +12,7 @@ import httpx
 import uvicorn
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
@@ -23,7 +24,11 @@ from farthing.domain.errors import GpuError
 from farthing.exporters.prometheus import exposition
 from farthing.exporters.prometheus_gpu import DeviceCollector
 from farthing.exporters.web.gpus import gpu_routes
+from farthing.service.access import Access, Guard
+from farthing.service.access_wiring import readers_of
+from farthing.service.asking import system_tls
 from farthing.service.gpu_sampling import engines_on, open_sources, sampler_of
+from farthing.service.http_limits import BoundedHttp
 from farthing.service.listening import bind, end_well_on_sigterm
 from farthing.settings import TOKEN_VARIABLE, Settings, read_secret
 
@@ -52,9 +57,18 @@ class _Quiet(uvicorn.Server):
 
 
 class Agent:
-    """A sampler, a delivery (None: nothing is sent) and their metrics; ``app`` is the ASGI application."""
+    """A sampler, a delivery (None: nothing is sent) and their metrics; ``app`` is the ASGI application.
 
-    def __init__(self, settings: Settings, sources: Sequence[GpuSource], delivery: Delivery | None) -> None:
+    ``access`` says who may read; by default everybody, as devices tell no costs.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        sources: Sequence[GpuSource],
+        delivery: Delivery | None,
+        access: Access | None = None,
+    ) -> None:
         self._settings = settings
         self._delivery = delivery
         self._sampler = sampler_of(settings.gpus, sources, delivery.put if delivery is not None else lambda _: None)
@@ -63,6 +77,7 @@ class Agent:
         self._registry = registry
         self.app = Starlette(
             lifespan=self._lifespan,
+            middleware=[Middleware(Guard, access=access or Access())],
             routes=[
                 Route("/metrics", self._metrics, name="metrics"),
                 Route("/healthz", self._healthz, name="healthz"),
@@ -109,8 +124,10 @@ def run_agent(
 ) -> None:
     """Run until SIGTERM or SIGINT; ``url`` is the base of the intake, None: only metrics are served.
 
-    Raises GpuError when there is nothing to read: an agent without a device has no work.
+    Raises GpuError when there is nothing to read: an agent without a device has no work. Where the settings name a
+    ``serve.tokens_file``, reading takes a token of it.
     """
+    access = readers_of(settings)
     sources = opened(settings) if opened is not None else open_sources(settings.gpus, _log.warning)
     if not sources:
         raise GpuError("no GPU of this host can be read and no exporter is named; see gpus in the settings")
@@ -118,12 +135,14 @@ def run_agent(
     token = read_secret(TOKEN_VARIABLE, settings.serve.token_file)
     end_well_on_sigterm()
     try:
-        with httpx.Client(timeout=TRY_SECONDS, trust_env=False) as client:
+        with httpx.Client(timeout=TRY_SECONDS, trust_env=False, verify=system_tls()) as client:
             delivery = None if url is None else Delivery(url, token, client)
-            agent = Agent(settings, sources, delivery)
+            agent = Agent(settings, sources, delivery, access)
             told = "; nothing is sent" if url is None else f"; records go to {url}"
             _log.info("metrics on http://%s:%d/metrics%s", *listener.getsockname()[:2], told)
-            config = uvicorn.Config(agent.app, log_level="warning", access_log=False, timeout_graceful_shutdown=5)
+            config = uvicorn.Config(
+                agent.app, http=BoundedHttp, log_level="warning", access_log=False, timeout_graceful_shutdown=5
+            )
             asyncio.run(_Quiet(config).serve(sockets=[listener]))
     finally:
         listener.close()

@@ -49,7 +49,7 @@ class GpuSampling:
     """Samples while ``run`` runs; ``view`` is always what is known now.
 
     ``reported`` says where engines run by their probes; ``idle`` what devices without an engine cost. Without
-    ``sources`` those of the settings are opened.
+    ``sources`` those of the settings are opened, and without ``engines`` theirs are looked for on the devices.
     """
 
     def __init__(
@@ -61,8 +61,10 @@ class GpuSampling:
         reported: Reported = dict,
         idle: Callable[[], tuple[IdleGpu, ...]] = tuple,
         sources: Callable[[], Sequence[GpuSource]] | None = None,
+        engines: Callable[[], Sequence[EngineSettings]] | None = None,
     ) -> None:
         self._settings = settings
+        self._engines = engines or (lambda: settings.engines)
         self._ledger = ledger
         self._on_records = on_records
         self._reported = reported
@@ -80,7 +82,7 @@ class GpuSampling:
             return view
         return replace(
             view,
-            engines=engines_on((one.reading for one in view.devices), self._settings.engines, self._reported()),
+            engines=engines_on((one.reading for one in view.devices), self._engines(), self._reported()),
             waiting=len(self._queue),
             dropped=self._queue.dropped,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -13,7 +14,15 @@ from farthing.ledger import tables as t
 from farthing.ledger.database import transaction
 from farthing.ledger.repository import Ledger
 
-__all__ = ["DISPUTED", "Issued", "issued_statement", "issued_statements", "mark_dispute", "statement_document"]
+__all__ = [
+    "DISPUTED",
+    "Issued",
+    "is_issued_to",
+    "issued_statement",
+    "issued_statements",
+    "mark_dispute",
+    "statement_document",
+]
 
 DISPUTED = "disputed"
 MARKS = (DISPUTED, "resolved", "withdrawn")
@@ -49,6 +58,14 @@ def issued_statements(ledger: Ledger, period: str | None, tenant: str | None) ->
         Issued(row.number, row.period, row.tenant, int(row.total_nano), row.sha256, open_marks[row.number])
         for row in rows
     ]
+
+
+def is_issued_to(ledger: Ledger, number: str, tenants: Collection[str]) -> bool:
+    """Whether there is a statement of that number for one of some tenants; the document is not read for it."""
+    s = t.statements.c
+    query = sa.select(s.number).where(s.number == number, s.tenant.in_(sorted(tenants)))
+    with transaction(ledger.engine) as connection:
+        return connection.execute(query).first() is not None
 
 
 def statement_document(ledger: Ledger, number: str) -> bytes:

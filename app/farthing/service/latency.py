@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from farthing.domain import conventions as c
 from farthing.domain.clock import SECOND, Anchor
 from farthing.domain.model import HistogramView
 from farthing.domain.records import Usage
+from farthing.domain.trace_ids import is_trace_id
+from farthing.exporters.prometheus_seats import Seats
 from farthing.settings_slo import SloSettings
 
 __all__ = ["Latencies"]
@@ -25,8 +27,10 @@ E2E_BOUNDS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.
 QUEUE_BOUNDS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 
-TRACE = "trace_id"
-"""Label of an exemplar that leads to a trace, as OpenMetrics' examples name it."""
+TENANT_METRICS = (c.METRIC_TTFT, c.METRIC_TPOT)
+"""What is counted by tenant too."""
+MOST_TIERS = 20
+"""Tiers with series of their own beside those that have objectives; a tier is a header that clients choose."""
 NO_ROOM = (429, 503)
 """HTTP statuses of a request that was refused since the service had too much to do."""
 
@@ -42,20 +46,23 @@ class _Histogram:
         self.counts = [0] * (len(self.bounds) + 1)
         self.exemplars = [None] * (len(self.bounds) + 1)
 
-    def observe(self, seconds: float, labels: dict[str, str], at_seconds: float) -> None:
+    def observe(self, seconds: float, labels: dict[str, str], at_seconds: float) -> int:
+        """Count an observation; returns the place of its bucket."""
         bucket = bisect_left(self.bounds, seconds)
         self.counts[bucket] += 1
         self.total += seconds
         held = self.exemplars[bucket]
-        # Few requests are traced: one that is not takes no trace away, which is what can be opened.
-        if held is None or TRACE in labels or TRACE not in held[0]:
+        # few requests are sampled: one that is not takes no trace away, which is what can be opened
+        if held is None or c.EXEMPLAR_TRACE in labels or c.EXEMPLAR_TRACE not in held[0]:
             self.exemplars[bucket] = (labels, seconds, at_seconds)
+        return bucket
 
 
 class Latencies:
     """Observes usage records; ``views``, ``requests`` and ``slo_requests`` give what the snapshot shows.
 
     The histograms have every bound of ``slos`` as a bucket, so that good requests can be told from bad ones exactly.
+    Tiers beyond the first ``MOST_TIERS`` share one, ``other``.
     """
 
     def __init__(self, slos: Sequence[SloSettings] = ()) -> None:
@@ -65,23 +72,30 @@ class Latencies:
             metric: tuple(sorted({*bounds, *(b for s in own if s.signal == signal and (b := s.bound_seconds))}))
             for metric, signal, bounds, _ in _MEASURES
         }
+        named = {c.UNKNOWN, *(slo.tier for slo in slos if slo.tier is not None)}
+        self._tiers = Seats(MOST_TIERS, always=named, held=named)
         self._histograms: dict[tuple[str, str, str], _Histogram] = {}
         self._requests: Counter[tuple[str, str, str]] = Counter()
         self._slo_requests: Counter[tuple[str, str, str]] = Counter()
+        self._tenants: dict[tuple[str, str], list[int]] = {}
+        """(tenant, metric) -> counts in each bucket, of what a tenant's page shows."""
 
     def observe(self, usage: Usage, anchor: Anchor) -> None:
         """Count a request by outcome, and by how long each part of it took as far as it got."""
         at = anchor.to_wall(usage.ended_ns) / SECOND
-        labels = {TRACE: usage.trace_id} if usage.trace_id else {"request_id": usage.request_id[:64]}
-        if (usage.model, usage.tier, c.FINISHED) not in self._requests:
-            self._begin(usage.model, usage.tier)
+        labels = _exemplar(usage)
         outcome = _outcome(usage)
-        self._requests[usage.model, usage.tier, outcome] += 1
+        tier = self._seated(usage.tier, outcome)
+        if (usage.model, tier, c.FINISHED) not in self._requests:
+            self._begin(usage.model, tier)
+        self._requests[usage.model, tier, outcome] += 1
         taken: dict[str, float | None] = {}
         for metric, signal, _, measure in _MEASURES:
             taken[signal] = seconds = measure(usage)
             if seconds is not None:
-                self._histograms[metric, usage.model, usage.tier].observe(seconds, labels, at)
+                bucket = self._histograms[metric, usage.model, tier].observe(seconds, labels, at)
+                if metric in TENANT_METRICS:
+                    self._count_for(usage.tenant, metric, bucket)
         for slo in self._tenant_slos:
             self._count(slo, usage, outcome, taken)
 
@@ -110,6 +124,11 @@ class Latencies:
         """Upper bounds of a histogram's buckets in seconds, without +Inf."""
         return self._bounds[metric]
 
+    def of_tenants(self, tenants: Collection[str]) -> dict[tuple[str, str], tuple[int, ...]]:
+        """(tenant, metric) -> counts in each bucket, over models and tiers, not cumulative; of TENANT_METRICS."""
+        keys = [(tenant, metric) for tenant in tenants for metric in TENANT_METRICS]
+        return {key: tuple(self._tenants[key]) for key in keys if key in self._tenants}
+
     def requests(self) -> dict[tuple[str, str, str], int]:
         """(model, tier, outcome) -> requests; every outcome of a model and tier that had any, so 0 is a known 0."""
         return dict(self._requests)
@@ -117,6 +136,17 @@ class Latencies:
     def slo_requests(self) -> dict[tuple[str, str, str], int]:
         """(slo, model, result) -> requests that count for a tenant's SLO."""
         return dict(self._slo_requests)
+
+    def _seated(self, tier: str, outcome: str) -> str:
+        # a request that was wrong in itself costs its sender nothing: names of such would take every seat
+        seated = self._tiers.give({} if outcome == c.INVALID else {tier: 0})
+        return tier if tier in seated else c.OTHER
+
+    def _count_for(self, tenant: str, metric: str, bucket: int) -> None:
+        counts = self._tenants.get((tenant, metric))
+        if counts is None:
+            counts = self._tenants[tenant, metric] = [0] * (len(self._bounds[metric]) + 1)
+        counts[bucket] += 1
 
     def _begin(self, model: str, tier: str) -> None:
         """Let everything of a model and tier appear at once: a sum must not lack a part that had no request yet."""
@@ -133,6 +163,16 @@ class Latencies:
         good = _is_good(slo, outcome, taken)
         if good is not None:
             self._slo_requests[slo.name, usage.model, c.GOOD if good else c.BAD] += 1
+
+
+def _exemplar(usage: Usage) -> dict[str, str]:
+    """What leads from a bucket to a request: its trace where one can be opened, else its id.
+
+    Nobody keeps a trace that is not sampled, nor one whose id is none: its link would lead nowhere.
+    """
+    if usage.sampled and is_trace_id(usage.trace_id):
+        return {c.EXEMPLAR_TRACE: usage.trace_id}
+    return {"request_id": usage.request_id[:64]}
 
 
 def _outcome(usage: Usage) -> str:

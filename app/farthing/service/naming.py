@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from farthing.settings import EngineSettings
 
-__all__ = ["booked_name"]
+__all__ = ["addresses_of", "booked_name"]
 
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]", "::1"})
 
@@ -19,11 +19,12 @@ def booked_name(reported: str, engines: Sequence[EngineSettings], hostname: str)
     """
     if any(engine.name == reported for engine in engines):
         return reported
-    meant = [engine.name for engine in engines if reported.lower() in _addresses(engine, hostname)]
+    meant = [engine.name for engine in engines if reported.lower() in addresses_of(engine, hostname)]
     return meant[0] if len(meant) == 1 else reported
 
 
-def _addresses(engine: EngineSettings, hostname: str) -> set[str]:
+def addresses_of(engine: EngineSettings, hostname: str) -> set[str]:
+    """What a probe of an engine calls itself that has no name: the host and port of the engine's URL."""
     host, port = (engine.url.host or "").lower(), engine.url.port
     hosts = {host, hostname.lower()} if host in _LOOPBACK else {host}
     return {f"{name}:{port}" for name in hosts}

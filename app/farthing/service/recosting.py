@@ -15,8 +15,8 @@ from farthing.domain import conventions as c
 from farthing.domain.errors import PriceError
 from farthing.domain.model import Adjustment, SettledWindow
 from farthing.domain.records import RawRecord, Record, Started
-from farthing.ledger.rows import RequestRow
-from farthing.service.boot_account import BootAccount, Entry, kept_options
+from farthing.ledger.rows import Entry, RequestRow
+from farthing.service.boot_account import BootAccount, kept_options
 from farthing.service.ordering import BootOrder
 from farthing.service.scraped_account import ScrapedAccount
 

@@ -15,11 +15,13 @@ import sqlalchemy as sa
 
 from farthing.domain import conventions as c
 from farthing.domain.clock import HOUR, utc
+from farthing.domain.errors import ConfigError
 from farthing.exporters.report import Cell, Column, ReportTable
 from farthing.ledger import tables as t
 from farthing.ledger.cost_sums import cost_sums
 from farthing.ledger.engine_notes import Unpriced
 from farthing.ledger.repository import Ledger
+from farthing.service.hourly_spend import BORNE
 from farthing.service.scope import Scope, hour_text
 from farthing.service.unpriced import unpriced_in
 
@@ -46,6 +48,10 @@ _SELDOM = (c.ASLEEP, c.DRAINING, *c.CAPACITY_ACCOUNTS)
 """Accounts whose column a table may do without while nothing is in it."""
 ENERGY = Column("energy_mj", "Energy, mJ", "integer", data=True)
 """Of what is settled, in millijoules by devices; none where it is not known."""
+_MAY_BE_THEIRS = (
+    f"{c.UNPRICED}: some engine had no price; what requests cost on it is in no amount here, and whose they were is "
+    "not known."
+)
 _ORDER = {account: number for number, account in enumerate(c.BOOK_ACCOUNTS)}
 
 
@@ -58,6 +64,16 @@ class _Request:
     by: Group
     unpriced: tuple[Unpriced, ...]
 
+    @property
+    def accounts(self) -> tuple[str, ...]:
+        """Accounts that are shown: to who sees some tenants alone, those of what a tenant bears."""
+        return c.BOOK_ACCOUNTS if self.scope.tenants is None else BORNE
+
+    @property
+    def whole(self) -> str:
+        """What the line of totals is called."""
+        return "Bill" if self.scope.tenants is None else "Total"
+
 
 def report(
     ledger: Ledger,
@@ -67,12 +83,17 @@ def report(
     *,
     until: datetime | None = None,
     filters: Mapping[str, str | None] | None = None,
+    tenants: frozenset[str] | None = None,
 ) -> ReportTable:
     """Settled cost of the hours from the one of ``since`` to before the one of ``until``, grouped.
 
     Its total is the bill of those hours, or with ``filters`` (tenant, project, model, engine) what they leave of it.
+    With ``tenants`` it is for somebody who may see their rows alone: it has what they bore, and no account, engine,
+    share or total that is anybody else's. Raises ConfigError for such a report of engines.
     """
-    scope = Scope.of(since, until, filters)
+    scope = Scope.of(since, until, filters, tenants)
+    if tenants is not None and (by == "engine" or scope.engine is not None):
+        raise ConfigError("engines are shared by tenants: this token sees no cost of one; leave engine out")
     request = _Request(ledger, scope, by, unpriced_in(ledger, scope))
     build = _by_who if by in _WHO else _by_line if by in {"phase", "account"} else _by_account
     columns, rows, total, methods = build(request)
@@ -146,7 +167,7 @@ def _by_who(request: _Request) -> _Parts:
     sums: list[int | None] = [*_column_sums(rows, range(len(keys), len(columns) - 1))]
     joules_at = columns.index(ENERGY) - len(keys)
     sums[joules_at] = sums[joules_at] or None
-    return columns, rows, ("Bill", *([""] * (len(keys) - 1)), *sums, 1.0 if bill else None), methods
+    return columns, rows, (request.whole, *([""] * (len(keys) - 1)), *sums, 1.0 if bill else None), methods
 
 
 def _by_account(request: _Request) -> _Parts:
@@ -167,14 +188,14 @@ def _by_account(request: _Request) -> _Parts:
             methods[method] += nano
     columns = (
         Column(request.by, request.by.capitalize()),
-        *(Column(a, _title(a), "money", spare=a in _SELDOM) for a in c.BOOK_ACCOUNTS),
+        *(Column(a, _title(a), "money", spare=a in _SELDOM) for a in request.accounts),
         Column("bill", "Bill", "money"),
     )
     rows: list[tuple[Cell, ...]] = []
     for value in sorted(cells):
-        amounts = [cells[value][account] for account in c.BOOK_ACCOUNTS]
+        amounts = [cells[value][account] for account in request.accounts]
         rows.append((value or None, *amounts, sum(amounts)))
-    return columns, rows, ("Bill", *_column_sums(rows, range(1, len(columns)))), methods
+    return columns, rows, (request.whole, *_column_sums(rows, range(1, len(columns)))), methods
 
 
 def _by_line(request: _Request) -> _Parts:
@@ -201,14 +222,20 @@ def _by_line(request: _Request) -> _Parts:
         (*key, sums[key], _share(sums[key], bill), energy[key] or None)
         for key in sorted(sums, key=lambda key: (_ORDER[key[0]], key))
     ]
-    total = ("Bill", *([""] * (len(keys) - 1)), bill, 1.0 if bill else None, energy.total() or None)
+    total = (request.whole, *([""] * (len(keys) - 1)), bill, 1.0 if bill else None, energy.total() or None)
     return columns, rows, total, methods
 
 
 def _lines(request: _Request, *keys: str) -> list[tuple[Any, ...]]:
     """(keys …, nano-dollars, millijoules) of the hourly sums of cost."""
-    found = cost_sums(request.ledger, keys, request.scope.where(t.cost_hours.c), ("nano", "millijoules"))
+    o = t.cost_hours.c
+    where = [*request.scope.where(o), *_borne(request.scope, o)]
+    found = cost_sums(request.ledger, keys, where, ("nano", "millijoules"))
     return [(*key, *amounts) for key, amounts in found.items()]
+
+
+def _borne(scope: Scope, columns: Any) -> list[sa.ColumnElement[bool]]:
+    return [] if scope.tenants is None else [columns.account.in_(BORNE)]
 
 
 def _sums(
@@ -222,12 +249,15 @@ def _sums(
 
 def _unpriced_rows(request: _Request, columns: Sequence[Column]) -> list[tuple[Cell, ...]]:
     """A row for every engine without a price: what it cost is not known, and not 0."""
+    last = max(i for i, column in enumerate(columns) if column.kind == "money")
+    rest = [c.UNPRICED if i == last else None for i in range(1, len(columns))]
+    if request.scope.tenants is not None:
+        # an engine, and the model that it serves, may be somebody else's
+        return [(f"({c.UNPRICED})", *rest)] if request.unpriced else []
     rows: list[tuple[Cell, ...]] = []
     for engine in request.unpriced:
         named = engine.model if request.by == "model" else engine.engine if request.by == "engine" else ""
-        first = named or f"({c.UNPRICED}: {engine.engine})"
-        last = max(i for i, column in enumerate(columns) if column.kind == "money")
-        rows.append((first, *(c.UNPRICED if i == last else None for i in range(1, len(columns)))))
+        rows.append((named or f"({c.UNPRICED}: {engine.engine})", *rest))
     return rows
 
 
@@ -240,10 +270,15 @@ def _notes(request: _Request, methods: Counter[str]) -> tuple[str, ...]:
         notes.append("Work in progress is not in this report.")
     else:
         notes.append("Nothing is settled in this period.")
-    filters = request.scope.filters
+    scope = request.scope
+    filters = scope.filters
+    if scope.tenants is not None:
+        filters = {"tenant": ", ".join(sorted(scope.tenants)) or "nobody", **filters}
     if filters:
         named = " and ".join(f"{key} {name}" for key, name in filters.items())
         notes.append(f"Only {named}: the total is theirs, not the whole bill.")
+    if scope.tenants is not None:
+        return (*notes, *([_MAY_BE_THEIRS] if request.unpriced else ()))
     notes += [
         f"{c.UNPRICED}: engine {engine.engine} (model {engine.model}, GPU {engine.gpu or c.UNKNOWN}) since "
         f"{utc(engine.since_ns):%Y-%m-%d %H:%M} UTC; what it cost is in no amount here. {engine.reason}"
@@ -255,9 +290,10 @@ def _notes(request: _Request, methods: Counter[str]) -> tuple[str, ...]:
 def _period(ledger: Ledger, scope: Scope) -> str:
     """From and to, in whole hours; what was not limited is limited by what is in the books."""
     o = t.cost_hours.c
+    where = scope.hours(o) if scope.tenants is None else [*scope.where(o), *_borne(scope, o)]
     bounds = []
     for bound in (sa.func.min, sa.func.max):
-        ((hour,),) = ledger.select(sa.select(bound(o.hour)).where(*scope.hours(o)))
+        ((hour,),) = ledger.select(sa.select(bound(o.hour)).where(*where))
         bounds.append(hour)
     first, last = bounds
     start = scope.start_hour or first

@@ -11,8 +11,7 @@ from farthing.domain import conventions as c
 from farthing.domain.clock import Anchor
 from farthing.domain.model import Fit, SettledWindow
 from farthing.domain.records import Counters, Lifecycle, Record, Started
-from farthing.ledger.repository import Boot
-from farthing.service.boot_account import Entry
+from farthing.ledger.repository import Boot, Entry
 
 __all__ = ["ScrapedAccount"]
 

@@ -3,59 +3,107 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections import deque
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import partial
+from typing import Any, Final
 
 import httpx
-import sqlalchemy as sa
 
 from farthing.collectors.engines.catalogue import load_catalogue
 from farthing.collectors.engines.clock import anchored_clock
 from farthing.collectors.engines.scrape import EngineScraper
-from farthing.collectors.wire import decode_line, decode_raw
-from farthing.domain import conventions as c
+from farthing.domain.errors import LedgerError
 from farthing.domain.model import EngineGauges
-from farthing.domain.records import Counters, Lifecycle, RawRecord, RecordKey, Started
-from farthing.ledger import tables as t
+from farthing.domain.records import RawRecord
 from farthing.ledger.repository import Ledger
+from farthing.service.failing import Failing
+from farthing.service.scraped_records import last_counters, next_sequence, raw_record
 from farthing.settings import EngineSettings, Settings
-from farthing_probe import wire
 
 __all__ = ["Scraping"]
 
 _log = logging.getLogger(__name__)
+
+LOOK_SECONDS: Final = 0.5
+"""How soon an engine that was discovered is scraped."""
+QUEUED_RECORDS: Final = 1_000
+"""Of one engine, while the ledger cannot be written: half an hour of scrapes every two seconds."""
+RETRY_SECONDS: Final = 5.0
+_UNLIMITED: Final = httpx.Limits(max_connections=None, max_keepalive_connections=20)
+"""Engines that answer slowly must not make the others wait."""
 
 
 class Scraping:
     """Scrapes engines until it is cancelled; ``gauges`` is always the latest reading.
 
     ``probed`` tells whether an engine's probe reports, whatever the settings say: its counters are not costed then.
+    ``engines`` are those to scrape now; which they are may change at any time. None: those of the settings.
     """
 
     def __init__(
-        self, settings: Settings, ledger: Ledger, on_records: Callable[[], None], probed: Callable[[str], bool]
+        self,
+        settings: Settings,
+        ledger: Ledger,
+        on_records: Callable[[], None],
+        probed: Callable[[str], bool],
+        engines: Callable[[], Sequence[EngineSettings]] | None = None,
     ) -> None:
         self._settings = settings
         self._ledger = ledger
         self._on_records = on_records
         self._probed = probed
+        self._engines = engines or (lambda: settings.engines)
         self._gauges: dict[str, EngineGauges] = {}
-        self._failing: dict[str, str] = {}
+        self._failing = Failing(_log)
 
     def gauges(self) -> Mapping[str, EngineGauges]:
-        """engine -> its state at the last scrape."""
+        """engine -> its state at the last scrape; of those that are scraped now."""
         return dict(self._gauges)
 
     async def run(self) -> None:
-        """Scrape every engine at its interval, for ever."""
-        async with httpx.AsyncClient() as client, asyncio.TaskGroup() as group:
-            for engine in self._settings.engines:
-                group.create_task(self._watch(engine, client))
+        """Scrape every engine at its interval, for ever; one that is gone no longer, one that changed anew."""
+        watched: dict[str, tuple[EngineSettings, asyncio.Task[None]]] = {}
+        seen: Sequence[EngineSettings] | None = None
+        async with httpx.AsyncClient(limits=_UNLIMITED) as client, asyncio.TaskGroup() as group:
+            while True:
+                if (engines := self._engines()) is not seen:
+                    seen = engines
+                    await self._end(watched, {engine.name: engine for engine in engines})
+                    for engine in engines:
+                        if engine.name not in watched:
+                            watched[engine.name] = engine, group.create_task(self._keep_watching(engine, client))
+                await asyncio.sleep(LOOK_SECONDS)
+
+    async def _end(
+        self, watched: dict[str, tuple[EngineSettings, asyncio.Task[None]]], engines: Mapping[str, EngineSettings]
+    ) -> None:
+        """End the scraping of engines that are gone, or other ones now; a scrape that is under way is given up."""
+        ended = [name for name, (engine, _) in watched.items() if engines.get(name) != engine]
+        tasks = [watched.pop(name)[1] for name in ended]
+        for task in tasks:
+            task.cancel()
+        # the next scraper of a name goes on after the last record of the one before
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for name in ended:
+            if name not in engines:
+                self._gauges.pop(name, None)
+                self._failing.forget(f"engine {name}")
+
+    async def _keep_watching(self, engine: EngineSettings, client: httpx.AsyncClient) -> None:
+        while True:
+            try:
+                await self._watch(engine, client)
+            except LedgerError as error:
+                self._failing.report(f"engine {engine.name}", f"where its counters ended cannot be read: {error}")
+            except Exception:
+                # a mistake of ours about one engine; the others are scraped on
+                _log.exception("engine %s cannot be scraped; it is tried again", engine.name)
+            await asyncio.sleep(RETRY_SECONDS)
 
     async def _watch(self, engine: EngineSettings, client: httpx.AsyncClient) -> None:
-        resume = None if engine.probe else await asyncio.to_thread(self._last_counters, engine.name)
+        resume = None if engine.probe else await asyncio.to_thread(last_counters, self._ledger, engine.name)
         scraper = EngineScraper(
             engine.name,
             str(engine.url),
@@ -66,64 +114,41 @@ class Scraping:
             gpu=engine.gpu,
             gpu_count=engine.gpu_count,
             resume=resume,
+            next_sequence=partial(next_sequence, self._ledger),
         )
+        waiting: deque[RawRecord] = deque()
         while True:
             outcome = await scraper.scrape()
             self._gauges[engine.name] = outcome.gauges
-            self._report(engine.name, str(outcome.error) if outcome.error else "")
-            if outcome.records and not engine.probe and not self._probed(engine.name):
-                raw = [_raw(record) for record in outcome.records]
-                await asyncio.to_thread(self._ledger.add, raw)
-                self._on_records()
+            error = str(outcome.error) if outcome.error else ""
+            if not engine.probe and not self._probed(engine.name):
+                waiting.extend(raw_record(record) for record in outcome.records)
+            while len(waiting) > QUEUED_RECORDS:
+                # the second: the first may be a boot's start, and counters go on from any record to any other
+                del waiting[1]
+            error = await self._store(waiting) or error
+            self._failing.report(f"engine {engine.name}", error)
             await asyncio.sleep(self._settings.costing.scrape_seconds)
 
-    def _report(self, engine: str, error: str) -> None:
-        """Log a change, not every failure."""
-        if error != self._failing.get(engine, ""):
-            if error:
-                _log.warning("engine %s: %s", engine, error)
-            else:
-                _log.info("engine %s answers again", engine)
-        self._failing[engine] = error
-
-    def _last_counters(self, engine: str) -> Counters | None:
-        r = t.records.c
-        prefix = f"{c.SCRAPED_BOOT}{engine}/"
-        query = (
-            sa.select(r.line)
-            .where(r.kind == "counters", r.boot.startswith(prefix, autoescape=True))
-            .order_by(r.id.desc())
-            .limit(1)
-        )
-        rows = self._ledger.select(query)
-        if not rows:
-            return None
-        record = decode_line(bytes(rows[0].line))
-        if not isinstance(record, Counters):
-            return None
-        boot = record.key.boot.removeprefix(c.SCRAPED_BOOT)
-        return replace(record, key=RecordKey(boot, record.key.process, record.key.sequence))
+    async def _store(self, waiting: deque[RawRecord]) -> str:
+        """Store what waits; the reason where the ledger cannot, which may be full or away for hours."""
+        if not waiting:
+            return ""
+        try:
+            # even when it is cancelled: the next scraper asks for the last record that was stored
+            await _finished(asyncio.to_thread(self._ledger.add, list(waiting)))
+        except LedgerError as error:
+            return f"its counters wait for the ledger: {error}"
+        waiting.clear()
+        self._on_records()
+        return ""
 
 
-def _raw(record: Started | Counters | Lifecycle) -> RawRecord:
-    """A scraped record as the inbox keeps it; its boot is marked, since the engine's probe may have one too."""
-    boot, process, sequence = c.SCRAPED_BOOT + record.key.boot, record.key.process, record.key.sequence
-    if isinstance(record, Started):
-        line = wire.started(
-            boot,
-            process,
-            sequence,
-            at_ns=record.at_ns,
-            wall_ns=record.at_ns,
-            engine=record.engine,
-            engine_kind=record.kind,
-            version=record.version,
-            model=record.model,
-            gpu=record.gpu,
-            gpu_count=record.gpu_count,
-        )
-    elif isinstance(record, Counters):
-        line = wire.counters(boot, process, sequence, at_ns=record.at_ns, values=record.values, gauges=record.gauges)
-    else:
-        line = wire.lifecycle(boot, process, sequence, at_ns=record.at_ns, event=record.event)
-    return decode_raw(json.dumps(line, separators=(",", ":")).encode())
+async def _finished(storing: Coroutine[Any, Any, int]) -> None:
+    """Wait for what cannot be interrupted, also when it is given up meanwhile."""
+    task = asyncio.ensure_future(storing)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from array import array
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +18,7 @@ from farthing.domain.records import Started
 
 __all__ = ["TOKENS_OF_PHASE", "UnitPrices"]
 
+MILLION = 1_000_000
 SPAN_NS = 300 * SECOND
 """Prices are means over so much time, up to an engine's last settled work: a lifetime's mean misleads, since a
 price depends on company."""
@@ -28,6 +31,8 @@ TOKENS_OF_PHASE = {c.PREFILL: "prompt_computed", c.DECODE: "engine_output", c.VI
 
 
 _BILL, _LENGTH = "bill", "length"
+_COUNTED = tuple(dict.fromkeys((*TOKENS_OF_PHASE, *TOKENS_OF_PHASE.values(), *FEATURES, _BILL, _LENGTH)))
+"""What is counted of a window, as it is kept: thousands of engines have dozens of windows each."""
 
 
 @dataclass(slots=True)
@@ -35,17 +40,30 @@ class _Recent:
     """Settled windows in which one boot worked: (end, nano-dollars by phase, tokens by kind, features), and sums."""
 
     boot: str
-    windows: deque[tuple[int, Counter[str]]] = field(default_factory=deque)
+    windows: deque[tuple[int, array[int]]] = field(default_factory=deque)
     sums: Counter[str] = field(default_factory=Counter)
     fit: Fit | None = None
     """Of the last window that was split by one."""
 
     def add(self, end_ns: int, counts: Counter[str], fit: Fit | None) -> None:
-        self.windows.append((end_ns, counts))
+        self.windows.append((end_ns, array("q", [counts[name] for name in _COUNTED])))
         self.sums.update(counts)
         self.fit = fit or self.fit
         while self.windows[0][0] <= end_ns - SPAN_NS:
-            self.sums.subtract(self.windows.popleft()[1])
+            self.sums.subtract(dict(zip(_COUNTED, self.windows.popleft()[1], strict=True)))
+
+    def work(self) -> dict[str, int]:
+        """What a million units of each feature cost, in nano-dollars: by the fit, scaled so that the work of late comes
+        to its money; none without one.
+        """
+        if self.fit is None:
+            return {}
+        coefficients = self.fit.coefficients
+        modelled = sum(coefficients[name] * self.sums[name] for name in FEATURES)
+        nano = sum(self.sums[phase] for phase in TOKENS_OF_PHASE)
+        if not 0 < modelled < math.inf or nano <= 0:
+            return {}
+        return {name: round(coefficients[name] * nano * MILLION / modelled) for name in FEATURES}
 
     def saturated(self, sequences: int) -> dict[str, int]:
         """Prices of the same work in a full engine; none without a fit of what this engine did."""
@@ -61,7 +79,7 @@ class _Recent:
         features = {name: float(self.sums[name]) for name in FEATURES}
         nano = {phase: self.sums[phase] for phase in TOKENS_OF_PHASE}
         return {
-            phase: (low * 1_000_000 // self.sums[kind], high * 1_000_000 // self.sums[kind])
+            phase: (low * MILLION // self.sums[kind], high * MILLION // self.sums[kind])
             for phase, (low, high) in phase_bounds(self.fit, features, nano).items()
             if self.sums[kind := TOKENS_OF_PHASE[phase]] > 0
         }
@@ -78,6 +96,8 @@ class UnitPrices:
         self._saturated: dict[str, dict[str, int]] = {}
         self._recent: dict[str, _Recent] = {}
         self._prices: dict[str, dict[str, int]] = {}
+        self._told: dict[str, dict[str, int]] = {}
+        """engine -> its prices by phase, and those of the work that its fit knows."""
         self._engines: dict[str, tuple[str, str]] = {}
         """boot -> (engine, what its sender calls it)."""
 
@@ -95,6 +115,7 @@ class UnitPrices:
         for window in sorted(worked, key=lambda window: window.end_ns):
             recent.add(window.end_ns, _counts(window), window.fit)
         self._prices[engine] = _prices(recent.sums)
+        self._told[engine] = {**self._prices[engine], **recent.work()}
         self._saturated[engine] = recent.saturated(self.sequences)
 
     def compared(self, engine: str) -> tuple[dict[str, int], dict[str, int]]:
@@ -109,14 +130,15 @@ class UnitPrices:
         return {} if recent is None else recent.bounds()
 
     def of(self, boots: Iterable[str]) -> dict[str, dict[str, int]]:
-        """engine -> phase -> nano-dollars per million tokens, under the name that each boot's sender gave.
+        """engine -> phase -> nano-dollars per million tokens, and feature of its fit -> nano-dollars per million units,
+        under the name that each boot's sender gave.
 
         A phase of which nothing is settled is left out, and so is an engine without any: unknown is not 0.
         """
         found = {}
         for boot in boots:
             engine, called = self._engines.get(boot, ("", ""))
-            prices = self._prices.get(engine)
+            prices = self._told.get(engine)
             if prices:
                 found[called] = prices
         return found
@@ -139,4 +161,4 @@ def _counts(window: SettledWindow) -> Counter[str]:
 
 def _prices(sums: Counter[str]) -> dict[str, int]:
     priced = {phase: (sums[phase], sums[kind]) for phase, kind in TOKENS_OF_PHASE.items()}
-    return {phase: nano * 1_000_000 // tokens for phase, (nano, tokens) in priced.items() if nano > 0 and tokens > 0}
+    return {phase: nano * MILLION // tokens for phase, (nano, tokens) in priced.items() if nano > 0 and tokens > 0}

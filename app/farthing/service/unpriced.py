@@ -43,5 +43,6 @@ def unpriced_in(ledger: Ledger, scope: Scope) -> tuple[Unpriced, ...]:
         for engine in unpriced_engines(ledger)
         if (scope.end_hour is None or engine.since_ns < scope.end_hour * HOUR)
         and scope.engine in {None, engine.engine}
-        and scope.model in {None, engine.model}
+        # who sees some tenants alone is not told which models there are
+        and (scope.tenants is not None or scope.model in {None, engine.model})
     )

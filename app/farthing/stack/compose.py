@@ -6,28 +6,40 @@ import json
 import os
 import subprocess
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
 from farthing.domain.errors import ConfigError, StackError
-from farthing.settings import TOKEN_VARIABLE, Settings, read_secret
-from farthing.stack.compose_config import COMPOSE_FILE, compose_configuration
-from farthing.stack.container import compose_command
+from farthing.settings import Settings
+from farthing.stack.compose_config import COMPOSE_FILE, GPU_EXPORTER, compose_configuration
+from farthing.stack.container import compose_command, wait_for_containers
 from farthing.stack.effective import shift_ports
-from farthing.stack.health import Awaited, PartFailedError, wait_until_ready
+from farthing.stack.health import PartFailedError
 from farthing.stack.interrupts import stop_signals
 from farthing.stack.layout import StateLayout
 from farthing.stack.report import print_rows, progress, say
 
-__all__ = ["checkout", "compose_environment", "down_compose", "up_compose"]
+__all__ = [
+    "PROJECT",
+    "checkout",
+    "compose_environment",
+    "down_compose",
+    "project_command",
+    "started_project",
+    "up_compose",
+    "write_mounted",
+]
 
 READY_SECONDS = 180.0
 """Containers start slower than processes; images are built and pulled before the clock starts."""
 PROJECT = "farthing"
 DEMO_PROFILE = "demo"
+GPU_PROFILE = "gpu"
+REVEAL = "reveal"
+"""The service that shows how to log in, and ends."""
 CONTAINER_READABLE_FILE = 0o644
 CONTAINER_READABLE_FOLDER = 0o755
 
@@ -60,35 +72,25 @@ def up_compose(settings: Settings, *, detach: bool, port_offset: int, console: C
     if compose is None:
         raise StackError("a Docker engine answers but Docker Compose is not installed; install it, or use --native")
     layout = StateLayout.at(settings.stack.state_dir)
-    layout.create()
     shifted = shift_ports(settings, port_offset)
-    _write_configuration(layout, shifted)
-    token = read_secret(TOKEN_VARIABLE, shifted.serve.token_file) or layout.secret(layout.intake_token)
+    write_mounted(layout, shifted)
     project = PROJECT if port_offset == 0 else f"{PROJECT}-{port_offset}"
-    run = _Run(
-        (*compose, "--project-name", project, "--file", str(root / COMPOSE_FILE)),
-        compose_environment(shifted, layout)
-        | {TOKEN_VARIABLE: token, "GRAFANA_ADMIN_PASSWORD": layout.secret(layout.grafana_password)},
-    )
+    run = _Run(project_command(compose, project, root), compose_environment(shifted, layout))
     _remember(layout, project)
     with stop_signals() as stop:
         if run.call("up", "--detach", "--build", "--remove-orphans") != 0:
             raise StackError("Docker Compose could not start the stack; its messages are above")
         try:
             with progress(console) as waiting_for:
-                wait_until_ready(
-                    _awaited(shifted),
-                    patience_seconds=READY_SECONDS,
-                    stop=stop,
-                    waiting_for=waiting_for,
-                    check=lambda _: None,
-                )
+                wait_for_containers(project, patience_seconds=READY_SECONDS, stop=stop, waiting_for=waiting_for)
         except PartFailedError:
             run.call("logs", "--tail", "20")
             run.call("down")
             raise
         if not stop.is_set():
             _print_ready(console, shifted, detached=detach)
+            # to the terminal alone: no log has it
+            run.call("run", "--rm", "--no-deps", "-T", REVEAL)
             if detach:
                 return 0
             _wait(stop)
@@ -99,22 +101,31 @@ def up_compose(settings: Settings, *, detach: bool, port_offset: int, console: C
 
 def down_compose(settings: Settings, *, console: Console) -> bool:
     """Stop the containers that ``up_compose`` started from this state folder; False when there were none."""
-    layout = StateLayout.at(settings.stack.state_dir)
+    layout = StateLayout.of(settings.stack.state_dir)
     note = _note(layout)
-    if not note.exists():
+    project = started_project(layout)
+    if project is None:
         return False
     root, compose = checkout(), compose_command()
     if root is None or compose is None:
         raise StackError(f"{note} says that containers run, but Docker Compose or the checkout is gone")
-    project = str(json.loads(note.read_text(encoding="utf-8"))["project"])
-    run = _Run(
-        (*compose, "--project-name", project, "--file", str(root / COMPOSE_FILE)), compose_environment(settings, layout)
-    )
+    run = _Run(project_command(compose, project, root), compose_environment(settings, layout))
     if run.call("down", "--remove-orphans") != 0:
         raise StackError(f"Docker Compose could not stop project {project}; its messages are above")
     note.unlink()
     say(console, f"stopped the containers of project {project}")
     return True
+
+
+def started_project(layout: StateLayout) -> str | None:
+    """The project that ``up_compose`` started from this state folder; None when there is none, or it was stopped."""
+    note = _note(layout)
+    return str(json.loads(note.read_text(encoding="utf-8"))["project"]) if note.exists() else None
+
+
+def project_command(compose: tuple[str, ...], project: str, root: Path) -> tuple[str, ...]:
+    """How Compose is called for a project of the checkout at ``root``."""
+    return (*compose, "--project-name", project, "--file", str(root / COMPOSE_FILE))
 
 
 def compose_environment(settings: Settings, layout: StateLayout) -> dict[str, str]:
@@ -129,20 +140,30 @@ def compose_environment(settings: Settings, layout: StateLayout) -> dict[str, st
         "JAEGER_PORT": str(stack.jaeger_port),
         "JAEGER_OTLP_GRPC_PORT": str(stack.jaeger_otlp_grpc_port),
         "JAEGER_OTLP_HTTP_PORT": str(stack.jaeger_otlp_http_port),
-        "REPLAY_PORT": str(stack.replay_port),
         "REPLAY_RECORDING": stack.replay_recording,
         "REPLAY_LEAD_SECONDS": f"{stack.replay_lead_seconds:g}",
         "FARTHING_COMPOSE_CONFIG": str(config),
         "FARTHING_COMPOSE_RULES": str(config / "rules"),
         "FARTHING_COMPOSE_DASHBOARDS": str(config / "dashboards"),
         **_secrets(settings),
-        "COMPOSE_PROFILES": "" if settings.engines else DEMO_PROFILE,
+        **_engines(settings),
+        **_headers(settings),
+        "COMPOSE_PROFILES": ",".join(_profiles(settings)),
     }
+
+
+def _profiles(settings: Settings) -> list[str]:
+    """The demo without engines, and NVIDIA's exporter where the settings read it."""
+    exporters = {exporter.url.host for exporter in settings.gpus.exporters}
+    return [
+        *([DEMO_PROFILE] if settings.watches_nothing else []),
+        *([GPU_PROFILE] if GPU_EXPORTER in exporters else []),
+    ]
 
 
 def _secrets(settings: Settings) -> dict[str, str]:
     """Where the secrets of notifications are mounted from; ConfigError when they are not all in one folder."""
-    folders = sorted({str(path.expanduser().absolute().parent) for path in settings.notify.secret_files})
+    folders = _folders(settings.notify.secret_files)
     if len(folders) > 1:
         raise ConfigError(
             f"notify: secrets lie in {' and '.join(folders)}; one folder is mounted into the container, move them there"
@@ -150,8 +171,32 @@ def _secrets(settings: Settings) -> dict[str, str]:
     return {"FARTHING_COMPOSE_SECRETS": folders[0]} if folders else {}
 
 
-def _write_configuration(layout: StateLayout, settings: Settings) -> None:
-    """Readable by the containers' users; the state folder above it keeps this machine's other users out."""
+def _engines(settings: Settings) -> dict[str, str]:
+    """Where files of engines are mounted from; ConfigError when they are not all in one folder."""
+    folders = _folders(settings.discovery.files)
+    if len(folders) > 1:
+        raise ConfigError(
+            f"discovery.files lie in {' and '.join(folders)}; one folder is mounted into containers, move them there"
+        )
+    return {"FARTHING_COMPOSE_ENGINES": folders[0]} if folders else {}
+
+
+def _headers(settings: Settings) -> dict[str, str]:
+    """Where the headers are mounted from that another collector than the stack's demands."""
+    traces = settings.traces
+    if traces.endpoint is None or traces.headers_file is None:
+        return {}
+    (folder,) = _folders([traces.headers_file])
+    return {"FARTHING_COMPOSE_TRACES": folder}
+
+
+def _folders(files: Iterable[Path]) -> list[str]:
+    return sorted({str(path.expanduser().absolute().parent) for path in files})
+
+
+def write_mounted(layout: StateLayout, settings: Settings) -> None:
+    """Write what containers mount, readable by their users; the state folder keeps this machine's other users out."""
+    layout.create()
     layout.write_tree(layout.compose, compose_configuration(settings))
     for path in (layout.compose, *layout.compose.rglob("*")):
         path.chmod(CONTAINER_READABLE_FOLDER if path.is_dir() else CONTAINER_READABLE_FILE)
@@ -163,20 +208,6 @@ def _note(layout: StateLayout) -> Path:
 
 def _remember(layout: StateLayout, project: str) -> None:
     layout.write(_note(layout), json.dumps({"project": project}) + "\n")
-
-
-def _awaited(settings: Settings) -> list[Awaited]:
-    stack = settings.stack
-    urls = {
-        "prometheus": f"http://127.0.0.1:{stack.prometheus_port}/-/ready",
-        "alertmanager": f"http://127.0.0.1:{stack.alertmanager_port}/-/ready",
-        "farthing": f"http://127.0.0.1:{settings.serve.port}/readyz",
-        "grafana": f"http://127.0.0.1:{stack.grafana_port}/api/health",
-        "jaeger": f"http://127.0.0.1:{stack.jaeger_port}/",
-    }
-    if not settings.engines:
-        urls["replay"] = f"http://127.0.0.1:{stack.replay_port}/metrics"
-    return [Awaited(name, url) for name, url in urls.items()]
 
 
 def _print_ready(console: Console, settings: Settings, *, detached: bool) -> None:

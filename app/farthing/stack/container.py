@@ -1,13 +1,24 @@
-"""Docker: whether an engine answers, and which Compose there is."""
+"""Docker: whether an engine answers, which Compose there is, and whether a project's containers are well."""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
+import threading
+import time
+from collections.abc import Callable, Sequence
 
-__all__ = ["compose_command", "docker_engine_answers"]
+from farthing.stack.health import PartFailedError
+
+__all__ = ["compose_command", "docker_engine_answers", "wait_for_containers"]
 
 INFO_SECONDS = 5.0
+POLL_SECONDS = 0.5
+PROJECT_LABEL = "com.docker.compose.project"
+STATE = (
+    '{{index .Config.Labels "com.docker.compose.service"}}|{{.State.Status}}|{{.State.ExitCode}}|'
+    "{{if .State.Health}}{{.State.Health.Status}}{{end}}"
+)
 VERSION_SECONDS = 20.0
 """Compose 1 is a Python program that takes seconds to start."""
 
@@ -31,6 +42,39 @@ def compose_command() -> tuple[str, ...] | None:
             return (docker, "compose")
     standalone = shutil.which("docker-compose")
     return (standalone,) if standalone else None
+
+
+def wait_for_containers(
+    project: str, *, patience_seconds: float, stop: threading.Event, waiting_for: Callable[[Sequence[str]], None]
+) -> bool:
+    """True once every service of a Compose project is healthy or has done its work; False when ``stop`` was set.
+
+    Their own checks of health are asked and not their ports, which want a login. ``waiting_for`` is told the names
+    still missing after each round. Raises PartFailedError after ``patience_seconds``.
+    """
+    until = time.monotonic() + patience_seconds
+    while not stop.is_set():
+        missing = _unready(project)
+        waiting_for(missing)
+        if not missing:
+            return True
+        if time.monotonic() > until:
+            raise PartFailedError(f"not ready after {patience_seconds:g} s: {', '.join(missing)}", None)
+        stop.wait(POLL_SECONDS)
+    return False
+
+
+def _unready(project: str) -> list[str]:
+    """Services that are neither healthy nor, having ended, ended well."""
+    found = _run(["docker", "ps", "--all", "--quiet", "--filter", f"label={PROJECT_LABEL}={project}"], INFO_SECONDS)
+    containers = found.stdout.split() if found is not None else []
+    told = _run(["docker", "inspect", "--format", STATE, *containers], INFO_SECONDS) if containers else None
+    if told is None:
+        return ["Docker's engine"]
+    states = [line.split("|") for line in told.stdout.splitlines() if line.count("|") == 3]
+    return sorted(
+        name for name, status, code, health in states if health != "healthy" and (status, code) != ("exited", "0")
+    )
 
 
 def _run(command: list[str], seconds: float) -> subprocess.CompletedProcess[str] | None:

@@ -46,16 +46,31 @@ def shift_ports(settings: Settings, offset: int) -> Settings:
 def effective_settings(settings: Settings, layout: StateLayout) -> Settings:
     """What the processes of the stack are given, whatever folder they run in.
 
-    Without engines the replay is one.
+    Without engines, and without anything that they are discovered by, the replay is one.
     """
     update: dict[str, Any] = {
         "ledger": _absolute_ledger(settings.ledger),
         "stack": settings.stack.model_copy(update={"state_dir": layout.root}),
         "serve": settings.serve.model_copy(
-            update={"token_file": (settings.serve.token_file or layout.intake_token).expanduser().absolute()}
+            update={
+                "token_file": (settings.serve.token_file or layout.intake_token).expanduser().absolute(),
+                "tokens_file": (settings.serve.tokens_file or layout.tokens).expanduser().absolute(),
+                "tls_certificate": _absolute(settings.serve.tls_certificate),
+                "tls_key": _absolute(settings.serve.tls_key),
+            }
         ),
     }
-    if not settings.engines:
+    update["fleet"] = tuple(
+        entry.model_copy(
+            update={name: _absolute(getattr(entry, name)) for name in ("token_file", "password_file", "ca_file")}
+        )
+        for entry in settings.fleet
+    )
+    headers = _absolute(settings.traces.headers_file)
+    update["traces"] = settings.traces.model_copy(update={"headers_file": headers})
+    files = tuple(path.expanduser().absolute() for path in settings.discovery.files)
+    update["discovery"] = settings.discovery.model_copy(update={"files": files})
+    if settings.watches_nothing:
         update["engines"] = (replay_engine("127.0.0.1", settings.stack.replay_port),)
     return settings.model_copy(update=update)
 
@@ -75,6 +90,10 @@ def render_settings(settings: Settings) -> str:
     except ValidationError as error:
         raise ConfigError(f"the effective settings are inconsistent: {error.errors()[0]['msg']}") from error
     return "# Written by `farthing up`; edit farthing.yaml instead.\n" + text
+
+
+def _absolute(path: Path | None) -> Path | None:
+    return None if path is None else path.expanduser().absolute()
 
 
 def _absolute_ledger(url: str) -> str:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import yaml
 
 from farthing.domain.conventions import (
+    ATTRIBUTE_MODEL,
     DASHBOARD_FLEET,
+    EXEMPLAR_TRACE,
     LABEL_ENGINE,
     LABEL_INSTANCE,
     LABEL_MODEL,
@@ -21,6 +23,7 @@ from farthing.domain.conventions import (
     REC_RUNNING,
     REC_TTFT_P95,
     REC_WAITING,
+    RESOURCE_INSTANCE,
 )
 
 __all__ = [
@@ -41,8 +44,6 @@ DASHBOARDS = Path("dashboards")
 PROMETHEUS_UID = "prometheus"
 JAEGER_UID = "jaeger"
 ALERTMANAGER_UID = "alertmanager"
-EXEMPLAR_LABEL = "trace_id"
-"""Label of an exemplar that holds the trace id, as OpenMetrics' exposition of our histograms names it."""
 FOLDER = "Farthing"
 FOLDER_UID = "farthing"
 """The same as `farthing dashboards push` makes, so that both find one folder."""
@@ -51,7 +52,7 @@ HOME = f"{DASHBOARD_FLEET}.json"
 
 LEAST_PROMETHEUS: Final = "2.42.0"
 """The oldest that the stack runs with. Grafana asks a Prometheus of a known release for labels instead of series."""
-SPAN_TAGS: Final[Mapping[str, str]] = {"service.instance.id": LABEL_INSTANCE, "gen_ai.request.model": LABEL_MODEL}
+SPAN_TAGS: Final[Mapping[str, str]] = {RESOURCE_INSTANCE: LABEL_INSTANCE, ATTRIBUTE_MODEL: LABEL_MODEL}
 """Attribute of a span or its resource -> label of an engine's series; one that a span lacks is left out."""
 TAGS: Final = "$__tags"
 """Grafana's name for the labels that a span's attributes give."""
@@ -65,6 +66,9 @@ class GrafanaSources:
     alertmanager: str
     jaeger: str
     interval_seconds: int
+    user: str = ""
+    password_files: Mapping[str, str] = field(default_factory=dict)
+    """Type of a source -> file with the password it demands, as Grafana finds it; none for one that is open."""
 
 
 def grafana_files(sources: GrafanaSources, dashboards: Mapping[str, str], dashboards_path: str) -> dict[Path, str]:
@@ -91,7 +95,7 @@ def render_sources(sources: GrafanaSources) -> str:
     }
     if sources.jaeger:
         prometheus["exemplarTraceIdDestinations"] = [
-            {"name": EXEMPLAR_LABEL, "datasourceUid": JAEGER_UID, "urlDisplayLabel": "Trace of this request"}
+            {"name": EXEMPLAR_TRACE, "datasourceUid": JAEGER_UID, "urlDisplayLabel": "Trace of this request"}
         ]
     entries: list[dict[str, Any]] = [
         _source("Prometheus", "prometheus", PROMETHEUS_UID, sources.prometheus, prometheus) | {"isDefault": True},
@@ -117,7 +121,13 @@ def render_sources(sources: GrafanaSources) -> str:
             },
         }
         entries.append(_source("Jaeger", "jaeger", JAEGER_UID, sources.jaeger, jaeger))
-    return _provisioned({"apiVersion": 1, "prune": True, "datasources": entries})
+    document = _doubled({"apiVersion": 1, "prune": True, "datasources": entries})
+    for entry in document["datasources"]:
+        if file := sources.password_files.get(entry["type"]):
+            # this dollar is meant: Grafana puts in what the file holds
+            password = {"basicAuthPassword": f"$__file{{{file}}}"}
+            entry |= {"basicAuth": True, "basicAuthUser": sources.user, "secureJsonData": password}
+    return yaml.safe_dump(document, sort_keys=False)
 
 
 def traces_to_metrics() -> dict[str, str]:
@@ -151,13 +161,13 @@ def render_provider(dashboards_path: str) -> str:
         "allowUiUpdates": False,
         "options": {"path": dashboards_path, "foldersFromFilesStructure": False},
     }
-    return _provisioned({"apiVersion": 1, "providers": [provider]})
+    return yaml.safe_dump(_doubled({"apiVersion": 1, "providers": [provider]}), sort_keys=False)
 
 
 def render_grafana_ini(
     *, port: int, data: Path, logs: Path, provisioning: Path, dashboards: Path, password_file: Path
 ) -> str:
-    """grafana.ini of the native stack: loopback only, readable without login, silent towards the internet."""
+    """grafana.ini of the native stack: loopback only, behind a login, silent towards the internet."""
     sections: dict[str, dict[str, str]] = {
         "paths": {
             "data": str(data),
@@ -171,7 +181,7 @@ def render_grafana_ini(
         "news": {"news_feed_enabled": "false"},
         "security": {"admin_password": f"$__file{{{password_file}}}"},
         "users": {"allow_sign_up": "false"},
-        "auth.anonymous": {"enabled": "true", "org_role": "Viewer"},
+        "auth.anonymous": {"enabled": "false"},
         "dashboards": {"default_home_dashboard_path": str(dashboards / HOME)},
         "log": {"mode": "console"},
     }
@@ -193,12 +203,8 @@ def _source(name: str, kind: str, uid: str, url: str, json_data: dict[str, Any])
     }
 
 
-def _provisioned(document: Mapping[str, Any]) -> str:
-    """YAML as Grafana's provisioning reads it: there, a dollar begins a variable of the environment unless doubled."""
-    return yaml.safe_dump(_doubled(document), sort_keys=False)
-
-
 def _doubled(value: Any) -> Any:
+    """As Grafana's provisioning reads it: there, a dollar begins a variable of the environment unless doubled."""
     if isinstance(value, str):
         return value.replace("$", "$$")
     if isinstance(value, Mapping):

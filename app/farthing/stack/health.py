@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -43,16 +44,18 @@ def wait_until_ready(
     stop: threading.Event,
     waiting_for: Callable[[Sequence[str]], None],
     check: Callable[[Sequence[Awaited]], None],
+    tls: ssl.SSLContext | bool = True,
 ) -> bool:
     """True once every part answers on its URL; False when ``stop`` was set meanwhile.
 
     ``waiting_for`` is told the names still missing after each round; ``check`` raises PartFailedError when waiting
-    for them is pointless. Raises PartFailedError after ``patience_seconds``.
+    for them is pointless; ``tls`` is what is believed of those that speak it. Raises PartFailedError after
+    ``patience_seconds``.
     """
     missing = list(awaited)
     until = time.monotonic() + patience_seconds
     # proxies of the environment have no business with loopback
-    with httpx.Client(trust_env=False, timeout=PROBE_SECONDS) as client:
+    with httpx.Client(trust_env=False, timeout=PROBE_SECONDS, verify=tls) as client:
         while not stop.is_set():
             missing = [part for part in missing if not is_ready(part.url, client)]
             waiting_for([part.name for part in missing])

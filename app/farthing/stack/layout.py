@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from farthing.domain.errors import ConfigError
+from farthing.settings import TOKENS_FILE
 
 __all__ = ["StateLayout"]
 
@@ -26,13 +27,18 @@ class StateLayout:
     root: Path
 
     @classmethod
+    def of(cls, state_dir: Path) -> StateLayout:
+        """The layout of ``state_dir`` for whoever looks at what is there, which any path may hold."""
+        return cls(state_dir.expanduser().absolute())
+
+    @classmethod
     def at(cls, state_dir: Path) -> StateLayout:
-        """The layout of ``state_dir``; raises ConfigError when its path cannot serve.
+        """The layout of ``state_dir`` for a stack that starts there; raises ConfigError when its path cannot serve.
 
         Supervisor's configuration reads " ;" and " #" as the start of a comment, and the control socket must fit
         into the kernel's limit.
         """
-        layout = cls(state_dir.expanduser().absolute())
+        layout = cls.of(state_dir)
         text = str(layout.root)
         if any(sign in text for sign in ("\n", " ;", " #", '"', "'")):
             raise ConfigError(
@@ -78,6 +84,11 @@ class StateLayout:
     def intake_token(self) -> Path:
         """The bearer token of intake, when the settings name none."""
         return self.secrets / "intake-token"
+
+    @property
+    def tokens(self) -> Path:
+        """Hashes of the tokens that the service lets in, when the settings name no such file."""
+        return self.root / TOKENS_FILE
 
     @property
     def grafana_password(self) -> Path:

@@ -17,7 +17,9 @@ from pathlib import Path
 from rich.console import Console
 
 from farthing.domain.errors import StackError
+from farthing.service.asking import trusted_tls
 from farthing.settings import TOKEN_VARIABLE, Settings, read_secret
+from farthing.stack.backup_restore import finish_restore
 from farthing.stack.configuration import write_configuration
 from farthing.stack.effective import effective_settings, shift_ports
 from farthing.stack.health import Awaited, PartFailedError, last_lines, wait_until_ready
@@ -27,7 +29,7 @@ from farthing.stack.parts import Part, native_parts
 from farthing.stack.ports import check_ports
 from farthing.stack.processes import find_processes, stop_processes, supervisor_of
 from farthing.stack.programs import Programs, find_programs
-from farthing.stack.report import ReadyPart, print_failure, print_ready, progress, say
+from farthing.stack.report import ReadyPart, print_failure, print_ready, progress, say, show_login
 from farthing.stack.supervision import process_states, raise_if_failed, render_supervisor, start_supervisor
 
 __all__ = ["StackStatus", "down_native", "native_status", "up_native"]
@@ -79,9 +81,11 @@ def up_native(
     layout = StateLayout.at(settings.stack.state_dir)
     layout.create()
     effective = effective_settings(shift_ports(settings, port_offset), layout)
-    parts = native_parts(effective, layout, programs, replaying=not settings.engines)
+    parts = native_parts(effective, layout, programs, replaying=settings.watches_nothing)
     with _start_lock(layout), stop_signals() as stop:
         _clear_the_way(layout, console)
+        if finish_restore(layout.root):
+            say(console, "carried on the restore that was cut off")
         check_ports(parts)
         write_configuration(effective, layout, programs)
         # a token file that cannot be read is told now, not in the log of a part
@@ -97,6 +101,7 @@ def up_native(
                     stop=stop,
                     waiting_for=waiting_for,
                     check=partial(raise_if_failed, supervisor, layout),
+                    tls=trusted_tls(effective.serve.tls_certificate),
                 )
         except PartFailedError as error:
             if error.log is not None:
@@ -109,6 +114,7 @@ def up_native(
         if ready:
             pages = tuple(ReadyPart(part.name, part.page) for part in parts)
             print_ready(console, pages, effective, layout, programs, detached=detach)
+            show_login(console, effective, layout, with_grafana=bool(programs.grafana))
             if detach:
                 return 0
             _watch(supervisor, stop)
@@ -120,7 +126,7 @@ def down_native(settings: Settings, *, console: Console) -> int:
 
     Raises StackError when a process survives.
     """
-    layout = StateLayout.at(settings.stack.state_dir)
+    layout = StateLayout.of(settings.stack.state_dir)
     processes = find_processes(layout.root)
     if not processes:
         say(console, f"no stack runs from {layout.root}")
@@ -133,7 +139,7 @@ def down_native(settings: Settings, *, console: Console) -> int:
 
 def native_status(settings: Settings) -> StackStatus:
     """What runs from the settings' state folder."""
-    layout = StateLayout.at(settings.stack.state_dir)
+    layout = StateLayout.of(settings.stack.state_dir)
     states = process_states(layout)
     # after the question, so that a supervisord that ended meanwhile is not taken for one that does not answer
     processes = find_processes(layout.root)

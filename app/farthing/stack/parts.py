@@ -14,6 +14,8 @@ __all__ = ["Part", "PartPort", "native_parts", "serve_url"]
 
 LOOPBACK = "127.0.0.1"
 RETENTION = "15d"
+ALERTMANAGER_SAVES_SECONDS = 15
+"""How often Alertmanager writes silences and what it notified of to disk; on its own it would every 15 minutes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +63,9 @@ def native_parts(settings: Settings, layout: StateLayout, programs: Programs, *,
 def serve_url(settings: Settings) -> str:
     """Where this machine reaches ``farthing serve``."""
     host = settings.serve.host
-    if host in {"0.0.0.0", "::", ""}:  # noqa: S104 - compared, not bound
+    if host in {"0.0.0.0", "::", ""}:  # noqa: S104 - compared, not bound  # nosec B104
         host = LOOPBACK
-    return f"http://{f'[{host}]' if ':' in host else host}:{settings.serve.port}"
+    return f"{settings.serve.scheme}://{f'[{host}]' if ':' in host else host}:{settings.serve.port}"
 
 
 def _alertmanager(port: int, layout: StateLayout, programs: Programs) -> Part:
@@ -74,6 +76,7 @@ def _alertmanager(port: int, layout: StateLayout, programs: Programs) -> Part:
             *programs.alertmanager,
             f"--config.file={layout.alertmanager / 'alertmanager.yml'}",
             f"--storage.path={layout.data / 'alertmanager'}",
+            f"--data.maintenance-interval={ALERTMANAGER_SAVES_SECONDS}s",
             f"--web.listen-address={LOOPBACK}:{port}",
             f"--web.external-url={url}",
             # a single Alertmanager gossips with nobody; by default it would listen on every address
@@ -88,11 +91,14 @@ def _alertmanager(port: int, layout: StateLayout, programs: Programs) -> Part:
 
 def _jaeger(settings: Settings, layout: StateLayout, programs: Programs) -> Part:
     stack = settings.stack
-    names = ("jaeger_port", "jaeger_query_grpc_port", "jaeger_otlp_grpc_port", "jaeger_otlp_http_port")
+    names = (
+        *("jaeger_port", "jaeger_query_grpc_port", "jaeger_otlp_grpc_port", "jaeger_otlp_http_port"),
+        *("jaeger_health_port", "jaeger_metrics_port"),
+    )
     return Part(
         name="jaeger",
         command=(*programs.jaeger, "--config", str(layout.jaeger / "jaeger.yaml")),
-        ports=tuple(PartPort(getattr(stack, name), f"stack.{name}") for name in (*names, "jaeger_health_port")),
+        ports=tuple(PartPort(getattr(stack, name), f"stack.{name}") for name in names),
         ready_url=f"http://{LOOPBACK}:{stack.jaeger_health_port}/status",
         page=f"http://{LOOPBACK}:{stack.jaeger_port}",
         priority=20,

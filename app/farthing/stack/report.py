@@ -15,8 +15,9 @@ from farthing.settings import Settings
 from farthing.stack.layout import StateLayout
 from farthing.stack.parts import serve_url
 from farthing.stack.programs import Programs
+from farthing.stack.secret_files import FIRST_TOKEN, First, login_link, reveal_first
 
-__all__ = ["ReadyPart", "page_rows", "print_failure", "print_ready", "print_rows", "progress", "say"]
+__all__ = ["ReadyPart", "page_rows", "print_failure", "print_ready", "print_rows", "progress", "say", "show_login"]
 
 NOT_INSTALLED = "not installed (optional)"
 
@@ -65,6 +66,23 @@ def print_ready(
     print_rows(console, page_rows(parts, settings, layout, programs))
     ending = "stop it with: farthing down" if detached else "press Ctrl-C to stop"
     say(console, ending)
+
+
+def show_login(console: Console, settings: Settings, layout: StateLayout, *, with_grafana: bool) -> None:
+    """On a terminal the link that logs a browser in, once; elsewhere, as a log may keep it, how to see it."""
+    first = settings.tokens_file.parent / FIRST_TOKEN
+    if not first.exists():
+        return
+    if not console.file.isatty():
+        say(console, f"log in with the link of: farthing secrets reveal --config {layout.settings}")
+        return
+
+    def show(found: First) -> None:
+        say(console, f"log in once with {login_link(serve_url(settings), found.token)}")
+        if with_grafana:
+            say(console, f"Grafana's user is admin, its password {found.grafana_password}")
+
+    reveal_first(first, layout.grafana_password, show)
 
 
 def page_rows(

@@ -9,7 +9,7 @@ import shlex
 import socket
 import subprocess
 import sys
-import xmlrpc.client
+import xmlrpc.client  # nosec B411
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
