@@ -7,7 +7,7 @@ import threading
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -22,7 +22,7 @@ from farthing.alerts.render import render_rules
 from farthing.domain.conventions import JOB_ENGINES, JOB_FARTHING
 from farthing.settings import Settings
 
-__all__ = ["ENGINES", "Prometheus", "prometheus"]
+__all__ = ["ENGINES", "Prometheus", "prometheus", "started"]
 
 ENGINES: Mapping[str, Path] = {
     "text": CAPTURES / "metrics-text.txt",
@@ -50,24 +50,37 @@ class Prometheus:
 
 
 @contextmanager
+def started(
+    folder: Path, *flags: str, address: str | None = None, data: Path | None = None, prefix: Sequence[str] = ()
+) -> Iterator[Prometheus]:
+    """Prometheus runs within the block by the ``prometheus.yml`` of a folder, which also gets its data and its log.
+
+    ``flags`` are more of its own; ``prefix`` is what it is run by, as ``nice``.
+    """
+    address = address or f"127.0.0.1:{free_port()}"
+    arguments = [
+        *prefix,
+        program("prometheus"),
+        f"--config.file={folder / 'prometheus.yml'}",
+        f"--storage.tsdb.path={data or folder / 'data'}",
+        f"--web.listen-address={address}",
+        *flags,
+    ]
+    with running(arguments, f"http://{address}/-/ready", folder / "prometheus.log"):
+        yield Prometheus(f"http://{address}")
+
+
+@contextmanager
 def prometheus(folder: Path) -> Iterator[Prometheus]:
     """Prometheus runs within the block, scraping two engines and Farthing every second."""
     rules = folder / "rules"
     rules.mkdir()
     for name, text in render_rules(Settings()).items():
         (rules / name).write_text(text)
-    address = f"127.0.0.1:{free_port()}"
     with _expositions() as target:
-        config = folder / "prometheus.yml"
-        config.write_text(yaml.safe_dump(_configuration(target)))
-        arguments = [
-            program("prometheus"),
-            f"--config.file={config}",
-            f"--storage.tsdb.path={folder / 'data'}",
-            f"--web.listen-address={address}",
-        ]
-        with running(arguments, f"http://{address}/-/ready", folder / "prometheus.log"):
-            yield Prometheus(f"http://{address}")
+        (folder / "prometheus.yml").write_text(yaml.safe_dump(_configuration(target)))
+        with started(folder) as server:
+            yield server
 
 
 def _configuration(target: str) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tests.alerts.live_prometheus import Prometheus
-from tests.alerts.real_parts import free_port, program, running
+from tests.alerts.live_prometheus import Prometheus, started
+from tests.alerts.real_parts import program
 from tests.alerts.recorded import SCRAPE_SECONDS, WHOLE, Phase, Picture, Series, labels_text, phases
 
 from farthing.alerts.render import rule_groups
@@ -170,9 +170,6 @@ def _blocks(folder: Path, lines: Iterable[str]) -> None:
 
 @contextmanager
 def _server(folder: Path) -> Iterator[Prometheus]:
-    address = f"127.0.0.1:{free_port()}"
     (folder / "prometheus.yml").write_text("{}\n")
-    arguments = [program("prometheus"), f"--config.file={folder}/prometheus.yml", f"--web.listen-address={address}"]
-    arguments += [f"--storage.tsdb.path={folder}/data", "--storage.tsdb.retention.time=100y"]
-    with running(arguments, f"http://{address}/-/ready", folder / "log"):
-        yield Prometheus(f"http://{address}")
+    with started(folder, "--storage.tsdb.retention.time=100y") as server:
+        yield server

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 from tests.alerts.gpu_expositions import DEVICE, FIXTURES, KINDS, TRUE
-from tests.alerts.live_prometheus import Prometheus
-from tests.alerts.real_parts import free_port, program, running, wait_for
+from tests.alerts.live_prometheus import started
+from tests.alerts.real_parts import free_port, wait_for
 from tests.collectors.gpu.gpu_readings import AT, reading
 from tests.service.running import served
 
@@ -66,7 +66,6 @@ def test_every_exporter_gives_the_same_series_when_it_is_scraped(tmp_path):
     vocabulary = yaml.safe_load(render_rules(Settings())[f"{names.GROUP_GPU_VOCABULARY}.yml"])
     vocabulary["groups"][0]["interval"] = "1s"
     (tmp_path / "rules" / "gpus.yml").write_text(yaml.safe_dump(vocabulary, width=10_000))
-    address = f"127.0.0.1:{free_port()}"
     with exporters() as target:
         targets = [
             {"targets": [target], "labels": {"instance": f"gpu-host-1:{port}", "__metrics_path__": f"/{kind}"}}
@@ -78,14 +77,7 @@ def test_every_exporter_gives_the_same_series_when_it_is_scraped(tmp_path):
             "scrape_configs": [{"job_name": names.JOB_GPUS, "static_configs": targets}],
         }
         (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(config))
-        arguments = [
-            program("prometheus"),
-            f"--config.file={tmp_path / 'prometheus.yml'}",
-            f"--storage.tsdb.path={tmp_path / 'data'}",
-            f"--web.listen-address={address}",
-        ]
-        with running(arguments, f"http://{address}/-/ready", tmp_path / "prometheus.log"):
-            server = Prometheus(f"http://{address}")
+        with started(tmp_path) as server:
             first = {kind: own(kind, DEVICE[kind]["uuid"]) for kind in KINDS}
             wait_for(
                 lambda: all(server.query(f'{names.REC_GPU_POWER}{{uuid="{uuid}"}}') for uuid in first.values()),
@@ -143,14 +135,7 @@ def test_the_agents_that_the_settings_name_are_in_prometheus(tmp_path):
         for path, text in files.items():
             (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / path).write_text(text.replace("interval: 15s", "interval: 1s"))
-        arguments = [
-            program("prometheus"),
-            f"--config.file={tmp_path / 'prometheus.yml'}",
-            f"--storage.tsdb.path={tmp_path / 'data'}",
-            f"--web.listen-address={address}",
-        ]
-        with running(arguments, f"http://{address}/-/ready", tmp_path / "prometheus.log"):
-            server = Prometheus(f"http://{address}")
+        with started(tmp_path, address=address) as server:
             wait_for(lambda: len(server.query(names.REC_GPU_POWER)) == len(fleet), 30, "the power of a fleet's GPUs")
             power = {one["metric"]["uuid"]: one["value"][1] for one in server.query(names.REC_GPU_POWER)}
             up = server.query(f'up{{job="{names.JOB_GPUS}"}} == 1')

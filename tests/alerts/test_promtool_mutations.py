@@ -106,6 +106,8 @@ PARTS = [
     ("FarthingBooksStalled", "and\nmax(farthing_engine_scrape_up) == 1", ""),
     ("FarthingIntakeRefusing", '{result="refused"}', ""),
     ("FarthingIntakeLimiting", '{result="limited"}', ""),
+    ("FarthingAuthFailing", "> 20", "> 5"),
+    ("FarthingAuditFailing", "\nand\nfarthing_audit_up == 0", ""),
     ("FarthingReconciliationRed", '{check!~"residual_is_zero|unattributed_is_small|engine_has_a_price"}', ""),
     ("FarthingVersionSkew", "count by (version)", "count by (instance)"),
     ("FarthingProbeMissing", "unless on (engine)\nfarthing_watermark_lag_seconds\n", ""),

@@ -183,6 +183,10 @@ def test_defaults_can_be_replaced_one_by_one_or_switched_off():
             "slos:\n- {name: a, signal: availability, bound_seconds: 1}",
             "x:2: slos.0: SLO 'a': availability has no bound",
         ),
+        (
+            "slos:\n- {name: a, signal: ttft, bound_seconds: 1, tier: other}",
+            "x:2: slos.0: SLO 'a': 'other' is what tiers without series of their own share; give it the name",
+        ),
         ("slos:\n- {name: a, signal: availability}\n- {name: a, signal: availability}", "two SLOs are called 'a'"),
         (
             "slos:\n- {name: a, signal: ttft, bound_seconds: 1, objective: 1}",

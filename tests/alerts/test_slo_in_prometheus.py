@@ -9,9 +9,9 @@ import pytest
 import yaml
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
-from tests.alerts.live_prometheus import Prometheus
+from tests.alerts.live_prometheus import started
 from tests.alerts.one_case import only
-from tests.alerts.real_parts import free_port, program, running
+from tests.alerts.real_parts import program
 from tests.exporters.snapshots import empty_snapshot
 from tests.service.books import raw_records
 
@@ -232,11 +232,7 @@ def test_prometheus_agrees_with_the_clients_own_timings(recording, tmp_path):
     ]
     made = subprocess.run(blocks, capture_output=True, text=True, check=False)
     assert made.returncode == 0, made.stderr
-    address = f"127.0.0.1:{free_port()}"
-    arguments = [program("prometheus"), f"--config.file={tmp_path}/prometheus.yml", f"--web.listen-address={address}"]
-    arguments += [f"--storage.tsdb.path={tmp_path}/data", "--storage.tsdb.retention.time=10y"]
-    with running(arguments, f"http://{address}/-/ready", tmp_path / "log"):
-        server = Prometheus(f"http://{address}")
+    with started(tmp_path, "--storage.tsdb.retention.time=10y") as server:
 
         def value(expr: str) -> float:
             (found,) = server.get("query", query=expr, time=str(last))["result"]

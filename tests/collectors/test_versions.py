@@ -22,8 +22,8 @@ ROOT = Path(__file__).parents[1] / "fixtures" / "wire"
 BODIES = sorted(ROOT.glob("v*/*.jsonl"))
 EVERY_FIELD = [
     json.loads(line)
-    for kind in ("usage", "windows")
-    for line in (ROOT / "v1" / f"every-field.{kind}.jsonl").read_text().splitlines()
+    for body in ("every-field.usage", "traced.usage", "audited.usage", "every-field.windows")
+    for line in (ROOT / "v1" / f"{body}.jsonl").read_text().splitlines()
 ]
 STRUCTS = {
     "started": schema.WireStarted,
@@ -44,7 +44,7 @@ def post(path, body):
             stored.extend(chain.from_iterable(batches))
             return list(map(len, batches))
 
-    routes = intake_routes(Store(), None, IntakeLimits(1 << 20), IntakeCounts(), lambda: None)
+    routes = intake_routes(Store(), IntakeLimits(1 << 20), IntakeCounts(), lambda: None)
 
     async def one():
         async with httpx.AsyncClient(transport=httpx.ASGITransport(Starlette(routes=routes))) as client:
@@ -123,7 +123,7 @@ def test_the_least_that_version_1_asks_for_means_unknown_and_not_nothing():
 
 def newer(record, **fields):
     """A record of a probe that knows more than this Farthing."""
-    return {**record, "energy_source": "nvml", "sampled": {"rate": 0.5, "by": ["a", "b"]}, **fields}
+    return {**record, "energy_source": "nvml", "thermals": {"rate": 0.5, "by": ["a", "b"]}, **fields}
 
 
 def test_fields_of_a_newer_probe_are_ignored_and_not_stored():
@@ -132,7 +132,7 @@ def test_fields_of_a_newer_probe_are_ignored_and_not_stored():
     body = "".join(json.dumps(newer(record)) + "\n" for record in known).encode()
     said, stored = post(wire.USAGE_PATH, body)
     assert (said["accepted"], said["refused"]) == (len(known), [])
-    assert b"sampled" not in b"".join(raw.line for raw in stored)
+    assert b"thermals" not in b"".join(raw.line for raw in stored)
     assert [decode_line(raw.line) for raw in stored] == [decode_line(msgspec.json.encode(record)) for record in known]
 
 

@@ -29,6 +29,7 @@ TIMES = st.integers(0, 2**60)
 GAPS = st.integers(0, 2**40)
 NAMES = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=32)
 TEXTS = st.just("") | NAMES
+SPANS = st.integers(1, 2**64 - 1)
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,20 @@ def _sequence(draw: st.DrawFn) -> EngineSequence:
 
 
 @st.composite
+def _traced(draw: st.DrawFn) -> dict[str, Any]:
+    """The fields of a request within a trace."""
+    return {
+        "trace_id": f"{draw(st.integers(1, 2**128 - 1)):032x}",
+        "span_id": f"{draw(SPANS):016x}",
+        "parent_span_id": draw(st.just("") | SPANS.map("{:016x}".format)),
+        "sampled": draw(st.booleans()),
+        "span_sent": draw(st.booleans()),
+        "estimate_nano": draw(st.none() | TIMES),
+        "key_pseudonym": draw(st.just("") | SPANS.map("{:016x}".format)),
+    }
+
+
+@st.composite
 def _usage(draw: st.DrawFn) -> Pair:
     key = draw(_keys())
     arrived, first, last, ended = _moments(draw, 4)
@@ -133,6 +148,7 @@ def _usage(draw: st.DrawFn) -> Pair:
     texts: dict[str, Any] = {
         name: draw(TEXTS) for name in ("route", "finish_reason", "project", "workload", "user", "trace_id")
     }
+    traced: dict[str, Any] = draw(st.just({}) | _traced())
     named: dict[str, Any] = {name: draw(TEXTS) for name in ("model", "tenant", "tier")}
     shared: dict[str, Any] = {
         "request_id": draw(TEXTS),
@@ -148,13 +164,15 @@ def _usage(draw: st.DrawFn) -> Pair:
         for sequence in sequences
     ]
     return Pair(
-        wire.usage(key.boot, key.process, key.sequence, sequences=entries, **{**shared, **optional, **texts, **named}),
+        wire.usage(
+            key.boot, key.process, key.sequence, sequences=entries, **{**shared, **optional, **texts, **named, **traced}
+        ),
         Usage(
             key=key,
             sequences=tuple(sequences),
             **shared,
             **optional,
-            **texts,
+            **{**texts, **traced},
             # What names none is work of the unknown, never of an empty name.
             **dict[str, Any]({name: value or "unknown" for name, value in named.items()}),
         ),

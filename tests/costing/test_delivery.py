@@ -3,9 +3,10 @@
 import os
 import random
 from collections import Counter
-from dataclasses import replace
+from dataclasses import fields, replace
 from unittest.mock import patch
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.costing.boots import START, boots
@@ -13,7 +14,7 @@ from tests.costing.test_identity import _bill_of
 
 from farthing.costing.stream import CostStream, Options
 from farthing.domain.clock import SECOND, Anchor
-from farthing.domain.records import RawRecord, StepBatch, Usage, event_ns
+from farthing.domain.records import Lifecycle, RawRecord, RecordKey, Started, StepBatch, StepMarks, Usage, event_ns
 from farthing.service.ordering import BootOrder
 
 EXAMPLES = settings(
@@ -84,6 +85,26 @@ def test_the_identity_holds_however_badly_records_are_delivered(boot, seed, twic
     batches = [record for record in fed if isinstance(record, StepBatch)]
     for kind, column in (("prompt_computed",) * 2, ("prompt_cached",) * 2, ("engine_output", "generated")):
         assert sum(w.tokens[kind] for w in windows) == sum(sum(getattr(b.marks, column)) for b in batches)
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2, 3], [0, 2, 1, 3], [0, 1, 3, 2]])
+def test_what_is_told_at_the_very_end_of_a_boot_is_counted(order):
+    """Also where the end lies on a line between windows, which marks lie after."""
+    end = 15 * SECOND
+    started = Started(RecordKey("b", 0, 0), 0, Anchor(0, 0), "e", "vllm", "", "m", "X", 1)
+    columns = [field.name for field in fields(StepMarks)]
+    nothing = StepMarks(**dict.fromkeys(columns, ()))
+    token = StepMarks(**{**dict.fromkeys(columns, (0,)), "at_ns": (end,), "prompt_cached": (1,)})
+    records = [
+        started,
+        StepBatch(RecordKey("b", 0, 1), engine_index=0, until_ns=end - 1, open_ns=0, marks=nothing),
+        StepBatch(RecordKey("b", 0, 2), engine_index=0, until_ns=end, open_ns=0, marks=token),
+        Lifecycle(RecordKey("b", 0, 3), end, "stop"),
+    ]
+    raw = _raw(records)
+    _, windows, _, _ = _deliver(records, [raw[number] for number in order])
+    assert sum(window.tokens["prompt_cached"] for window in windows) == 1
+    assert windows[-1].end_ns == end
 
 
 @EXAMPLES

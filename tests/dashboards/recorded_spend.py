@@ -20,7 +20,8 @@ from farthing.books.periods import period_of
 from farthing.domain import conventions as names
 from farthing.domain.clock import HOUR, SECOND
 from farthing.domain.money import NANO
-from farthing.exporters.prometheus import SnapshotCollector, exposition
+from farthing.exporters.prometheus import DEFAULT_TOP_TENANTS, SnapshotCollector, exposition
+from farthing.exporters.prometheus_seats import Seats
 from farthing.ledger import tables as t
 from farthing.ledger.database import transaction
 from farthing.ledger.engine_notes import Unpriced, note_unpriced
@@ -91,7 +92,7 @@ def _exported(watch: SpendWatch) -> dict[Series, float]:
     # only the spend of this snapshot is looked at
     shown = replace(snapshot(1), spend=watch.update())
     registry = CollectorRegistry()
-    registry.register(SnapshotCollector(lambda: shown, seated=PROJECTS))
+    registry.register(SnapshotCollector(lambda: shown, Seats(DEFAULT_TOP_TENANTS, held=PROJECTS)))
     text = exposition(registry, "")[0].decode()
     return {key: value for key, value in read_exposition(text).items() if key[0] in SPEND}
 

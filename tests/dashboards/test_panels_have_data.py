@@ -200,9 +200,9 @@ def test_a_renamed_metric_makes_every_query_that_names_it_fail(panel_world, know
     for board in panel_world.boards:
         options = store.options(board, {})
         for asked in board.asked:
-            answer = store.ask(asked, board, {}, options)
-            for metric in {use.metric for use in read(answer.expr).uses}:
-                other = re.sub(rf"\b{metric}\b", f"{metric}_renamed", answer.expr)
+            expr = store.expression(asked, board, {}, options)
+            for metric in {use.metric for use in read(expr).uses}:
+                other = re.sub(rf"\b{metric}\b", f"{metric}_renamed", expr)
                 instant = store.query(other, "query", {"time": repr(store.span.end)})
                 said = complaints(asked, instant, known, store.span.end)
                 assert f"no series {metric}_renamed" in said, asked.id

@@ -17,8 +17,7 @@ from typing import Any
 
 import numpy as np
 import yaml
-from tests.alerts.live_prometheus import Prometheus
-from tests.alerts.real_parts import free_port, program, running
+from tests.alerts.live_prometheus import Prometheus, started
 from tests.dashboards.blocks import BlockWriter, make_blocks
 from tests.dashboards.laps import CUMULATIVE, Floats, Lap, Series, added, series_text
 from tests.dashboards.recorded_alerts import alerts_text
@@ -125,17 +124,14 @@ class World:
     @contextmanager
     def server(self, config: dict[str, Any] | None = None) -> Iterator[Prometheus]:
         """A Prometheus with the blocks, freshly started."""
-        address = f"127.0.0.1:{free_port()}"
         file = self.folder / "prometheus.yml"
         # the recorded series reach beyond now, where the server would refuse what it scrapes
         accepting = {"storage": {"tsdb": {"out_of_order_time_window": "1h"}}}
         file.write_text(yaml.safe_dump({**accepting, **(config or {})}, width=10_000))
-        arguments = [program("prometheus"), f"--config.file={file}", f"--web.listen-address={address}"]
-        arguments += [f"--storage.tsdb.path={self.data}", "--storage.tsdb.retention.time=100y"]
         # blocks stay as they are
-        arguments += ["--storage.tsdb.min-block-duration=2h", "--storage.tsdb.max-block-duration=2h"]
-        with running(arguments, f"http://{address}/-/ready", self.folder / "prometheus.log"):
-            yield Prometheus(f"http://{address}")
+        whole = ("--storage.tsdb.min-block-duration=2h", "--storage.tsdb.max-block-duration=2h")
+        with started(self.folder, "--storage.tsdb.retention.time=100y", *whole, data=self.data) as server:
+            yield server
 
 
 def build(folder: Path, expressions: list[str], *, wanted: frozenset[str] | None, clock: float | None = None) -> World:

@@ -41,6 +41,7 @@ def test_every_key_that_the_schema_has_is_in_the_page():
     assert keys <= set(TABLE)
     assert {setting.key for setting in LISTED} - keys == {
         "engines",
+        "fleet",
         "prices",
         "capacity",
         "capacity[].owned",
@@ -48,7 +49,12 @@ def test_every_key_that_the_schema_has_is_in_the_page():
         "budgets",
         "slos",
         "gpus.exporters",
-        *(key for key in TABLE if key.startswith(("notify.", "autoscale.")) and TABLE[key][0] in {"list", "section"}),
+        *(
+            key
+            for key in TABLE
+            if key.startswith(("notify.", "autoscale.", "discovery.", "fleet[].", "traces."))
+            and TABLE[key][0] in {"list", "section"}
+        ),
     }
 
 

@@ -1,20 +1,22 @@
 """One command: a replayed H100's cost, latency and one alert, on the real Prometheus and Alertmanager, in a browser."""
 
+import json
 import os
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 
 import httpx
 import pytest
 import sqlalchemy as sa
 import yaml
-from playwright.sync_api import sync_playwright
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics
 from prometheus_client.parser import text_string_to_metric_families as text_metrics
 from tests.e2e.webhook import Webhook
+from tests.exporters.browsing import attributes, chromium
 from tests.stack.scenery import free_offset, require
 
 from farthing.domain import conventions as c
@@ -39,6 +41,30 @@ class Stack:
     offset: int
     webhook: Webhook
     ready_seconds: float
+    said: str
+    """What the command printed."""
+
+    def farthing_command(self, *words):
+        """What a command about this stack prints."""
+        config = str(self.folder / "state/farthing.effective.yaml")
+        return subprocess.run(
+            [*FARTHING, *words, "--config", config], capture_output=True, text=True, timeout=60, check=True
+        )
+
+    @cached_property
+    def login_link(self):
+        """As a person sees it, once."""
+        (line,) = (line for line in self.farthing_command("secrets", "reveal").stdout.splitlines() if "/login#" in line)
+        return line.split()[-1]
+
+    @property
+    def reader(self):
+        """The header of who may read everything, as Prometheus sends it."""
+        return {"authorization": f"Bearer {(self.folder / 'state/secrets/read-token').read_text().strip()}"}
+
+    def metrics(self, **headers):
+        """The service's own metrics."""
+        return httpx.get(f"{self.farthing}/metrics", headers={**self.reader, **headers})
 
     def url(self, port):
         """Base URL of a part by its default port."""
@@ -84,7 +110,7 @@ def stack(tmp_path_factory):
     ready = time.monotonic() - began
     try:
         assert started.returncode == 0, started.stdout + started.stderr
-        yield Stack(folder, offset, webhook, ready)
+        yield Stack(folder, offset, webhook, ready, started.stdout + started.stderr)
     finally:
         stopped = subprocess.run(
             [*FARTHING, "down"], env=environment, capture_output=True, text=True, timeout=60, check=False
@@ -144,29 +170,23 @@ def test_every_part_is_healthy_within_a_minute(stack):
 
 def test_the_page_in_a_browser_shows_four_tenants_and_its_numbers_are_those_of_metrics_and_ledger(stack):
     """What finance reads on the page is what Prometheus scrapes and what the journal holds, to the nano-dollar."""
-    chromium = require("chromium", "google-chrome")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=chromium, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        )
+    with chromium() as browser:
         page = browser.new_page()
-        page.goto(stack.farthing)
+        page.goto(stack.login_link)
         page.wait_for_selector('[data-testid="tenant-row"] >> nth=3', timeout=60_000)
 
-        def attributes(testid, name):
-            read = "(nodes, name) => nodes.map((node) => node.getAttribute(name))"
-            return page.get_by_test_id(testid).evaluate_all(read, name)
+        read = partial(attributes, page)
 
         def agree():
             """Windows settle every five seconds: look between two of them."""
-            before = httpx.get(f"{stack.farthing}/metrics").text
+            before = stack.metrics().text
             time.sleep(2.2)
-            costs = [int(nano) for nano in attributes("tenant-row", "data-cost-nano")]
-            shown = dict(zip(attributes("tenant-row", "data-tenant"), costs, strict=True))
-            bill, residual = attributes("bill", "data-nano"), attributes("residual", "data-nano")
-            lines = [int(nano) for nano in attributes("line", "data-nano")]
+            costs = [int(nano) for nano in read("tenant-row", "data-cost-nano")]
+            shown = dict(zip(read("tenant-row", "data-tenant"), costs, strict=True))
+            bill, residual = read("bill", "data-nano"), read("residual", "data-nano")
+            lines = [int(nano) for nano in read("line", "data-nano")]
             settled, tenants = stack.ledger_sums()
-            after = httpx.get(f"{stack.farthing}/metrics").text
+            after = stack.metrics().text
             metered = _tenant_nano(text_metrics(after))
             assert _tenant_nano(text_metrics(before)) == metered, "a window settled meanwhile"
             assert set(shown) == TENANTS
@@ -180,21 +200,42 @@ def test_the_page_in_a_browser_shows_four_tenants_and_its_numbers_are_those_of_m
             wip = sum(_nano(s.value) for f in text_metrics(after) if f.name == c.METRIC_WIP for s in f.samples)
             assert settled + wip == int(bill[0])
 
-        try:
-            _eventually(90, agree)
-        finally:
-            browser.close()
+        _eventually(90, agree)
+
+
+def test_without_a_token_nothing_is_told_and_how_to_log_in_is_shown_once(stack):
+    """Not in the output that somebody keeps, nor in a log, nor in an address that a server sees."""
+    for path in ("/metrics", "/api/v1/snapshot", "/api/v1/history", "/api/v1/gpus", "/api/v1/report", "/v1/usage"):
+        answer = httpx.get(f"{stack.farthing}{path}")
+        assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer"), path
+    assert httpx.post(f"{stack.farthing}/v1/usage", content=b"").status_code == 401
+    assert httpx.get(f"{stack.farthing}/metrics", headers=stack.reader).status_code == 200
+    link = stack.login_link
+    assert link.startswith(f"{stack.farthing}/login#token=farthing_")
+    token = link.partition("token=")[2]
+    again = stack.farthing_command("secrets", "reveal")
+    assert (again.stdout, "shown before" in again.stderr) == ("", True)
+    assert "farthing secrets reveal" in stack.said
+    kept = [path for path in (stack.folder / "state").rglob("*") if path.is_file() and token.encode() in _read(path)]
+    assert kept == []
+    assert token not in stack.said
+
+
+def test_the_status_command_asks_with_this_hosts_own_token(stack):
+    """Nobody has to pass it one."""
+    status = json.loads(stack.farthing_command("status", "--output", "json").stdout)
+    assert status["source"] == f"{stack.farthing}/api/v1/snapshot"
 
 
 def test_the_metrics_are_clean_text_by_default_and_openmetrics_with_exemplars_when_asked(stack):
     """promtool agrees with what curl is served; a scraper that negotiates gets exemplars."""
-    plain = httpx.get(f"{stack.farthing}/metrics", headers={"Accept": "*/*"})
+    plain = stack.metrics(accept="*/*")
     assert plain.headers["content-type"].startswith("text/plain; version=0.0.4")
     lint = subprocess.run(
         [require("promtool"), "check", "metrics"], input=plain.text, capture_output=True, text=True, check=False
     )
     assert (lint.returncode, lint.stdout, lint.stderr) == (0, "", "")
-    answer = httpx.get(f"{stack.farthing}/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"})
+    answer = stack.metrics(accept="application/openmetrics-text; version=1.0.0")
     assert answer.headers["content-type"].startswith("application/openmetrics-text")
     samples = [sample for family in open_metrics(answer.text) for sample in family.samples]
     assert any(sample.exemplar for sample in samples if sample.name.startswith(c.METRIC_TTFT))

@@ -8,6 +8,7 @@ from farthing.domain.clock import SECOND
 from farthing.domain.conventions import METRIC_TPOT, METRIC_TTFT
 from farthing.domain.energy import EnergyView, EngineEnergy
 from farthing.domain.model import (
+    AuditView,
     Check,
     Engine,
     EngineGauges,
@@ -16,6 +17,7 @@ from farthing.domain.model import (
     HistogramView,
     IntakeView,
     Snapshot,
+    SourceView,
     TenantView,
 )
 from farthing.domain.spend import AnomalyView, BudgetView, ForecastView, SpendView, TenantSpend, UnpricedView
@@ -181,10 +183,25 @@ def snapshot(step: int = 100) -> Snapshot:
         requests={(MODEL, "interactive", "finished"): 360 * step, (MODEL, "interactive", "rejected"): 2 * step},
         slo_requests={("acme-total", MODEL, "good"): 88 * step, ("acme-total", MODEL, "bad"): 2 * step},
         energy=energy_view(step),
+        auth_failures={"token": step, "login": 2, "scope": 0},
+        discovery=(SourceView("engines.d/*.yaml", 2, 0), SourceView("vllm.internal (A)", 0, 1)),
+        spans={"sent": 40 * step, "failed": 3, "dropped": 0},
+        spans_waiting=2,
+        audit=AuditView(400 * step, 1, True),
     )
 
 
 def empty_snapshot() -> Snapshot:
     """A ledger in which no engine has reported yet."""
     nothing = replace(snapshot(0), engines=(), tenants=(), histograms=(), intake=IntakeView(), spend=None)
-    return replace(nothing, requests={}, slo_requests={}, energy=EnergyView())
+    return replace(
+        nothing,
+        requests={},
+        slo_requests={},
+        energy=EnergyView(),
+        auth_failures={},
+        discovery=(),
+        spans={},
+        spans_waiting=None,
+        audit=None,
+    )

@@ -1,95 +1,17 @@
 """The page in a real browser: what a person sees is what the ledger holds, and nothing leaves the host."""
 
-import os
-import shutil
-import socket
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
-import uvicorn
-from playwright.sync_api import Browser, Page, sync_playwright
-from starlette.applications import Starlette
+from tests.exporters.browsing import Served, attributes, opened
 from tests.exporters.snapshots import empty_snapshot, engine_view, snapshot, spend_view, tenant_views
 
-from farthing.domain.model import EngineGauges, Snapshot
-from farthing.exporters.web.history import History
-from farthing.exporters.web.routes import web_routes
+from farthing.domain.model import EngineGauges
 
 pytestmark = pytest.mark.real
 
 EVIL = '<img src=x onerror="document.title=1">'
 BEYOND_DOUBLE = 2**53 + 1
-
-
-class Served:
-    """A page on a loopback port; ``pictured`` is what it shows."""
-
-    def __init__(self, pictured: Snapshot) -> None:
-        self.pictured = pictured
-        self.history = History(100)
-        for step in range(60, 101):
-            self.history.observe(snapshot(step))
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        self.url = f"http://127.0.0.1:{port}/"
-        app = Starlette(routes=web_routes(lambda: self.pictured, self.history))
-        self.server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error"))
-        self.thread = threading.Thread(target=self.server.run, daemon=True)
-        self.thread.start()
-        deadline = time.monotonic() + 20
-        while not self.server.started:
-            assert time.monotonic() < deadline, "the server did not start"
-            time.sleep(0.02)
-
-    def stop(self) -> None:
-        self.server.should_exit = True
-        self.thread.join(timeout=20)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if chromium is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("no Chromium is installed")
-        pytest.skip("no Chromium is installed")
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(
-            executable_path=chromium, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        )
-        yield started
-        started.close()
-
-
-@contextmanager
-def opened(browser: Browser, pictured: Snapshot, **options: str) -> Iterator[tuple[Page, Served]]:
-    """The page, loaded; fails on any console error, policy violation or request to another host."""
-    served = Served(pictured)
-    context = browser.new_context(**options)  # type: ignore[arg-type]
-    page = context.new_page()
-    problems: list[str] = []
-    page.on("console", lambda message: problems.append(message.text) if message.type in ("error", "warning") else None)
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on("request", lambda request: None if request.url.startswith(served.url) else problems.append(request.url))
-    try:
-        page.goto(served.url)
-        page.wait_for_selector("#board:visible, #empty:visible")
-        yield page, served
-        assert problems == []
-    finally:
-        context.close()
-        served.stop()
-
-
-def attributes(page: Page, testid: str, name: str) -> list[str]:
-    read = "(nodes, name) => nodes.map((node) => node.getAttribute(name))"
-    values: list[str] = page.get_by_test_id(testid).evaluate_all(read, name)
-    return values
 
 
 def test_the_identity_on_the_page_adds_up(browser):
@@ -235,3 +157,27 @@ def test_before_spend_was_computed_there_is_no_block_of_it(browser):
     """Nothing is shown as 0 that is not known yet."""
     with opened(browser, replace(snapshot(), spend=None)) as (page, _):
         assert not page.locator("#spend-card").is_visible()
+
+
+@pytest.mark.parametrize("part", ["app.js", "cost.js", "vendor/uplot/uPlot.iife.min.js"])
+def test_a_page_whose_loading_was_interrupted_begins_again(browser, part):
+    """A part that does not arrive, since the host's network changed, is asked for once more; nobody has to reload."""
+    served = Served(snapshot())
+    lost: list[str] = []
+
+    def interrupt(route):
+        if lost:
+            route.continue_()
+        else:
+            lost.append(route.request.url)
+            route.abort("internetdisconnected")
+
+    page = browser.new_page()
+    try:
+        page.route(f"**/static/{part}", interrupt)
+        page.goto(served.url)
+        page.wait_for_selector("#board:visible", timeout=15_000)
+        assert len(lost) == 1
+    finally:
+        page.close()
+        served.stop()

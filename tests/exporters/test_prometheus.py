@@ -3,11 +3,12 @@
 import os
 import shutil
 import subprocess
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.openmetrics import parser as openmetrics
@@ -15,11 +16,15 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from tests.exporters.snapshots import TRACE, empty_snapshot, engine_view, histogram_view, snapshot
 
 from farthing.domain import conventions as names
+from farthing.domain.clock import SECOND
+from farthing.domain.energy import EnergyView
+from farthing.domain.errors import LedgerError
 from farthing.domain.metric_reference import METRICS
 from farthing.domain.metric_reference_gpu import DEVICE_METRICS
 from farthing.domain.model import Check, EngineGauges, Fit, Snapshot, TenantView
 from farthing.domain.money import NANO
-from farthing.exporters.prometheus import SnapshotCollector, exposition
+from farthing.exporters.prometheus import TOP_TIERS, SnapshotCollector, exposition
+from farthing.exporters.prometheus_seats import Seats
 
 OPENMETRICS = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
 
@@ -28,7 +33,7 @@ Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 def registry_of(source: Callable[[], Snapshot], top_tenants: int = 50) -> CollectorRegistry:
     registry = CollectorRegistry()
-    registry.register(SnapshotCollector(source, top_tenants))
+    registry.register(SnapshotCollector(source, Seats(top_tenants)))
     return registry
 
 
@@ -125,6 +130,28 @@ def test_what_is_unknown_is_an_absent_series():
     assert list(series(samples, names.METRIC_UNIT_COST).values()) == [7.0]
 
 
+def test_the_lag_of_a_watermark_grows_while_the_snapshot_is_not_renewed():
+    """The books that a scrape shows are as far behind as the moment of the scrape says, not that of the snapshot."""
+    pictured = snapshot()
+    now_ns = pictured.taken_ns
+    registry = CollectorRegistry()
+    registry.register(SnapshotCollector(lambda: pictured, clock_ns=lambda: now_ns))
+    seen = []
+    for age in (0, 104, -60):
+        now_ns = pictured.taken_ns + age * SECOND
+        seen.append(one(scrape(registry), names.METRIC_WATERMARK_LAG, engine="llama-8b"))
+    # a clock that was set back makes nothing younger than it was
+    assert seen == [7, 111, 7]
+
+
+def test_a_lag_that_is_unknown_has_no_age_either():
+    """An engine without a watermark has no lag, however old the snapshot is."""
+    blank = replace(snapshot(), engines=(replace(engine_view(), watermark_lag_ns=None),))
+    registry = CollectorRegistry()
+    registry.register(SnapshotCollector(lambda: blank, clock_ns=lambda: blank.taken_ns + 104 * SECOND))
+    assert not series(scrape(registry), names.METRIC_WATERMARK_LAG)
+
+
 def test_a_fit_that_has_not_predicted_yet_has_no_error():
     """A fit without a past exports no error instead of a perfect one."""
     fresh = replace(engine_view(), fit=Fit("f0", "estimated", {}, {}, walk_forward_wape=None, windows=1))
@@ -178,6 +205,22 @@ def test_tenants_beyond_the_largest_keep_their_dollars_in_other():
     assert sum(series(samples, names.METRIC_TENANT_TOKENS).values()) == sum(view.tokens["output"] for view in tenants)
 
 
+def test_tiers_beyond_the_largest_share_series_and_keep_their_dollars_in_them():
+    """A tier is a header that clients choose: those of one tenant are bounded, and the sum is the whole."""
+    spent = {f"t{number}": 1_000_000_007 + number for number in range(500)}
+    views = tuple(replace(tenant("acme", nano), tier=tier) for tier, nano in spent.items())
+    energy = EnergyView(tenants_mj={("acme", "m", tier): 7_000 for tier in spent})
+    samples = scrape(registry_of(lambda: replace(snapshot(), tenants=views, energy=energy)))
+    costs = series(samples, names.METRIC_TENANT_COST)
+    shown = {dict(labels)["tier"] for _, labels in costs}
+    assert shown == {*sorted(spent, key=lambda tier: spent[tier])[-TOP_TIERS:], "other"}
+    assert sum(round(value * NANO) for value in costs.values()) == sum(spent.values())
+    joules = series(samples, names.METRIC_TENANT_ENERGY)
+    assert {dict(labels)["tier"] for _, labels in joules} == shown
+    assert sum(joules.values()) == 7 * len(spent)
+
+
+@settings(deadline=None)
 @given(
     st.lists(st.dictionaries(st.sampled_from("abcdefgh"), st.integers(0, 10**12)), min_size=1, max_size=6),
     st.integers(1, 5),
@@ -199,15 +242,119 @@ def test_no_series_decreases_when_a_new_tenant_overtakes(growths, top):
         before = after
 
 
-def test_seats_survive_a_restart_when_they_are_handed_over():
-    """A new process given the old one's seats shows the same tenants, though others spent more since."""
-    first = SnapshotCollector(lambda: replace(snapshot(), tenants=(tenant("old", 5),)), top_tenants=1)
-    list(first.collect())
-    assert first.seated == ("old",)
-    later = replace(snapshot(), tenants=(tenant("old", 5), tenant("new", 500)))
-    second = SnapshotCollector(lambda: later, top_tenants=1, seated=first.seated)
-    list(second.collect())
-    assert second.seated == ("old",)
+class Process:
+    """One that begins with the seats that are in a store, and keeps its own there."""
+
+    def __init__(self, source: Callable[[], Snapshot], tenants: set[str], tiers: set[str], most: int = 1) -> None:
+        self.registry = CollectorRegistry()
+        seats = (
+            Seats(most, always=(names.UNKNOWN, "documents"), held=store, keep=store.update)
+            for store in (tenants, tiers)
+        )
+        self.registry.register(SnapshotCollector(source, *seats))
+
+    def counters(self) -> Samples:
+        return {key: value for key, value in scrape(self.registry).items() if key[0].startswith("farthing_tenant_")}
+
+
+OUTCOMES = st.sampled_from([names.FINISHED, names.REJECTED])
+
+
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from(["x", "y", "z", "documents"]), OUTCOMES)),
+            st.booleans(),
+        ),
+        min_size=1,
+        max_size=6,
+    ),
+    st.integers(1, 3),
+)
+def test_no_series_decreases_over_restarts_whoever_came_and_however_they_were_answered(steps, most):
+    """Prometheus takes a counter that fell for one that began anew, and counts all that is left of it once more."""
+    requests: dict[tuple[str, str], dict[str, int]] = {}
+    tenants: set[str] = set()
+    tiers: set[str] = set()
+    before: Samples = {}
+
+    def shown() -> Snapshot:
+        views = []
+        for (name, tier), counts in requests.items():
+            ran = counts.get(names.FINISHED, 0)
+            nano = {"decode": ran * 10**9} if ran else {}
+            views.append(TenantView(name, "m", tier, nano, 0, {"output": ran}, dict(counts)))
+        return replace(empty_snapshot(), tenants=tuple(views))
+
+    process = Process(shown, tenants, tiers, most)
+    for arrivals, is_restarted in steps:
+        for name, tier, outcome in arrivals:
+            counts = requests.setdefault((name, tier), {})
+            counts[outcome] = counts.get(outcome, 0) + 1
+        if is_restarted:
+            process = Process(shown, tenants, tiers, most)
+        after = process.counters()
+        assert all(after.get(key, -1) >= value for key, value in before.items())
+        ran = sum(counts.get(names.FINISHED, 0) for counts in requests.values())
+        assert sum(series(after, names.METRIC_TENANT_COST).values()) == ran
+        assert {dict(labels)["tier"] for _, labels in after} <= {*tiers, names.OTHER}
+        assert len(tenants) <= most
+        assert len(tiers - {"documents"}) <= most
+        before = after
+
+
+def test_a_tier_that_is_named_has_series_of_its_own_beside_all_the_others():
+    """What is promised something must be seen, however many names clients thought up before."""
+    views = [replace(tenant("acme", 9_000_000), tier=f"x{number}") for number in range(5)]
+    tiers: set[str] = set()
+    process = Process(lambda: replace(snapshot(), tenants=tuple(views)), set(), tiers)
+    process.counters()
+    views += [replace(tenant("acme", 7_000), tier="documents"), replace(tenant("acme", 5_000), tier=names.UNKNOWN)]
+    costs = series(process.counters(), names.METRIC_TENANT_COST, tenant="acme", phase="decode")
+    assert {dict(labels)["tier"] for _, labels in costs} == {"x0", "documents", names.UNKNOWN, names.OTHER}
+    assert tiers == {"x0", "documents", names.UNKNOWN}
+
+
+def test_names_that_were_only_refused_take_no_seat_and_no_series():
+    """Twenty requests with twenty names, each answered 404, must not hide those who pay."""
+    refused = [
+        replace(tenant(f"x{number}", 0), cost_nano={}, tier=f"x{number}", requests={names.REJECTED: 1})
+        for number in range(30)
+    ]
+    tenants: set[str] = set()
+    views = refused
+    process = Process(lambda: replace(snapshot(), tenants=tuple(views)), tenants, set())
+    assert not series(process.counters(), names.METRIC_TENANT_REQUESTS)
+    views = [*refused, tenant("acme", 5_000)]
+    assert one(process.counters(), names.METRIC_TENANT_COST, tenant="acme", phase="decode") == 5_000 / NANO
+    assert tenants == {"acme"}
+
+
+def test_a_seat_that_cannot_be_kept_is_not_given():
+    """One that is forgotten with the process would be another's after it."""
+
+    def keep(values: object) -> None:
+        raise LedgerError("ledger: disk full")
+
+    seats = Seats(2, keep=keep)
+    with pytest.raises(LedgerError):
+        seats.give({"acme": 5})
+    assert seats.held == ()
+
+
+def test_a_scrape_with_nothing_new_does_not_wait_for_the_seats_of_another():
+    """Keeping a seat waits for the ledger, half a minute at worst; what a scrape shows has seats by then."""
+    shown: list[frozenset[str]] = []
+
+    def keep(values: object) -> None:
+        scraper = threading.Thread(target=lambda: shown.append(seats.give({"acme": 5})), daemon=True)
+        scraper.start()
+        scraper.join(5.0)
+
+    seats = Seats(2, held=["acme"], keep=keep)
+    assert seats.give({"acme": 5, "beta": 7}) == {"acme", "beta"}
+    assert shown == [{"acme"}], "in time, and without the seat that is not kept yet"
 
 
 def test_a_tenant_that_calls_itself_other_joins_the_pool():
@@ -216,12 +363,6 @@ def test_a_tenant_that_calls_itself_other_joins_the_pool():
     samples = scrape(registry_of(lambda: replace(snapshot(), tenants=tenants), top_tenants=1))
     assert one(samples, names.METRIC_TENANT_COST, tenant="other", phase="decode") == 10_000 / NANO
     assert one(samples, names.METRIC_TENANT_COST, tenant="a", phase="decode") == 2_000 / NANO
-
-
-def test_a_limit_below_one_tenant_is_refused():
-    """Nobody by name would be a configuration mistake."""
-    with pytest.raises(ValueError, match="top_tenants"):
-        SnapshotCollector(snapshot, top_tenants=0)
 
 
 def test_hostile_tenant_names_stay_one_label_value():

@@ -18,7 +18,7 @@ from tools.statement_sample import FOLDER, FORMATS, sample_files, sample_stateme
 
 from farthing.books.statement import Party, decode_statement, encode_statement, sha256_of
 from farthing.domain.errors import FarthingError
-from farthing.exporters.report import FORMULA_STARTS
+from farthing.domain.spreadsheets import FORMULA_STARTS
 from farthing.exporters.statement import FORMATS as ALL_FORMATS
 from farthing.exporters.statement import MEDIA_TYPES, render_statement
 from farthing.exporters.statement.csv import COLUMNS

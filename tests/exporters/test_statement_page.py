@@ -1,12 +1,9 @@
 """A statement in a real browser: read on wide and narrow screens, and on paper."""
 
-import os
 import re
-import shutil
 from contextlib import contextmanager
 
 import pytest
-from playwright.sync_api import sync_playwright
 from tests.exporters.statement_cases import line, statement
 from tools.statement_sample import sample_statements
 
@@ -19,22 +16,6 @@ SAMPLES = sample_statements()
 TENANTS = SAMPLES[0]
 WIDTHS = (1280, 420)
 A4_POINTS = (595, 842)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """Chromium, started once."""
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if chromium is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("no Chromium is installed")
-        pytest.skip("no Chromium is installed")
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(
-            executable_path=chromium, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        )
-        yield started
-        started.close()
 
 
 @contextmanager

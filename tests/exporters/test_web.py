@@ -16,6 +16,7 @@ from farthing.domain.model import EngineGauges, EngineView, Fit, Snapshot
 from farthing.exporters.web import routes
 from farthing.exporters.web.history import History
 from farthing.exporters.web.routes import web_routes
+from farthing.exporters.web.tenant_history import TenantHistory
 from farthing.settings import parse_settings
 
 STATIC = Path(routes.__file__).parent / "static"
@@ -38,7 +39,12 @@ class Client:
 
 
 def client_of(pictured: Snapshot, history: History | None = None) -> Client:
-    return Client(Starlette(routes=web_routes(lambda: pictured, history or History(10))))
+    return Client(Starlette(routes=web_routes(lambda: pictured, history or History(10), no_history())))
+
+
+def no_history() -> TenantHistory:
+    """Of tenants nobody watches."""
+    return TenantHistory(lambda _: (0.1,), lambda _: {})
 
 
 def data_of(pictured: Snapshot) -> dict[str, Any]:
@@ -59,7 +65,8 @@ def test_the_page_and_all_it_refers_to_are_served():
     """Every script, style and image that the page names is in the package."""
     client = client_of(snapshot())
     page = client.get("/")
-    assert page.status_code == 200
+    assert page.status_code == client.get("/login").status_code == 200
+    assert client.get("/login").content == page.content
     assert page.headers["content-type"] == "text/html; charset=utf-8"
     assets = re.findall(r'(?:src|href)="(static/[^"]+)"', page.text)
     assert len(assets) >= 5
@@ -106,7 +113,7 @@ def test_the_licence_of_the_vendored_plotter_ships_with_it():
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/static/app.js", "/api/v1/snapshot", "/api/v1/history", "/api/v1/history?since=x"]
+    "path", ["/", "/login", "/static/app.js", "/api/v1/snapshot", "/api/v1/history", "/api/v1/history?since=x"]
 )
 def test_every_answer_carries_the_security_headers(path):
     """Only the page's own origin, no guessing of types, no referrer."""

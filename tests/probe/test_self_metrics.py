@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
 from farthing_probe.delivery import Counts
 from farthing_probe.self_metrics import SelfMetrics
+from farthing_probe.span_delivery import SpanCounts
 
 
 @pytest.fixture
@@ -24,10 +25,13 @@ def registry(monkeypatch):
     return made
 
 
-def state(errors=0, on=True, waiting=0, spooled=0, **counts):
+def state(errors=0, on=True, waiting=0, spooled=0, spans=None, **counts):
     """What of a probe is shown."""
     return SimpleNamespace(
-        errors=errors, on=on, delivery=SimpleNamespace(counts=Counts(**counts), waiting=waiting, spooled_bytes=spooled)
+        errors=errors,
+        on=on,
+        spans=spans and SimpleNamespace(counts=spans),
+        delivery=SimpleNamespace(counts=Counts(**counts), waiting=waiting, spooled_bytes=spooled),
     )
 
 
@@ -43,13 +47,17 @@ def test_every_count_and_state_is_shown(registry):
     metrics.update(state())
     assert set(shown(registry).values()) == {0.0, 1.0}
     metrics.update(state(2, False, 3, 4096, sent=10, dropped=1, refused=2, failures=3))
-    metrics.update(state(2, False, 3, 4096, sent=15, dropped=1, refused=2, failures=3))
+    spans = SpanCounts(sent=7, unplaced=2, lost=4, failures=1)
+    metrics.update(state(2, False, 3, 4096, spans, sent=15, dropped=1, refused=2, failures=3))
     assert shown(registry) == {
         "farthing_probe_sent_total": 15,
         "farthing_probe_dropped_total": 1,
         "farthing_probe_refused_total": 2,
         "farthing_probe_failures_total": 3,
         "farthing_probe_errors_total": 2,
+        "farthing_probe_spans_sent_total": 7,
+        "farthing_probe_spans_dropped_total": 6,
+        "farthing_probe_span_failures_total": 1,
         "farthing_probe_on": 0,
         "farthing_probe_waiting_records": 3,
         "farthing_probe_spooled_bytes": 4096,
@@ -77,24 +85,25 @@ from types import SimpleNamespace
 from farthing_probe.delivery import Counts
 from farthing_probe.self_metrics import SelfMetrics
 
+made, tell = os.pipe()
 for number in (1, 2):
     if not os.fork():
         given = SimpleNamespace(
-            errors=0, on=True, delivery=SimpleNamespace(counts=Counts(sent=number), waiting=number, spooled_bytes=0)
+            errors=0, on=True, spans=None,
+            delivery=SimpleNamespace(counts=Counts(sent=number), waiting=number, spooled_bytes=0),
         )
         SelfMetrics().update(given)
+        os.write(tell, b".")
         os.read(0, 1)
         os._exit(0)
+os.close(tell)
+# The library creates a process's file before it gives it a size: nobody may read until both are whole.
+for _ in range(2):
+    assert os.read(made, 1), "a server died before its series were written"
 from prometheus_client import CollectorRegistry, generate_latest, multiprocess
-import time
-for _ in range(200):
-    registry = CollectorRegistry()
-    multiprocess.MultiProcessCollector(registry)
-    text = generate_latest(registry).decode()
-    if "farthing_probe_sent_total 3.0" in text and "farthing_probe_on 2.0" in text:
-        break
-    time.sleep(0.02)
-print(text)
+registry = CollectorRegistry()
+multiprocess.MultiProcessCollector(registry)
+print(generate_latest(registry).decode())
 """
 
 

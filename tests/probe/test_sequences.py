@@ -6,7 +6,9 @@ import pytest
 from tests.probe.rig import SECOND, FinishedRequestStats, RequestState, RequestStateStats
 
 from farthing_probe import wire
-from farthing_probe.sequences import MOST_ENTRIES, EngineSequence, entries, watch
+from farthing_probe.edge_span import estimate_nano
+from farthing_probe.sequences import EngineSequence, entries, watch
+from farthing_probe.wire import MOST_ENTRIES
 
 
 def held(rig, *added):
@@ -235,29 +237,67 @@ def test_the_lag_is_that_of_the_last_report(rig):
     assert rig.probe.lag_ns[0] == SECOND // 4
 
 
-def test_too_many_entries_become_one_with_their_totals(rig):
+class Ended(EngineSequence):
+    """A sequence of which the entry is known."""
+
+    def __init__(self, entry: wire.Wire) -> None:
+        self.told = entry
+
+    def entry(self) -> wire.Wire:
+        """As it was given."""
+        return self.told
+
+
+def test_too_many_entries_become_one_with_their_totals():
     """A batch of embeddings may have any number of prompts."""
 
-    class Ended(EngineSequence):
-        def __init__(self, number: int) -> None:
-            self.number = number
-
-        def entry(self) -> wire.Wire:
-            n = self.number
-            return wire.sequence(
+    def ended(n: int) -> EngineSequence:
+        return Ended(
+            wire.sequence(
                 scheduled_ns=n, first_ns=n + 1, last_ns=n + 2, prompt_tokens=n, cached_tokens=1, output_tokens=2,
                 queued_ns=n, preemptions=1,
-            )  # fmt: skip
+            )
+        )  # fmt: skip
 
-    exact: list[EngineSequence] = [Ended(n) for n in range(MOST_ENTRIES)]
+    exact = [ended(n) for n in range(MOST_ENTRIES)]
     assert len(entries(exact)) == MOST_ENTRIES
     assert entries(exact)[-1]["prompt_tokens"] == MOST_ENTRIES - 1
-    made = entries([Ended(n) for n in range(MOST_ENTRIES + 2)])
+    made = entries([ended(n) for n in range(MOST_ENTRIES + 2)])
     assert len(made) == MOST_ENTRIES
     assert made[-1] == wire.sequence(
         scheduled_ns=1023, first_ns=1024, last_ns=1027, prompt_tokens=1023 + 1024 + 1025, cached_tokens=3,
         output_tokens=6, queued_ns=1025, preemptions=3,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("prompts", [MOST_ENTRIES + 1, 2 * MOST_ENTRIES, 2 * MOST_ENTRIES + 1, 5_000])
+def test_of_too_many_embeddings_neighbours_become_one(prompts):
+    """One long prompt of half a batch, at the moment of its first, would be costed as what never ran."""
+    given = [
+        wire.sequence(
+            scheduled_ns=n, first_ns=n + 5, last_ns=n + 5, prompt_tokens=500, cached_tokens=1, output_tokens=0
+        )
+        for n in range(prompts)
+    ]
+    made = entries([Ended(entry) for entry in given])
+    most = -(-prompts // MOST_ENTRIES)
+    assert len(made) == MOST_ENTRIES
+    assert {each["prompt_tokens"] for each in made} <= {500 * most, 500 * (most - 1)}
+    assert sum(each["prompt_tokens"] for each in made) == 500 * prompts
+    assert sum(each["cached_tokens"] for each in made) == prompts
+    assert all(each["last_ns"] - each["scheduled_ns"] <= 5 + most - 1 for each in made)
+    assert (made[0]["scheduled_ns"], made[-1]["last_ns"]) == (0, prompts + 4)
+
+
+@pytest.mark.parametrize("prompts", [MOST_ENTRIES + 1, 2 * MOST_ENTRIES])
+def test_an_estimate_does_not_take_merged_prompts_for_one_long_prompt(prompts):
+    """A prompt's context grows with its square: what became one entry is estimated by its tokens."""
+    one = wire.sequence(scheduled_ns=10, first_ns=20, last_ns=20, prompt_tokens=500, cached_tokens=0, output_tokens=1)
+    usage = {"sequences": entries([Ended(one)] * prompts), "image_tokens": 0}
+    by_phase = {"prefill": 100_000, "decode": 1_000_000}
+    by_work = {"steps": 10**9, "prefill_tokens": 90_000, "prefill_context": 40, "decode_tokens": 0}
+    prices = {**by_phase, **by_work, "attended_context": 0}
+    assert estimate_nano(prices, usage, 10.0) == estimate_nano(by_phase, usage) == prompts * 51
 
 
 def test_the_limit_is_the_decoders():

@@ -15,11 +15,13 @@ import uvicorn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 
 from farthing.collectors.intake import IntakeCounts, IntakeLimits, intake_routes
 from farthing.domain.errors import ConfigError, FarthingError
 from farthing.domain.records import RawRecord
 from farthing.replay.sender import Sender
+from farthing.service.access import Access, Guard
 from farthing_probe import wire
 
 URL = "http://intake:9464"
@@ -277,8 +279,9 @@ def test_everything_arrives_in_order_although_the_intake_restarts():
         port = probe.getsockname()[1]
 
     async def serve_until(reached: int) -> None:
-        routes = intake_routes(store, "crown", IntakeLimits(1 << 20), IntakeCounts(), lambda: None)
-        config = uvicorn.Config(Starlette(routes=routes), host="127.0.0.1", port=port, log_config=None, lifespan="off")
+        routes = intake_routes(store, IntakeLimits(1 << 20), IntakeCounts(), lambda: None)
+        app = Starlette(routes=routes, middleware=[Middleware(Guard, access=Access(intake_token="crown"))])
+        config = uvicorn.Config(app, host="127.0.0.1", port=port, log_config=None, lifespan="off")
         server = uvicorn.Server(config)
         running = asyncio.create_task(server.serve())
         while len(store.sequences) < reached:

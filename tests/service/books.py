@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import sqlalchemy as sa
 
 from farthing.collectors.wire import decode_raw
-from farthing.domain.records import RawRecord
+from farthing.domain.clock import Anchor
+from farthing.domain.records import RawRecord, Usage
 from farthing.ledger import tables as t
 from farthing.ledger.repository import Ledger
 from farthing.replay.recording import Recording
@@ -38,17 +39,22 @@ def raw_records(
     return raw_of(item.record for item in timed)
 
 
-def accountant(ledger: Ledger, settings: Settings | None = None) -> Accountant:
+def accountant(
+    ledger: Ledger, settings: Settings | None = None, ended: Callable[[Usage, Anchor, str], None] | None = None
+) -> Accountant:
     """An accountant that has just started on a ledger."""
     chosen = settings or Settings()
-    return Accountant(ledger, chosen, price_book(chosen), clock_ns=lambda: 1_795_500_000_000_000_000)
+    return Accountant(ledger, chosen, price_book(chosen), clock_ns=lambda: 1_795_500_000_000_000_000, ended=ended)
 
 
-def content(ledger: Ledger) -> dict[str, list[tuple[Any, ...]]]:
-    """Every row of the books, by table, without the numbers that only say in which order rows were written."""
+def content(ledger: Ledger, *without: str) -> dict[str, list[tuple[Any, ...]]]:
+    """Every row of the books, by table, without the numbers that only say in which order rows were written.
+
+    ``without`` names further columns to leave out.
+    """
     found = {}
     for table in BOOKS:
-        columns = [column for column in table.columns if column.name not in {"id", "read_id"}]
+        columns = [column for column in table.columns if column.name not in {"id", "read_id", *without}]
         rows = ledger.select(sa.select(*columns))
         found[table.name] = sorted((tuple(row) for row in rows), key=repr)
     return found

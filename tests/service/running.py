@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 import subprocess
 import sys
 import threading
@@ -15,10 +16,11 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
+from tests.stack.scenery import require
 
 from farthing.service.server import bind
 
-__all__ = ["FARTHING", "Serve", "served", "wait_until"]
+__all__ = ["FARTHING", "Serve", "certificate", "served", "wait_until"]
 
 FARTHING = Path(sys.executable).parent / "farthing"
 START_SECONDS = 30.0
@@ -33,17 +35,30 @@ def wait_until(condition: Any, seconds: float, what: str) -> None:
         time.sleep(0.05)
 
 
+def certificate(folder: Path, name: str, *options: str) -> tuple[Path, Path]:
+    """A certificate that signs itself, in a name that is not this host's, and its key; ``options`` are openssl's."""
+    pem, key = folder / f"{name}.pem", folder / f"{name}.key"
+    subprocess.run(
+        [
+            require("openssl"), "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+            "-days", "2", "-subj", f"/CN={name}.example", "-keyout", str(key), "-out", str(pem), *options,
+        ],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return pem, key
+
+
 @contextmanager
-def served(app: Any) -> Iterator[str]:
-    """The base URL at which an ASGI application is served within the block."""
+def served(app: Any, **options: Any) -> Iterator[str]:
+    """The base URL at which an ASGI application is served within the block; ``options`` are uvicorn's."""
     listener = bind("127.0.0.1", 0, "no setting")
-    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=2)
+    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=2, **options)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     try:
         wait_until(lambda: server.started, 10, "the server's start")
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        yield f"http{'s' if config.is_ssl else ''}://127.0.0.1:{listener.getsockname()[1]}"
     finally:
         server.should_exit = True
         thread.join(15)
@@ -56,6 +71,8 @@ class Serve:
     def __init__(self, config: Path, port: int, log: Path) -> None:
         self.url = f"http://127.0.0.1:{port}"
         self.log = log
+        self.tls: ssl.SSLContext | bool = True
+        """What is believed of a service that speaks TLS."""
         self._arguments = [str(FARTHING), "serve", "--config", str(config), "--port", str(port)]
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -66,12 +83,17 @@ class Serve:
                 self._arguments, stdout=output, stderr=output, cwd=self.log.parent, env=_plain_environment()
             )
 
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return self._process is not None and self._process.poll() is None
+
     def ready(self) -> bool:
         """Whether it has costed what arrived before its last end; fails when the process has ended."""
         assert self._process is not None
         assert self._process.poll() is None, self.log.read_text()
         try:
-            return httpx.get(f"{self.url}/readyz", timeout=2, trust_env=False).status_code == 200
+            return httpx.get(f"{self.url}/readyz", timeout=2, trust_env=False, verify=self.tls).status_code == 200
         except httpx.HTTPError:
             return False
 
@@ -98,7 +120,7 @@ class Serve:
 
     def get(self, path: str, **headers: str) -> httpx.Response:
         """An answer of the service."""
-        return httpx.get(f"{self.url}{path}", headers=headers, timeout=10, trust_env=False)
+        return httpx.get(f"{self.url}{path}", headers=headers, timeout=10, trust_env=False, verify=self.tls)
 
 
 def _plain_environment() -> dict[str, str]:

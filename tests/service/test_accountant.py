@@ -5,6 +5,7 @@ import random
 from collections import Counter
 from dataclasses import replace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import sqlalchemy as sa
@@ -358,7 +359,7 @@ def test_a_ledger_that_fails_for_a_while_misses_nothing_afterwards(raw, open_led
     draw = random.Random(seed)  # noqa: S311 - a seeded trial, not a secret
     ledger = open_ledger()
     keeper = accountant(ledger)
-    post = ledger.post
+    post = ledger.post_each
     failures = 0
 
     def failing(*args):
@@ -368,13 +369,13 @@ def test_a_ledger_that_fails_for_a_while_misses_nothing_afterwards(raw, open_led
             raise LedgerError("disk full")
         return post(*args)
 
-    monkeypatch.setattr(ledger, "post", failing)
+    monkeypatch.setattr(ledger, "post_each", failing)
     for begin in range(0, len(raw), 300):
         ledger.add(raw[begin : begin + 300])
         with contextlib.suppress(LedgerError):
             keeper.advance()
     assert failures > 2
-    monkeypatch.setattr(ledger, "post", post)
+    monkeypatch.setattr(ledger, "post_each", post)
     keeper.advance()
     assert content(ledger) == undisturbed
     (view,) = keeper.snapshot().engines
@@ -432,20 +433,56 @@ def test_a_boot_whose_cost_does_not_fit_the_database_stops_no_other(
     ledger = open_ledger()
     keeper = accountant(ledger)
     bad, good = raw_records(recording, boot="bad", engine="broken"), raw_records(recording)
-    post = ledger.post
+    post = ledger.post_each
 
-    def beyond(boot, *news):
-        too_much = boot.boot == "bad" and boot.bill_nano > 10**8
-        return post(replace(boot, bill_nano=2**63) if too_much else boot, *news)
+    def beyond(entries):
+        return post([too_much(entry) if entry.boot.boot == "bad" else entry for entry in entries])
 
-    monkeypatch.setattr(ledger, "post", beyond)
+    def too_much(entry):
+        billed = entry.boot.bill_nano
+        return replace(entry, boot=replace(entry.boot, bill_nano=2**63 if billed > 10**8 else billed))
+
+    monkeypatch.setattr(ledger, "post_each", beyond)
     read_side_by_side(keeper, ledger, bad, good)
     assert caplog.text.count("engine broken: what boot bad cost cannot be posted") == 1
     mine = {name: [row for row in rows if "b" in row] for name, rows in content(ledger).items()}
     assert mine == undisturbed
     # mended, the next start costs it from its records
-    monkeypatch.setattr(ledger, "post", post)
+    monkeypatch.setattr(ledger, "post_each", post)
     costed_alike_by_another(ledger)
+
+
+def test_a_start_that_the_ledger_failed_at_is_taken_again(raw, open_ledger, undisturbed, monkeypatch):
+    """Before anything else is read: without it nothing of the boot is costed, and no check would say so."""
+    ledger = open_ledger()
+    keeper = accountant(ledger)
+    ledger.add(raw)
+    with monkeypatch.context() as patch:
+        patch.setattr("farthing.service.opening.note_probed", Mock(side_effect=LedgerError("disk full")))
+        for _ in range(2):
+            with pytest.raises(LedgerError):
+                keeper.advance()
+    keeper.advance()
+    (view,) = keeper.snapshot().engines
+    assert red(view) == set()
+    assert content(ledger) == undisturbed
+
+
+def test_a_boot_that_cannot_be_settled_to_its_end_takes_no_other_with_it(
+    raw, recording, open_ledger, monkeypatch, caplog
+):
+    """Its books stand still; the one that takes its place has books all the same."""
+    ledger = open_ledger()
+    keeper = accountant(ledger)
+    ledger.add(raw[: len(raw) // 2])
+    keeper.advance()
+    monkeypatch.setattr(BootAccount, "end", Mock(side_effect=ZeroDivisionError))
+    ledger.add(raw_records(recording, boot="next")[:50])
+    keeper.advance()
+    assert "boot b cannot be settled to its end" in caplog.text
+    assert keeper.account("next") is not None
+    (view,) = keeper.snapshot().engines
+    assert red(view) == {c.CHECK_ARRIVED}
 
 
 def test_a_ledger_that_fails_takes_no_boot_for_broken(raw, open_ledger, monkeypatch):
@@ -453,15 +490,15 @@ def test_a_ledger_that_fails_takes_no_boot_for_broken(raw, open_ledger, monkeypa
     ledger = open_ledger()
     keeper = accountant(ledger)
     ledger.add(raw)
-    post = ledger.post
+    post = ledger.post_each
 
     def failing(*_):
         raise LedgerError("disk full")
 
-    monkeypatch.setattr(ledger, "post", failing)
+    monkeypatch.setattr(ledger, "post_each", failing)
     with pytest.raises(LedgerError):
         keeper.advance()
-    monkeypatch.setattr(ledger, "post", post)
+    monkeypatch.setattr(ledger, "post_each", post)
     keeper.advance()
     (view,) = keeper.snapshot().engines
     assert red(view) == set()

@@ -1,7 +1,6 @@
 """GPUs in the running service and in the agent: what is read is shown, kept, and sent to another host."""
 
 import asyncio
-import socket
 import subprocess
 import sys
 import threading
@@ -11,6 +10,7 @@ import httpx
 import pytest
 import sqlalchemy as sa
 from prometheus_client.parser import text_string_to_metric_families as parse_text
+from tests.alerts.real_parts import free_port
 from tests.collectors.gpu.fake_nvml import FakeNvml
 from tests.collectors.gpu.nvml_host import gpu
 from tests.exporters.snapshots import snapshot
@@ -378,13 +378,6 @@ def test_an_agent_that_is_ended_sends_what_it_read_last(ledger, tmp_path):
     (last,) = devices_in(ledger)
     assert (last.uuid, last.source, last.method) == (UUID, "farthing", COUNTER)
     assert len(last.at_ns) > 1
-
-
-def free_port():
-    """One that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def energy_shown(port):

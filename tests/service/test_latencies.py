@@ -1,6 +1,8 @@
 """Latencies: every request is counted once, by how it ended, and within each bound as its client timed it."""
 
 from collections import Counter
+from dataclasses import replace
+from itertools import accumulate
 from typing import Any
 
 import pytest
@@ -14,7 +16,7 @@ from farthing.domain.clock import SECOND, Anchor
 from farthing.domain.records import EngineSequence, RecordKey, Usage
 from farthing.ledger.repository import Ledger
 from farthing.replay.recording import load_recording
-from farthing.service.latency import TTFT_BOUNDS, Latencies
+from farthing.service.latency import MOST_TIERS, TTFT_BOUNDS, Latencies
 from farthing.settings import Settings
 from farthing.settings_slo import SloSettings
 
@@ -115,9 +117,9 @@ def test_every_request_of_the_recording_is_counted_once_by_how_it_ended(recordin
 )
 def test_a_request_is_counted_under_what_became_of_it(fields, outcome):
     """Overload and failure count against a promise, a request that was wrong in itself does not."""
-    counted = observed([usage(**fields)]).requests()
+    counted = observed([usage(**fields, tier=c.UNKNOWN)]).requests()
     assert {key[2] for key, number in counted.items() if number} == {outcome}
-    assert set(counted) == {(MODEL, "interactive", each) for each in c.REQUEST_OUTCOMES}
+    assert set(counted) == {(MODEL, c.UNKNOWN, each) for each in c.REQUEST_OUTCOMES}
 
 
 @given(
@@ -219,7 +221,9 @@ def test_a_restart_counts_no_request_a_second_time(raw, tmp_path):
 
 def traces_of(*trace_ids):
     """The exemplar of the one bucket that requests with these traces, one after the other, fall into."""
-    latencies = observed([usage(request_id=f"r{number}", trace_id=one) for number, one in enumerate(trace_ids)])
+    latencies = observed(
+        [usage(request_id=f"r{number}", trace_id=one, sampled=True) for number, one in enumerate(trace_ids)]
+    )
     (view,) = [view for view in latencies.views() if view.metric == c.METRIC_TTFT]
     (exemplar,) = [one for one in view.exemplars if one is not None]
     return exemplar[0]
@@ -232,3 +236,54 @@ def test_a_bucket_keeps_its_latest_trace_when_requests_without_one_follow():
     assert traces_of(first, "", second, "", "") == {"trace_id": second}
     assert traces_of("", "") == {"request_id": "r1"}
     assert traces_of("", first) == {"trace_id": first}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"trace_id": "a" * 32}, {"trace_id": "0" * 32, "sampled": True}, {"trace_id": "A" * 32, "sampled": True}],
+)
+def test_a_trace_that_nobody_keeps_is_not_linked(fields):
+    """One that is not sampled cannot be opened, nor one whose id is none: the request's own id leads to its cost."""
+    latencies = observed([usage(request_id="r1", **fields)])
+    assert [one[0] for v in latencies.views() for one in v.exemplars if one] == [{"request_id": "r1"}] * 3
+
+
+def test_a_tenants_counts_are_those_of_its_own_requests(usages):
+    """In the buckets of everybody's histogram; all tenants' together are it, and who is not asked for is not told."""
+    renamed = [replace(usage, tenant=usage.workload) for usage in usages]
+    latencies = observed(renamed)
+    tenants = {usage.tenant for usage in renamed}
+    assert len(tenants) > 3
+    counts = latencies.of_tenants(tenants)
+    for metric in (c.METRIC_TTFT, c.METRIC_TPOT):
+        (view,) = [view for view in latencies.views() if view.metric == metric]
+        together = [sum(column) for column in zip(*(counts[tenant, metric] for tenant in tenants), strict=True)]
+        assert tuple(accumulate(together)) == view.counts
+    one = next(iter(tenants))
+    assert latencies.of_tenants([one]) == observed([u for u in renamed if u.tenant == one]).of_tenants([one])
+    assert latencies.of_tenants(["nobody"]) == {}
+
+
+def test_tiers_that_clients_think_up_share_series_and_no_request_is_lost(usages):
+    """A tier is a header: a new one with each request must not be new histograms with each. Promises keep theirs."""
+    promised = SloSettings(name="gold", signal=c.SLO_TTFT, bound_seconds=0.5, tier="gold", objective=0.9)
+    own = [f"t{number}" for number in range(MOST_TIERS)]
+    tiers = [*own, *(f"x{number}" for number in range(1_000)), c.OTHER, c.UNKNOWN, "gold"]
+    latencies = Latencies([promised])
+    for number, tier in enumerate(tiers * 2):
+        latencies.observe(replace(usages[number], tier=tier, outcome=c.FINISHED), ANCHOR)
+    counted: Counter[str] = Counter()
+    for (_, tier, _), count in latencies.requests().items():
+        counted[tier] += count
+    assert counted == {**dict.fromkeys([*own, c.UNKNOWN, "gold"], 2), c.OTHER: 2 * 1_001}
+    assert {view.tier for view in latencies.views()} == counted.keys()
+
+
+def test_requests_that_were_wrong_in_themselves_take_no_tier_its_series(usages):
+    """Each is answered 404 and costs its sender nothing; they are counted, under the tier that they share."""
+    latencies = Latencies([])
+    for number in range(MOST_TIERS):
+        latencies.observe(usage(tier=f"x{number}", outcome=c.REJECTED, status=404, first_ns=None), ANCHOR)
+    latencies.observe(replace(usages[0], tier="gold", outcome=c.FINISHED), ANCHOR)
+    counted = {(tier, outcome): count for (_, tier, outcome), count in latencies.requests().items() if count}
+    assert counted == {(c.OTHER, c.INVALID): MOST_TIERS, ("gold", c.FINISHED): 1}

@@ -46,7 +46,7 @@ def open_ledger(tmp_path):
 
 def deliver(ledger, records):
     """Post records to an intake over a ledger as a probe does, some seconds at a time; returns how many it refused."""
-    routes = intake_routes(ledger, None, IntakeLimits(1 << 26), IntakeCounts(), lambda: None)
+    routes = intake_routes(ledger, IntakeLimits(1 << 26), IntakeCounts(), lambda: None)
     refused = 0
 
     async def send():
@@ -135,7 +135,7 @@ def test_a_newer_probe_is_costed_for_all_that_this_farthing_knows(records, open_
     """Fields, kinds and a version that came later: the money is that of a probe of today."""
     future, sequence = [], 0
     for record in records:
-        future.append({**record, "seq": sequence, "sampled": {"by": "nvml"}})
+        future.append({**record, "seq": sequence, "measured": {"by": "nvml"}})
         sequence += 1
         if record["kind"] == "steps":
             future.append({**wire.lifecycle("b", 0, sequence, at_ns=record["until_ns"], event="rank_joined")})
@@ -150,10 +150,10 @@ def test_a_newer_probe_is_costed_for_all_that_this_farthing_knows(records, open_
     for begin in range(0, len(future), 400):
         part = future[begin : begin + 400]
         deliver(tomorrow, part)
-        refused += sum(1 for record in part if "sampled" not in record)
+        refused += sum(1 for record in part if "measured" not in record)
         keeper.advance()
     by = ("start_ns", "debit", "phase", "tenant", "reason", "method")
     assert journal_sums(tomorrow, *by) == journal_sums(today, *by)
     assert tomorrow.select(sa.select(t.boots.c.lost, t.boots.c.refused)) == [(0, refused)]
     kept = [json.loads(row.line) for row in tomorrow.select(sa.select(t.records.c.line))]
-    assert not any("sampled" in line or "accepted" in line for line in kept)
+    assert not any("measured" in line or "accepted" in line for line in kept)

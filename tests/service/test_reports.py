@@ -1,5 +1,6 @@
 """Reports from hourly sums: every account, whole hours, and unpriced where no price applies."""
 
+import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -99,6 +100,35 @@ def test_an_engine_that_has_a_price_elsewhere_or_later_is_not_in_the_way(ledger)
     for table in tables:
         assert c.UNPRICED not in render(table, "json")
     assert c.UNPRICED in render(report(ledger, SINCE, "tenant", "USD", filters={"engine": "lab"}), "json")
+
+
+def test_who_sees_some_tenants_gets_what_these_bore_and_no_other_account(ledger):
+    """Not a row or a column of idle time, failures or others; whatever it is grouped by, and else asked for."""
+    every_account(ledger)
+    book(ledger, HOUR_NOW, tenant="globex", project="p", nano=7_000)
+    book(ledger, HOUR_NOW, tenant="globex", nano=13, account=c.UNATTRIBUTED)
+    book(ledger, HOUR_NOW, tenant="initech", nano=11)
+    note_unpriced(ledger, LAB)
+    own = frozenset({"globex"})
+    for by in GROUPS:
+        if by == "engine":
+            continue
+        table = report(ledger, SINCE, by, "USD", tenants=own | {"initech"})
+        assert footing(table) == 7_011
+        shown = render(table, "json").lower()
+        assert not [account for account in set(c.BOOK_ACCOUNTS) - {c.CHARGED, c.ABORTED} if account in shown]
+        assert not {"acme", "lab", "qwen", "rtx"} & set(re.findall(r"\w+", shown))
+        assert footing(report(ledger, SINCE, by, "USD", tenants=own, filters={"tenant": "initech"})) == 0
+        assert footing(report(ledger, SINCE, by, "USD", tenants=frozenset())) == 0
+
+
+def test_engines_are_nobodys_rows(ledger):
+    """A report of them, or of one of them, is for who sees everything."""
+    own = frozenset({"globex"})
+    with pytest.raises(ConfigError, match="engines are shared"):
+        report(ledger, SINCE, "engine", "USD", tenants=own)
+    with pytest.raises(ConfigError, match="engines are shared"):
+        report(ledger, SINCE, "tenant", "USD", tenants=own, filters={"engine": "e"})
 
 
 @pytest.mark.parametrize("by", GROUPS)

@@ -2,7 +2,10 @@
 
 import asyncio
 import subprocess
+import time
 from collections import Counter
+from dataclasses import replace
+from unittest.mock import Mock
 
 import httpx
 import pytest
@@ -10,13 +13,17 @@ import sqlalchemy as sa
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from tests.alerts.real_parts import program
-from tests.service.books import journal_sums, total
+from tests.exporters.snapshots import snapshot
+from tests.service.books import accountant, journal_sums, raw_records, total
 from tests.service.running import served, wait_until
 
 from farthing.domain import conventions as c
+from farthing.domain.clock import SECOND
 from farthing.domain.errors import LedgerError
+from farthing.exporters.prometheus import DEFAULT_TOP_TENANTS, TOP_TIERS, exposition
 from farthing.ledger import tables as t
 from farthing.ledger.repository import Ledger
+from farthing.ledger.seats import keep_seats
 from farthing.replay.recording import load_recording
 from farthing.replay.sender import Sender
 from farthing.replay.wire_records import wire_records
@@ -87,6 +94,15 @@ def test_it_says_that_it_lives_and_that_it_is_ready(running):
     assert get(url, "/readyz").text == "ready\n"
 
 
+def test_a_path_or_a_method_that_is_not_there_is_refused_as_everything_else_is(running):
+    """In JSON, as the API's page says of every error."""
+    url, _ = running
+    assert get(url, "/api/v1/nothing").json() == {"error": "Not Found"}
+    answer = httpx.post(f"{url}/metrics", timeout=10, trust_env=False)
+    assert (answer.status_code, answer.json()) == (405, {"error": "Method Not Allowed"})
+    assert "GET" in answer.headers["allow"]
+
+
 def test_it_is_not_ready_before_the_inbox_is_costed(tmp_path):
     """A scraper or a load balancer must not take half-read books for whole ones."""
     ledger = Ledger.open(f"sqlite:///{tmp_path}/ledger.db")
@@ -129,6 +145,18 @@ def test_a_failure_of_costing_is_logged_and_tried_again(tmp_path, monkeypatch, c
     ours = isinstance(failure, LedgerError)
     assert caplog.text.count(said) == (1 if ours else 2)
     assert ("Traceback" in caplog.text) != ours
+    ledger.close()
+
+
+def test_metrics_say_that_the_books_are_behind_while_costing_does_not_get_on(tmp_path):
+    """The lag in /metrics counts until the scrape: a picture that nobody renews does not look fresh."""
+    ledger = Ledger.open(f"sqlite:///{tmp_path}/ledger.db")
+    service = Service(Settings(), ledger)
+    service._snapshot = replace(snapshot(), taken_ns=time.time_ns() - 104 * SECOND)
+    service._seat()
+    text = exposition(service._registry, "")[0].decode()
+    (lag,) = [line for line in text.splitlines() if line.startswith(c.METRIC_WATERMARK_LAG + "{")]
+    assert 111 <= float(lag.rpartition(" ")[2]) < 171
     ledger.close()
 
 
@@ -221,6 +249,57 @@ def test_tenants_are_the_same_on_the_page_in_metrics_and_in_the_ledger(running):
     assert tokens[c.TOKEN_PROMPT_CACHED] == total(ledger, q.prompt_cached)
     assert tokens[c.TOKEN_OUTPUT] == total(ledger, q.output_tokens)
     assert tokens[c.TOKEN_IMAGE] == total(ledger, q.image_tokens)
+
+
+def test_a_restart_leaves_every_tenant_and_tier_its_series(tmp_path):
+    """Whoever overtook them since: a counter that falls is counted once more by Prometheus."""
+    url = f"sqlite:///{tmp_path}/ledger.db"
+    ledger = Ledger.open(url)
+    ledger.add(raw_records(load_recording("h100-llama8b-vllm0.26")))
+    accountant(ledger).advance()
+    keep_seats(ledger, c.LABEL_TENANT, {f"old-{number}" for number in range(DEFAULT_TOP_TENANTS)})
+    keep_seats(ledger, c.LABEL_TIER, {f"old-{number}" for number in range(TOP_TIERS)})
+    settings = Settings()
+    promised = {slo.tier for slo in settings.objectives}
+    recorded = {(row.tenant, row.tier) for row in ledger.select(sa.select(t.requests.c.tenant, t.requests.c.tier))}
+    shown = _tenants_and_tiers(Service(settings, ledger))
+    expected = {
+        (tenant if tenant == c.UNKNOWN else c.OTHER, tier if tier in {*promised, c.UNKNOWN} else c.OTHER)
+        for tenant, tier in recorded
+    }
+    assert shown == expected
+    budget = {"tenant": next(tenant for tenant, _ in recorded if tenant != c.UNKNOWN), "monthly_usd": 5}
+    named = _tenants_and_tiers(Service(Settings.model_validate({"budgets": [budget]}), ledger))
+    assert budget["tenant"] in {tenant for tenant, _ in named}
+    assert named == _tenants_and_tiers(Service(settings, ledger)), "it keeps its seat without the budget"
+    ledger.close()
+
+
+def test_a_ledger_that_cannot_keep_new_series_holds_up_metrics_alone(tmp_path, monkeypatch, caplog):
+    """The page and the API go on; metrics stay as they were until it can, as no counter may fall."""
+    ledger = Ledger.open(f"sqlite:///{tmp_path}/ledger.db")
+    failed = Mock(side_effect=LedgerError("ledger sqlite: database or disk is full"))
+    monkeypatch.setattr("farthing.service.server.keep_seats", failed)
+    service = Service(Settings(), ledger)
+    ledger.add(raw_records(load_recording("h100-llama8b-vllm0.26")))
+    for _ in range(2):
+        service._accountant.advance()
+        service._look()
+    assert failed.call_count > 1
+    assert len({view.tenant for view in service.snapshot().tenants}) > 3
+    assert _tenants_and_tiers(service) == set()
+    assert [record.levelname for record in caplog.records if "new series of /metrics" in record.message] == ["WARNING"]
+    failed.side_effect = None
+    service._look()
+    assert len(_tenants_and_tiers(service)) > 3
+    ledger.close()
+
+
+def _tenants_and_tiers(service):
+    body, _ = exposition(service._registry, "")
+    families = [one for one in parse_text(body.decode()) if one.name == c.METRIC_TENANT_COST.removesuffix("_total")]
+    samples_of = (sample.labels for family in families for sample in family.samples)
+    return {(labels[c.LABEL_TENANT], labels[c.LABEL_TIER]) for labels in samples_of}
 
 
 def test_intake_is_counted_by_kind(running):

@@ -9,6 +9,7 @@ from tests.service.running import served, wait_until
 
 from farthing.books.prices import PriceBook
 from farthing.collectors.wire import decode_line
+from farthing.costing.fit import FEATURES
 from farthing.domain import conventions as c
 from farthing.domain.clock import SECOND
 from farthing.domain.model import Posting, SettledWindow
@@ -111,12 +112,25 @@ def test_the_recorded_prices_are_those_of_its_last_windows(ledger):
     prices = keeper.unit_prices.of({"b"})["h100"]
     (view,) = keeper.snapshot().engines
     lifetime = view.unit_cost_nano_per_million
-    assert set(prices) == set(c.PHASES)
-    for phase, nano in prices.items():
+    assert set(prices) == {*c.PHASES, *FEATURES}
+    for phase in c.PHASES:
+        nano = prices[phase]
         known = lifetime[phase]
         assert known is not None
         assert isinstance(nano, int)
         assert known / 2 < nano < 2 * known
+
+
+def test_the_work_of_late_at_its_prices_comes_to_its_money():
+    """Of every recorded window: features times prices is what all phases cost, whoever bore it."""
+    run = cost_recording(load_recording(TEXT), Settings(), PriceBook())
+    prices = UnitPrices()
+    windows = [window for window in run.entry.windows if window.busy_ns]
+    prices.observe(run.account.started, "e", windows)
+    told = prices.of({run.account.started.key.boot})[run.account.started.engine]
+    spent = sum(posting.nano for window in windows for posting in window.postings if posting.phase)
+    come = sum(round(window.features[name]) * told[name] for window in windows for name in FEATURES)
+    assert come / 1_000_000 == pytest.approx(spent, rel=1e-3)
 
 
 def test_beside_the_price_of_late_stands_that_of_a_full_engine(ledger):
@@ -125,7 +139,7 @@ def test_beside_the_price_of_late_stands_that_of_a_full_engine(ledger):
     keeper = accountant(ledger)
     keeper.advance()
     (view,) = keeper.snapshot().engines
-    assert view.recent_unit_cost_nano == keeper.unit_prices.of({"b"})["h100"]
+    assert view.recent_unit_cost_nano.items() <= keeper.unit_prices.of({"b"})["h100"].items()
     assert set(view.saturated_unit_cost_nano) == {c.PREFILL, c.DECODE}
     assert 1.5 < view.recent_unit_cost_nano[c.DECODE] / view.saturated_unit_cost_nano[c.DECODE] < 4
     assert 0.9 < view.recent_unit_cost_nano[c.PREFILL] / view.saturated_unit_cost_nano[c.PREFILL] < 1.2
@@ -194,7 +208,7 @@ def test_a_sender_gets_the_prices_of_its_engine_and_of_no_other(ledger):
         wait_until(lambda: [view.state for view in service.snapshot().engines] == states, 30, "costed")
         told = prices_of(url, text[0])
         assert list(told) == ["llama"]
-        assert set(told["llama"]) == {c.PREFILL, c.DECODE}
+        assert set(told["llama"]) == {c.PREFILL, c.DECODE, *FEATURES}
         assert all(type(nano) is int and nano > 0 for nano in told["llama"].values())
         assert set(prices_of(url, text[0], vision[0], unpriced[0])) == {"llama", "qwen"}
         assert prices_of(url, unpriced[0]) == {}
@@ -217,4 +231,4 @@ def test_while_the_past_is_read_again_there_is_no_price_of_it(ledger):
 
     assert asyncio.run(post()).json()["unit_prices"] == {}
     service._ready = True
-    assert set(asyncio.run(post()).json()["unit_prices"]["h100"]) == {c.PREFILL, c.DECODE}
+    assert set(asyncio.run(post()).json()["unit_prices"]["h100"]) == {c.PREFILL, c.DECODE, *FEATURES}

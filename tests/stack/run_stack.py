@@ -1,5 +1,6 @@
 """Runs a foreground stack of stand-ins, as ``farthing up --native`` runs the real one: STATE OFFSET SECONDS."""
 
+import signal
 import sys
 from pathlib import Path
 
@@ -30,4 +31,6 @@ def main(state: str, offset: str, seconds: str) -> int:
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[2]))
+    # as on a terminal: a shell that ran the tests in the background had them ignore it, which children inherit
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(main(*sys.argv[1:]))

@@ -13,6 +13,7 @@ import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from farthing.service.access_tokens import read_tokens
 from farthing.settings import Settings, load_settings, read_secret
 
 METRICS = {
@@ -26,10 +27,15 @@ class Handler(BaseHTTPRequestHandler):
 
     command_name = ""
     token: str | None = None
+    tokens: Path | None = None
+    """Those that may read; None: everybody may."""
 
     def do_GET(self) -> None:
         """Be ready, and be scraped."""
         found = self.path in {"/readyz", "/metrics"}
+        if self.path == "/metrics" and self.tokens is not None and not self._known(self.tokens):
+            self._answer(401, "")
+            return
         self._answer(200 if found else 404, METRICS[self.command_name] if self.path == "/metrics" else "ok\n")
 
     def do_POST(self) -> None:
@@ -37,6 +43,11 @@ class Handler(BaseHTTPRequestHandler):
         self.rfile.read(int(self.headers.get("content-length", "0")))
         known = self.headers.get("authorization") == f"Bearer {self.token}"
         self._answer(200 if known else 401, "")
+
+    def _known(self, file: Path) -> bool:
+        scheme, _, credential = self.headers.get("authorization", "").partition(" ")
+        tokens = read_tokens(file)
+        return scheme == "Bearer" and tokens is not None and tokens.find(credential.encode()) is not None
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class calls it so
         """Say nothing: the logs of these tests are read by people."""
@@ -71,6 +82,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     Handler.command_name = chosen.command
     Handler.token = read_secret("FARTHING_INTAKE_TOKEN", settings.serve.token_file)
+    Handler.tokens = settings.serve.tokens_file if chosen.command == "serve" else None
     if chosen.command == "replay" and not _deliver(chosen.to, settings):
         return 3
     port = chosen.port if chosen.command == "replay" else settings.serve.port

@@ -3,6 +3,8 @@
 import re
 import stat
 import subprocess
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,8 @@ from farthing.settings import Settings, parse_settings
 from farthing.stack import compose, container, lifecycle
 from farthing.stack.compose import compose_environment, down_compose
 from farthing.stack.compose_config import COMPOSE_FILE, compose_configuration, compose_files
-from farthing.stack.container import compose_command, docker_engine_answers
+from farthing.stack.container import compose_command, docker_engine_answers, wait_for_containers
+from farthing.stack.health import PartFailedError
 from farthing.stack.layout import StateLayout
 
 ROOT = Path(__file__).parents[2]
@@ -31,20 +34,10 @@ def resolved(text: str) -> str:
 
 
 @pytest.mark.parametrize("name", sorted(SERVICES))
-def test_every_service_is_checked_for_health_and_published_on_loopback_only(name):
-    """A service that is unwell shows, and none is reachable from outside this machine."""
-    service = SERVICES[name]
-    assert service["healthcheck"]["test"][0] == "CMD"
-    assert service["ports"]
-    for port in service["ports"]:
-        assert re.fullmatch(r"127\.0\.0\.1:\d+:\d+", resolved(port)), port
-
-
-@pytest.mark.parametrize("name", sorted(SERVICES))
 def test_every_mounted_folder_is_in_the_repository(name):
     """And every named volume is declared."""
     volumes = yaml.safe_load(TEXT)["volumes"]
-    for volume in SERVICES[name]["volumes"]:
+    for volume in SERVICES[name].get("volumes", ()):
         source = resolved(volume.split(":/")[0])
         if source.startswith("."):
             assert any((FOLDER / source).iterdir()), source
@@ -56,11 +49,14 @@ def test_every_mounted_folder_is_in_the_repository(name):
         assert (ROOT / build["dockerfile"]).is_file()
 
 
-def test_the_example_of_env_names_every_variable_with_its_default():
-    """Nobody has to read compose.yaml to move a port."""
-    example = (FOLDER / ".env.example").read_text()
-    documented = dict(line.split("=", 1) for line in example.splitlines() if line and not line.startswith("#"))
+def test_env_names_every_variable_with_its_default_and_runs_the_demo():
+    """Nobody has to read compose.yaml to move a port; with nothing configured there is something to see."""
+    lines = (FOLDER / ".env").read_text().splitlines()
+    documented = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+    assert documented.pop("COMPOSE_PROFILES") == "demo"
     assert documented == {match[1]: match[2] or "" for match in VARIABLE.finditer(TEXT)}
+    ignored = subprocess.run([require("git"), "check-ignore", "-q", FOLDER / ".env"], cwd=ROOT, check=False)
+    assert ignored.returncode == 1, "git would leave it out"
 
 
 def test_farthing_up_sets_only_variables_that_compose_yaml_has(tmp_path):
@@ -104,7 +100,10 @@ def test_promtool_accepts_what_the_containers_mount(tmp_path):
     """With rules and targets at the places that compose.yaml gives them."""
     for path, text in compose_configuration(Settings()).items():
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / path).write_text(text.replace("/etc/farthing/rules", str(tmp_path / "rules")))
+        here = text.replace("/etc/farthing/rules", str(tmp_path / "rules"))
+        (tmp_path / path).write_text(here.replace("/run/farthing/secrets", str(tmp_path)))
+    for secret in ("farthing-token", "alertmanager-password"):
+        (tmp_path / secret).write_text("x\n")
     done = subprocess.run(
         [require("promtool"), "check", "config", tmp_path / "prometheus" / "prometheus.yml"],
         capture_output=True,
@@ -162,10 +161,24 @@ def test_the_containers_can_read_what_is_written_for_them(tmp_path):
     """They run as users of their own; the state folder above stays closed."""
     layout = StateLayout.at(tmp_path / "state")
     layout.create()
-    compose._write_configuration(layout, Settings())
+    compose.write_mounted(layout, Settings())
     assert {stat.S_IMODE(path.stat().st_mode) for path in layout.compose.rglob("*.yml")} == {0o644}
     assert stat.S_IMODE((layout.compose / "rules").stat().st_mode) == 0o755
     assert stat.S_IMODE(layout.root.stat().st_mode) == 0o700
+
+
+def test_nvidias_exporter_runs_where_the_settings_read_it(tmp_path):
+    """Without one in the settings, Prometheus finds it by name wherever the profile is switched on by hand."""
+    exporter = {"url": "http://dcgm-exporter:9400/metrics", "kind": "dcgm"}
+    settings = Settings.model_validate({"gpus": {"exporters": [exporter]}})
+    given = compose_environment(settings, StateLayout.at(tmp_path))
+    assert given["COMPOSE_PROFILES"] == "demo,gpu"
+    for asked, source in ((settings, "static_configs"), (Settings(), "dns_sd_configs")):
+        config = yaml.safe_load(compose_configuration(asked)[Path("prometheus/prometheus.yml")])
+        job = config["scrape_configs"][-1]
+        assert job["job_name"] == "gpu-exporters"
+        assert "dcgm-exporter" in str(job.pop(source))
+        assert set(job) == {"job_name"}
 
 
 def fake(folder: Path, name: str, script: str) -> None:
@@ -209,6 +222,35 @@ def test_the_plugin_is_preferred_to_the_old_command(tmp_path, monkeypatch):
     assert compose_command() == (str(tmp_path / "docker"), "compose")
 
 
+def engine(folder: Path, monkeypatch: pytest.MonkeyPatch, *states: str) -> None:
+    """A client of Docker that has containers in these states, one inspection after the other."""
+    told = folder / "states"
+    told.write_text("\n".join(states) + "\n")
+    script = f'[ "$1" = ps ] && echo c1 c2 && exit; head -1 {told} | tr " " "\\n"; sed -i 1d {told}'
+    fake(folder, "docker", script)
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+    monkeypatch.setattr(container, "POLL_SECONDS", 0.01)
+
+
+def test_containers_are_awaited_until_each_is_healthy_or_has_done_its_work(tmp_path, monkeypatch):
+    """What is still missing is named."""
+    starting = "secrets|running|0| farthing|created|0|"
+    engine(tmp_path, monkeypatch, starting, "secrets|exited|0| farthing|running|0|starting", "secrets|exited|0|")
+    said: list[Sequence[str]] = []
+    assert wait_for_containers("p", patience_seconds=10, stop=threading.Event(), waiting_for=said.append)
+    assert said == [["farthing", "secrets"], ["farthing"], []]
+
+
+def test_containers_that_do_not_become_well_are_named(tmp_path, monkeypatch):
+    """One that ended with an error is not ready, whatever it was for; nor is an engine that says nothing."""
+    engine(tmp_path, monkeypatch, "secrets|exited|1| farthing|running|0|unhealthy")
+    with pytest.raises(PartFailedError, match="farthing, secrets"):
+        wait_for_containers("p", patience_seconds=0, stop=threading.Event(), waiting_for=lambda _: None)
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    with pytest.raises(PartFailedError, match="Docker's engine"):
+        wait_for_containers("p", patience_seconds=0, stop=threading.Event(), waiting_for=lambda _: None)
+
+
 @pytest.mark.parametrize(
     ("native", "engine", "started"),
     [(None, True, "compose"), (None, False, "native"), (True, True, "native"), (False, True, "compose")],
@@ -238,7 +280,7 @@ def test_up_and_down_call_compose_with_one_project_and_the_demo_profile(tmp_path
     log = tmp_path / "calls"
     fake(tmp_path, "docker", f'echo "$COMPOSE_PROFILES $PROMETHEUS_PORT $*" >> {log}')
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    monkeypatch.setattr(compose, "wait_until_ready", lambda *_, **__: True)
+    monkeypatch.setattr(compose, "wait_for_containers", lambda *_, **__: True)
     settings = Settings.model_validate({"stack": {"state_dir": tmp_path / "state"}})
     console, text = paper()
     assert compose.up_compose(settings, detach=True, port_offset=100, console=console) == 0
@@ -249,6 +291,7 @@ def test_up_and_down_call_compose_with_one_project_and_the_demo_profile(tmp_path
     file = ROOT / COMPOSE_FILE
     assert calls == [
         f"demo 9190 compose --project-name farthing-100 --file {file} up --detach --build --remove-orphans",
+        f"demo 9190 compose --project-name farthing-100 --file {file} run --rm --no-deps -T reveal",
         f"demo 9090 compose --project-name farthing-100 --file {file} down --remove-orphans",
     ]
 

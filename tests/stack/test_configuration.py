@@ -5,6 +5,7 @@ import os
 import stat
 import subprocess
 from configparser import ConfigParser
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,11 @@ from tests.stack.scenery import require
 
 from farthing.domain import conventions as names
 from farthing.domain.errors import ConfigError
-from farthing.settings import EngineSettings, Settings, load_settings
+from farthing.settings import EngineSettings, Settings, TracesSettings, load_settings
 from farthing.stack.configuration import write_configuration, write_targets
 from farthing.stack.effective import effective_settings, shift_ports
 from farthing.stack.grafana import GrafanaSources, render_sources
-from farthing.stack.jaeger import JaegerPorts, render_jaeger
+from farthing.stack.jaeger import JaegerPorts, JaegerSite, render_jaeger
 from farthing.stack.layout import StateLayout
 from farthing.stack.parts import native_parts
 from farthing.stack.programs import Programs
@@ -156,6 +157,7 @@ def test_the_effective_settings_survive_the_file(layout):
         layout,
         prices=[{"gpu": "H100-SXM", "usd_per_hour": "2.990000001", "from": "2026-01-31"}],
         alerts={"webhook_url": "https://hooks.example/x"},
+        traces={"endpoint": "https://otlp.example/v1/traces", "sampling": {"costly_usd": "0.25"}},
         **ENGINES,
     )
     assert load_settings(layout.settings) == settings
@@ -275,16 +277,45 @@ def test_grafana_finds_its_dashboards_where_they_are_written(layout):
 
 def test_jaeger_listens_where_it_is_told_and_nowhere_else():
     """Its defaults would clash between two stacks."""
-    text = render_jaeger(JaegerPorts(1, 2, 3, 4, 5), "127.0.0.1")
-    config = yaml.safe_load(text)
+    text = render_jaeger(JaegerPorts(1, 2, 3, 4, 5, 6), JaegerSite("127.0.0.1", "/d"), Settings())
     assert sorted(line.split(": ", 1)[1] for line in text.splitlines() if "endpoint:" in line) == [
-        f"127.0.0.1:{port}" for port in (1, 2, 3, 4, 5)
+        f"127.0.0.1:{port}" for port in (1, 2, 3, 4, 5, 6)
     ]
-    pipeline = config["service"]["pipelines"]["traces"]
-    assert set(pipeline["receivers"]) <= set(config["receivers"])
-    assert set(pipeline["processors"]) <= set(config["processors"])
-    assert set(pipeline["exporters"]) <= set(config["exporters"])
-    assert set(config["service"]["extensions"]) == set(config["extensions"])
+
+
+def test_what_jaeger_counts_of_spans_is_scraped_where_one_runs(layout):
+    """A target that is not there would be down for ever."""
+    settings = effective_settings(Settings(), layout)
+    for programs, expected in ((PROGRAMS, [{"targets": ["127.0.0.1:8889"]}]), (replace(PROGRAMS, jaeger=()), None)):
+        write_configuration(settings, layout, programs)
+        config = yaml.safe_load((layout.prometheus / "prometheus.yml").read_text())
+        jobs = {job["job_name"]: job.get("static_configs") for job in config["scrape_configs"]}
+        assert jobs.get(names.JOB_SPANS) == expected
+
+
+def test_the_service_of_a_native_stack_hands_spans_to_its_jaeger_unless_told_otherwise(layout, monkeypatch, tmp_path):
+    """Where none runs, nobody would take them; files are found from any folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def traces(programs: Programs, **given: object) -> TracesSettings:
+        settings = effective_settings(Settings.model_validate({"traces": given}), layout)
+        write_configuration(settings, layout, programs)
+        return load_settings(layout.settings).traces
+
+    assert traces(PROGRAMS).url == "http://127.0.0.1:4318/v1/traces"
+    assert traces(replace(PROGRAMS, jaeger=())).url is None
+    other = traces(PROGRAMS, endpoint="https://otlp.example", headers_file="headers")
+    assert (other.url, other.headers_file) == ("https://otlp.example/v1/traces", tmp_path / "headers")
+
+
+def test_jaeger_of_a_native_stack_keeps_traces_in_the_state_folder(layout):
+    """And reads its counts from the Prometheus beside it."""
+    written(layout)
+    storage = yaml.safe_load((layout.jaeger / "jaeger.yaml").read_text())["extensions"]["jaeger_storage"]
+    badger = storage["backends"]["traces"]["badger"]
+    assert badger["directories"]["keys"] == str(layout.data / "jaeger/keys")
+    assert (layout.data / "jaeger").is_dir()
+    assert storage["metric_backends"]["span_metrics"]["prometheus"]["endpoint"] == "http://127.0.0.1:9090"
 
 
 def test_everything_binds_to_loopback(layout):

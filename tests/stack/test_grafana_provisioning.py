@@ -67,7 +67,12 @@ TRACES_TO_METRICS = {"datasourceUid", "tags", "queries", "spanStartTimeShift", "
 
 
 def as_grafana_reads(text: str) -> Any:
-    """The document once Grafana has put the environment's variables in: none is left, and two dollars are one."""
+    """The document once Grafana has put files and the environment's variables in: two dollars are one by then.
+
+    ``$__file{path}`` is what the file holds (interpolateValue in pkg/services/provisioning/values/values.go expands as
+    in Grafana's own settings); no variable of the environment is left.
+    """
+    text = re.sub(r"\$__file\{([^}$]+)\}", r"content of \1", text)
     assert re.findall(r"\$", re.sub(r"\$\$", "", text)) == [], text
     return yaml.safe_load(text.replace("$$", "$"))
 
@@ -212,6 +217,11 @@ def test_the_committed_files_of_compose_are_these(tmp_path):
     files = compose_files(Settings())
     folder = Path("deploy/compose/generated/grafana/provisioning")
     read = as_grafana_reads(files[folder / "datasources/farthing.yml"])["datasources"]
+    for one in read:
+        file = f"/run/farthing/secrets/{one['uid']}-password"
+        assert (one["basicAuth"], one["basicAuthUser"]) == (True, "farthing")
+        assert one["secureJsonData"] == {"basicAuthPassword": f"content of {file}"}
+        assert set(one) <= SOURCE
     assert [one["url"] for one in read] == ["http://prometheus:9090", "http://alertmanager:9093", "http://jaeger:16686"]
     assert as_grafana_reads(files[folder / "dashboards/farthing.yml"])["providers"][0]["folderUid"] == "farthing"
     written = grafana_files(SOURCES, {"a.json": "{}"}, "/x")

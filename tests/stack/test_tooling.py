@@ -80,6 +80,7 @@ def test_bootstrap_without_root_says_exactly_what_to_install(tmp_path, postgresq
         (programs / "initdb").symlink_to("/bin/true")
     script = (ROOT / "tools" / "bootstrap.sh").read_text().replace("EUID != 0", "1")
     script = script.replace("/usr/lib/postgresql", str(tmp_path / "postgresql"))
+    script = script.replace("/libnuma.so.1", "/of-another-name.so.1")
     copy = tmp_path / "tools" / "bootstrap.sh"
     copy.parent.mkdir()
     copy.write_text(script)
@@ -89,7 +90,8 @@ def test_bootstrap_without_root_says_exactly_what_to_install(tmp_path, postgresq
     assert done.returncode == 1
     assert done.stderr == (
         "bootstrap: these packages are missing; as root: "
-        f"apt-get install --no-install-recommends prometheus-alertmanager chromium docker-compose{missing}\n"
+        "apt-get install --no-install-recommends prometheus-alertmanager chromium debootstrap docker-compose docker.io "
+        f"iproute2 libnuma1{missing} victoria-metrics\n"
     )
     assert not (tmp_path / ".venv").exists()
 

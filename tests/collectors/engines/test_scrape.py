@@ -10,9 +10,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from farthing.collectors.engines.boots import DOWN_AFTER_NS
 from farthing.collectors.engines.catalogue import load_catalogue
 from farthing.collectors.engines.clock import anchored_clock
-from farthing.collectors.engines.scrape import DOWN_AFTER_NS, EngineScraper, probe_engine
+from farthing.collectors.engines.scrape import EngineScraper, probe_engine
 from farthing.costing.scraped import ScrapedCoster
 from farthing.domain.clock import SECOND
 from farthing.domain.conventions import SCRAPED_BOOT

@@ -23,7 +23,7 @@ __all__ = ["MODEL", "ONE_SERVER", "RealEngine", "engine_models", "engine_python"
 
 ROOT = Path(__file__).parents[3]
 MAKE_ENVIRONMENT = ROOT / "tools/engine_env.sh"
-MAKE_MODELS = Path(__file__).with_name("tiny_models.py")
+MAKE_MODELS = ROOT / "deploy/images/demo/tiny_models.py"
 MODEL = "tiny"
 """The name under which the engine serves its model."""
 HEALTHY_WITHIN_SECONDS = 280

@@ -21,11 +21,14 @@ from tests.integration.probe.reconcile import against_clients, as_lines, doubled
 from tests.integration.probe.run import Run, run
 from tests.integration.probe.stand import Stand, full_disk, probed_stand
 from tests.service.running import wait_until
+from tests.tracing.canary_stand import keep_exports
+from tests.tracing.receiver import Receiver, otlp_receiver
 
 from farthing.domain import conventions as c
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
 
+VLLM = "vllm"
 EVERYBODY = {*TENANTS, KEYED_TENANT}
 PATIENCE_SECONDS = 60.0
 SOON = {"grace_seconds": 10}
@@ -54,23 +57,37 @@ class Dropped:
 
 
 @pytest.fixture(scope="module")
+def collector() -> Iterator[Receiver]:
+    """Takes the spans of the probe and of vLLM."""
+    with otlp_receiver() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
 def stand(
     engine_python: Path,
     engine_models: Path,
     probe_installed: Path,
     text_arguments: tuple[str, ...],
+    *,
+    collector: Receiver,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Stand]:
     """The engine; no memory for records, so that all of them go through the spool."""
     folder, model = tmp_path_factory.mktemp("several"), engine_models / "tinyqwen"
     no_queue = {"FARTHING_PROBE_QUEUE_MIB": "0"}
+    traced = {
+        "OTEL_SERVICE_NAME": VLLM,
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": collector.url,
+        "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf",
+    }
     with probed_stand(
         folder,
         engine_python,
         model,
         probe_installed,
-        arguments=text_arguments,
-        environment=no_queue,
+        arguments=(*text_arguments, "--otlp-traces-endpoint", collector.url),
+        environment={**no_queue, **traced},
         servers=2,
         costing=SOON,
     ) as made:
@@ -149,11 +166,13 @@ def test_the_totals_are_those_of_one_server(mixed: Run):
     assert {tag: claimed[tag] for tag in exact} == exact
 
 
-def test_no_content_is_kept_anywhere(stand: Stand, canaries: Canaries, books: dict[str, Any]):
-    """Prompts, tool arguments, stop strings, users, keys and answers: in no record, file, log, database or metric."""
+def test_no_content_is_kept_anywhere(stand: Stand, collector: Receiver, canaries: Canaries, books: dict[str, Any]):
+    """Prompts, tool arguments, stop strings, users, keys and answers: in no record, span, file, log or metric."""
     assert unexpected(canaries.seen) == []
     assert canaries.spooled > 0, "nothing was on disk to be searched"
     assert len(canaries.answers) >= 10
+    assert {c.SPAN_SERVICE, VLLM} <= {span.resource[c.RESOURCE_SERVICE] for span in collector.spans}
+    keep_exports(stand.folder, collector)
     keys = {"key of everyone else": PLAIN_KEY.encode(), "key of hooli": BY_KEY.encode()}
     keys |= {f"key: {name}": value.encode() for name, value in stand.secrets.items()}
     marks = {**canaries.marks, **canaries.answers, **keys}
