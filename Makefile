@@ -13,6 +13,8 @@ ARGS ?=
 
 # Tests that can share the machine run on every core; a file stays in one process, where its fixtures are made once.
 SHARED := --numprocesses logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+# What takes long is said at the end, so that a gate that grows can be looked at.
+SLOWEST := --durations 25 --durations-min 5
 
 .PHONY: help
 help: ## List the targets
@@ -33,8 +35,8 @@ down: ## Stop the stack
 
 .PHONY: test
 test: bootstrap lint types check-generated engine-env ## Check everything and run every test, real parts included
-	$(BIN)/pytest -m "not alone" $(SHARED)
-	$(BIN)/pytest -m alone
+	$(BIN)/pytest -m "not alone" $(SHARED) $(SLOWEST)
+	$(BIN)/pytest -m alone $(SLOWEST)
 
 .PHONY: lint
 lint: ## Check style, formatting and import rules
@@ -42,6 +44,9 @@ lint: ## Check style, formatting and import rules
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/lint-imports
+	@# it warns of each part of a line whose comment was meant for another part
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive core collectors exporters alerts dashboards app tools deploy \
+		2>&1 | { grep -v "nosec encountered" || true; }
 
 .PHONY: types
 types: ## Check types
@@ -59,8 +64,9 @@ check-generated: ## Fail when a generated file is not current
 	$(BIN)/farthing generate --check
 
 .PHONY: engine-env
-engine-env: bootstrap ## Create the environment of the real engine that the integration tests use
+engine-env: bootstrap ## Create the environments of the real engine and of the example that the integration tests use
 	tools/engine_env.sh
+	tools/example_env.sh
 
 .PHONY: unit
 unit: ## Run the tests that need no real parts
@@ -70,7 +76,7 @@ unit: ## Run the tests that need no real parts
 .PHONY: integration
 integration: bootstrap engine-env ## Run the tests that need real parts
 	$(BIN)/pytest -m "real and not alone" $(SHARED)
-	$(BIN)/pytest -m alone
+	$(BIN)/pytest -m alone $(SLOWEST)
 
 .PHONY: bench
 bench: ## Run the benchmarks

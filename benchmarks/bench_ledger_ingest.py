@@ -68,7 +68,7 @@ def bodies(lines: int) -> Iterator[bytes]:
 
 async def post(ledger: Ledger, batch: list[bytes]) -> int:
     """Post bodies to the intake of a ledger, some at a time; returns how many records it took."""
-    app = Starlette(routes=intake_routes(ledger, None, NO_LIMIT, IntakeCounts(), lambda: None))
+    app = Starlette(routes=intake_routes(ledger, NO_LIMIT, IntakeCounts(), lambda: None))
     waiting = iter(batch)
 
     async def sender(client: httpx.AsyncClient) -> int:

@@ -51,7 +51,7 @@ def installed_probe(folder: Path) -> Path:
 
 def tiny_model(folder: Path) -> Path:
     """The text model without weights."""
-    make = ROOT / "tests/integration/engine/tiny_models.py"
+    make = ROOT / "deploy/images/demo/tiny_models.py"
     offline = {**os.environ, "HF_HUB_OFFLINE": "1"}
     subprocess.run([ENGINE_ENV / "bin/python", make, folder], env=offline, check=True, stdout=subprocess.DEVNULL)
     return folder / "tinyqwen"

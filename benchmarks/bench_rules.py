@@ -13,7 +13,6 @@ a group needs more than a quarter of its interval, by the median of its evaluati
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
 import statistics
 import sys
@@ -31,10 +30,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import httpx
 import yaml
-from benchmarks.many_engines import FARTHING_PATH, Fleet, serve, targets
+from benchmarks.many_engines import FARTHING_PATH, Fleet, served, targets
 from prometheus_client.parser import text_string_to_metric_families
 from tests.alerts.known_metrics import FIXTURES, farthing_exposition
-from tests.alerts.real_parts import free_port, program, running
+from tests.alerts.live_prometheus import started
+from tests.alerts.real_parts import free_port
 
 from farthing.alerts.render import render_rules
 from farthing.domain.conventions import JOB_ENGINES, JOB_FARTHING
@@ -85,32 +85,20 @@ def prometheus(folder: Path, fleet: Fleet, scrape: int, nice: int) -> Iterator[S
     (folder / "rules").mkdir()
     for name, text in render_rules(Settings()).items():
         (folder / "rules" / name).write_text(text)
-    port, address = free_port(), f"127.0.0.1:{free_port()}"
-    process = multiprocessing.get_context("spawn").Process(target=serve, args=(fleet, port), daemon=True)
-    process.start()
-    ours = {"targets": [f"127.0.0.1:{port}"], "labels": {"instance": JOB_FARTHING, "__metrics_path__": FARTHING_PATH}}
-    configuration = {
-        "global": {"scrape_interval": f"{scrape}s", "scrape_timeout": f"{min(scrape, 10)}s"},
-        "rule_files": ["rules/*.yml"],
-        "scrape_configs": [
-            {"job_name": JOB_ENGINES, "static_configs": targets(fleet, f"127.0.0.1:{port}")},
-            {"job_name": JOB_FARTHING, "static_configs": [ours]},
-        ],
-    }
-    (folder / "prometheus.yml").write_text(yaml.safe_dump(configuration))
-    arguments = [
-        *(["nice", "-n", str(nice)] if nice else []),
-        program("prometheus"),
-        f"--config.file={folder / 'prometheus.yml'}",
-        f"--storage.tsdb.path={folder / 'data'}",
-        f"--web.listen-address={address}",
-    ]
-    try:
-        with running(arguments, f"http://{address}/-/ready", folder / "log"), httpx.Client(timeout=60) as client:
-            yield Server(f"http://{address}", client)
-    finally:
-        process.terminate()
-        process.join()
+    with served(fleet, free_port()) as address:
+        ours = {"targets": [address], "labels": {"instance": JOB_FARTHING, "__metrics_path__": FARTHING_PATH}}
+        configuration = {
+            "global": {"scrape_interval": f"{scrape}s", "scrape_timeout": f"{min(scrape, 10)}s"},
+            "rule_files": ["rules/*.yml"],
+            "scrape_configs": [
+                {"job_name": JOB_ENGINES, "static_configs": targets(fleet, address)},
+                {"job_name": JOB_FARTHING, "static_configs": [ours]},
+            ],
+        }
+        (folder / "prometheus.yml").write_text(yaml.safe_dump(configuration))
+        prefix = ["nice", "-n", str(nice)] if nice else []
+        with started(folder, prefix=prefix) as server, httpx.Client(timeout=60) as client:
+            yield Server(server.url, client)
 
 
 def measured(server: Server, seconds: int) -> tuple[dict[str, list[float]], dict[tuple[str, str], list[float]]]:

@@ -7,13 +7,15 @@ An exposition is made once per model and tick, not per engine: what engines of o
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
-__all__ = ["FARTHING_PATH", "Fleet", "serve", "targets"]
+__all__ = ["FARTHING_PATH", "Fleet", "served", "targets"]
 
 FARTHING_PATH: Final = "/farthing"
 TICK_SECONDS: Final = 5
@@ -89,8 +91,19 @@ def targets(fleet: Fleet, address: str) -> list[dict[str, object]]:
     ]
 
 
-def serve(fleet: Fleet, port: int) -> None:
-    """Answer on the loopback port until the process is ended."""
+@contextmanager
+def served(fleet: Fleet, port: int) -> Iterator[str]:
+    """The address of a process of its own that answers on the loopback port within the block."""
+    process = multiprocessing.get_context("spawn").Process(target=_run, args=(fleet, port), daemon=True)
+    process.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.join()
+
+
+def _run(fleet: Fleet, port: int) -> None:
     asyncio.run(_serve(fleet, port))
 
 

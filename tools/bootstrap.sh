@@ -3,8 +3,9 @@
 #
 #   tools/bootstrap.sh python   uv and the Python environment
 #   tools/bootstrap.sh run      what `make up` needs as well: Prometheus and Alertmanager, unless Docker runs them
-#   tools/bootstrap.sh dev      what `make test` needs as well: Chromium, Docker Compose (to check its file), PostgreSQL,
-#                               Grafana's published types (from npm)
+#   tools/bootstrap.sh dev      what `make test` needs as well: Chromium, a Docker engine with Compose, debootstrap for
+#                               its images, PostgreSQL,
+#                               VictoriaMetrics, Grafana's published types (from npm)
 #
 # Packages need root; without it the script names them and exits with 1. Whatever is there stays as it is.
 set -euo pipefail
@@ -24,8 +25,13 @@ readonly TYPES_STAMP=$TYPES/node_modules/.package-lock.json
 readonly STACK_PACKAGES=('prometheus:prometheus' 'prometheus-alertmanager:prometheus-alertmanager alertmanager')
 readonly TEST_PACKAGES=(
     'chromium:chromium chromium-browser google-chrome'
+    'debootstrap:debootstrap'
     'docker-compose:docker-compose'
+    'docker.io:dockerd'
+    'iproute2:ip'
+    'libnuma1:/usr/lib/*/libnuma.so.1 /lib/*/libnuma.so.1'
     'postgresql:initdb /usr/lib/postgresql/*/bin/initdb'
+    'victoria-metrics:victoria-metrics'
 )
 
 # The Python that is found is the one used: none is ever fetched.
@@ -53,6 +59,10 @@ main() {
     ensure_uv "$python"
     sync_environment "$python"
     if [[ $purpose == dev ]]; then
+        mapfile -t packages < <(missing_libraries)
+        if ((${#packages[@]})); then
+            install_packages "${packages[@]}"
+        fi
         install_types
     fi
 }
@@ -74,18 +84,31 @@ docker_runs_the_stack() {
 }
 
 # Each argument is "package:command command ..."; prints the packages of which no command is on PATH. A command may be
-# a pattern of paths.
+# a pattern of paths, of a library too.
 missing_packages() {
     local entry command found
     for entry in "$@"; do
         found=
         for command in ${entry#*:}; do
-            if command -v "$command" >/dev/null; then
+            # a library is a file that nobody may run
+            if command -v "$command" >/dev/null || [[ $command == /* && -e $command ]]; then
                 found=yes
             fi
         done
         if [[ -z $found ]]; then
             printf '%s\n' "${entry%%:*}"
+        fi
+    done
+}
+
+# Prints the packages of libraries that programs in wheels want and a small Debian lacks: Playwright's driver, and rotel,
+# which loads Python as a library.
+missing_libraries() {
+    local program
+    for program in .venv/lib/python*/site-packages/{playwright/driver/node,rotel/rotel-agent}; do
+        if [[ -x $program ]]; then
+            # Debian names a package after the library, with its number where the name does not end in one
+            ldd "$program" | sed -nE 's/^\s*(libpython[0-9.]+)\.so\.\S+ => not found$/\1/p; s/^\s*(libatomic)\.so\.([0-9]+) => not found$/\1\2/p'
         fi
     done
 }
@@ -111,11 +134,13 @@ install_packages() {
         apt-get -qq update
         apt-get -qq install --yes --no-install-recommends -o Dpkg::Use-Pty=0 "$@" >/dev/null
     )
-    local package
+    local package service
     for package in "$@"; do
+        # Debian's docker.io carries docker.service
+        service=${package%.io}.service
         # nor may they start with the machine; where systemd is not installed there is nothing to disable
-        if command -v systemctl >/dev/null && [[ -e /lib/systemd/system/$package.service ]]; then
-            systemctl disable --quiet "$package.service" || say "could not disable $package.service; it may take the stack's port"
+        if command -v systemctl >/dev/null && [[ -e /lib/systemd/system/$service ]]; then
+            systemctl disable --quiet "$service" || say "could not disable $service; it may take the stack's port"
         fi
     done
 }

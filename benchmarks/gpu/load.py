@@ -27,6 +27,7 @@ import aiohttp  # type: ignore[import-not-found]  # only the engine's environmen
 if not __package__:
     sys.path.insert(0, str(Path(__file__).parents[2]))
 from benchmarks.gpu.plan import PHASES, Planned, load_words, plan
+from benchmarks.gpu.tracing import traceparents
 
 Row = dict[str, Any]
 ABORTED = "aborted"
@@ -41,6 +42,8 @@ class Target:
     session: Any
     url: str
     temperature: float | None
+    contexts: Iterator[str] | None = None
+    """Trace contexts of the callers, one a request."""
 
 
 async def ask(target: Target, request: Planned, row: Row, gaps: list[float]) -> None:
@@ -58,6 +61,8 @@ async def ask(target: Target, request: Planned, row: Row, gaps: list[float]) -> 
     elif target.temperature is not None:
         body["temperature"] = target.temperature
     headers = {"X-Request-Id": row["id"], "X-Tenant-Id": row["tenant"]}
+    if target.contexts is not None:
+        headers["traceparent"] = next(target.contexts)
     try:
         async with target.session.post(f"{target.url}/v1/completions", json=body, headers=headers) as response:
             if response.status != 200:
@@ -189,7 +194,8 @@ async def run(options: argparse.Namespace) -> list[Row]:
     rows: list[Row] = []
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS)
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=600), connector=connector) as session:
-        target = Target(session, options.url, options.temperature)
+        contexts = None if options.sampled is None else traceparents(options.sampled, options.seed)
+        target = Target(session, options.url, options.temperature, contexts)
         for part in options.phases.split(","):
             name, _, seconds = part.partition(":")
             requests = plan(name, options.seed, words, options.scale)
@@ -220,6 +226,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, help="most requests of a phase")
     parser.add_argument("--scale", type=float, default=1.0, help="shortens prompts and outputs (1)")
     parser.add_argument("--temperature", type=float, help="of requests for one answer (the model's own)")
+    parser.add_argument("--sampled", type=float, help="send trace contexts, so large a share of them sampled (none)")
     parser.add_argument("--id-prefix", default="r")
     parser.add_argument("--label", default="", help="goes into the summaries")
     parser.add_argument("--server-pid", type=int, help="counts the CPU time of this process and its descendants")

@@ -1,12 +1,16 @@
 """What the probe costs a vLLM server: the same load on one without and on one with it, in turns.
 
     python benchmarks/gpu/overhead.py --model FOLDER --probe WHEEL --out FOLDER [--rounds 6] [-- VLLM FLAGS]
+    python benchmarks/gpu/overhead.py … --traces 0.1
     python -m benchmarks.gpu.overhead --evaluate FILE.jsonl
 
 Runs in vLLM's own environment. Both servers are up, and one sleeps (level 2) while the other is loaded, so that they
 can share a GPU; the order alternates, because a GPU at its power cap drifts with its temperature. Round 0 warms both
 up and is left out. Writes ``ab.jsonl``, one line a phase of a load, and prints the ratios; ``--evaluate`` prints them
 of a file that is there.
+
+With ``--traces RATE`` both servers have the probe, and the second one's hands spans to a collector on this machine:
+clients send trace contexts, so large a share of them sampled.
 """
 
 from __future__ import annotations
@@ -34,6 +38,7 @@ from benchmarks.gpu.serving import (
     server_options,
     unpack_probe,
 )
+from benchmarks.gpu.tracing import WITHOUT_TRACES, running_collector, traces_environment
 
 VANILLA, PROBED = "A", "B"
 PHASE = "c128"
@@ -45,6 +50,7 @@ NAMES = {
     "gap_p50": "gap between chunks, p50, s",
     "gap_p99": "gap between chunks, p99, s",
     "ttft_mean": "time to first token, mean, s",
+    "ttft_p99": "time to first token, p99, s",
     "e2e_mean": "time to last token, mean, s",
     "server_cpu_s": "CPU time of the server, s",
 }
@@ -57,7 +63,7 @@ STUDENT = (
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """With the probe over without it: by round, and the 95 % interval of their mean."""
+    """With the probe, or its traces, over without: by round, and the 95 % interval of their mean."""
 
     pairs: tuple[tuple[float, float], ...]
     """Without, with."""
@@ -119,16 +125,21 @@ def table(ratios: Mapping[str, Ratio]) -> str:
 def measure(options: argparse.Namespace, scratch: Path) -> None:
     """Load both servers in turns; the summaries go to ``ab.jsonl``."""
     site = unpack_probe(options.probe, scratch / "site")
-    intake_port = options.port + 2
+    intake_port, collector_port = options.port + 2, options.port + 3
     developer = {"VLLM_SERVER_DEV_MODE": "1"}  # has the routes to sleep and to wake up
     probed = {**developer, **probe_environment(site, intake_port, scratch / "spool")}
+    without: tuple[tuple[str, ...], dict[str, str]] = ((), developer)
+    if options.traces is not None:
+        without = (WITH_PROBE, {**probed, "FARTHING_PROBE_SPOOL": str(scratch / "spool-of-other"), **WITHOUT_TRACES})
+        probed |= traces_environment(collector_port)
     flags = (*COMMON, *(() if options.no_sleep else ASLEEP))
     with ExitStack() as stack:
         results = stack.enter_context((options.out / "ab.jsonl").open("w", encoding="utf-8"))
         intake = stack.enter_context(running_intake(intake_port, options.out / "records.jsonl.gz"))
+        collected = stack.enter_context(running_collector(collector_port))
         servers: dict[str, Server] = {}
         for side, port, own, environment in (
-            (VANILLA, options.port, (), developer),
+            (VANILLA, options.port, *without),
             (PROBED, options.port + 1, WITH_PROBE, probed),
         ):
             log = options.out / f"{side}.log"
@@ -142,6 +153,7 @@ def measure(options: argparse.Namespace, scratch: Path) -> None:
                 results.writelines(f"{line}\n" for line in lines)
                 print(f"round {number}, {side}: {json.loads(lines[-1])['req_s']} requests/s", flush=True)
         told = [line for line in servers[PROBED].get("/metrics").splitlines() if line.startswith("farthing_probe_")]
+    print(f"the collector got {collected.exports} exports of spans, {collected.bytes} bytes")
     print(f"the intake got {intake.records} records; the probe's own counters after the last round:", *told, sep="\n")
 
 
@@ -150,8 +162,9 @@ def half_round(server: Server, number: int, options: argparse.Namespace) -> list
     if not options.no_sleep:
         server.post("/wake_up")
     clients = options.out / f"clients-{server.name}-{number}.jsonl.gz"
+    contexts = () if options.traces is None else ("--sampled", str(options.traces))
     lines = send_load(
-        server, options, f"warmup:1,{PHASE}:600", clients,
+        server, options, f"warmup:1,{PHASE}:600", clients, *contexts,
         "--requests", str(options.requests), "--seed", str(number),
         "--label", f"{server.name}.{number}", "--id-prefix", f"{server.name}{number}-",
     )  # fmt: skip
@@ -172,6 +185,7 @@ def main() -> None:
         parser.add_argument("--out", type=Path, required=True, help="folder for results and logs")
         parser.add_argument("--rounds", type=int, default=6, help="pairs of loads that count (6)")
         parser.add_argument("--requests", type=int, default=384, help="requests of each load (384)")
+        parser.add_argument("--traces", type=float, help="measure traces, sampled at this rate (0 to 1), not the probe")
         parser.add_argument("--no-sleep", action="store_true", help="keep both awake: they need not share a GPU")
         options = parser.parse_args()
         options.out.mkdir(parents=True, exist_ok=True)

@@ -48,7 +48,7 @@ def server_options(parser: argparse.ArgumentParser) -> None:
     """What both benchmarks want to know about servers."""
     parser.add_argument("--model", type=Path, required=True, help="folder of the model (make_model.py makes one)")
     parser.add_argument("--probe", type=Path, required=True, help="the probe's wheel")
-    parser.add_argument("--port", type=int, default=8100, help="first of three free ports (8100)")
+    parser.add_argument("--port", type=int, default=8100, help="first of four free ports (8100)")
     parser.add_argument("--scale", type=float, default=1.0, help="shortens prompts and outputs (1)")
     parser.add_argument("--healthy-within", type=float, default=600, help="seconds that a server may take (600)")
     parser.add_argument("flags", nargs="*", help="after --: flags of vLLM, which win over those that are set here")
