@@ -3,9 +3,14 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from tests.ledger.databases import ledger_url, new_ledger_url, postgres, server_programs
 
 __all__ = ["ledger_url", "new_ledger_url", "postgres", "server_programs"]
+
+# a slow machine is no reason for a test to fail, wherever it runs
+settings.register_profile("without deadlines", deadline=None)
+settings.load_profile("without deadlines")
 
 TESTS = Path(__file__).parent
 ALONE = (
