@@ -291,7 +291,7 @@ def test_an_idle_gpu_shows_no_fault(clock, proc):
 
 # ---- how often ------------------------------------------------------------------------------------
 def test_what_is_dear_or_changes_seldom_is_asked_seldom(clock, proc):
-    """A minute at one reading a second: limits every 10 s, the highest clock once, energy every other second."""
+    """A minute at one reading a second: limits every 10 s, the highest clock once, energy every fourth second."""
     nvml = FakeNvml(gpu())
     source = source_of(nvml, clock, proc, NvmlOptions(xid_events=False))
     for _ in range(60):
@@ -299,12 +299,12 @@ def test_what_is_dear_or_changes_seldom_is_asked_seldom(clock, proc):
         assert (reading.power_limit_watts, reading.max_sm_clock_hz) == (700, 1_980_000_000)
         clock.pass_seconds(1)
     assert nvml.calls["nvmlDeviceGetUtilizationRates"] == nvml.calls["nvmlDeviceGetPowerUsage"] == 60
-    assert nvml.fields["TOTAL_ENERGY_CONSUMPTION"] == 30
+    assert nvml.fields["TOTAL_ENERGY_CONSUMPTION"] == 15
     assert nvml.calls["nvmlDeviceGetEnforcedPowerLimit"] == 6
     assert nvml.calls["nvmlDeviceGetMaxClockInfo"] == 1
     assert nvml.calls["nvmlInit"] == nvml.calls["nvmlDeviceGetHandleByIndex"] == 1
     # what changes seldom, twice at first; energy
-    assert nvml.calls["nvmlDeviceGetFieldValues"] <= 6 + 2 + 30
+    assert nvml.calls["nvmlDeviceGetFieldValues"] <= 6 + 2 + 15
 
 
 def test_readings_that_come_a_little_early_ask_as_often(clock, proc):
@@ -314,7 +314,7 @@ def test_readings_that_come_a_little_early_ask_as_often(clock, proc):
     for number in range(60):
         source.read()
         clock.pass_seconds(0.97 if number % 2 else 1.0)
-    assert nvml.fields["TOTAL_ENERGY_CONSUMPTION"] == 30
+    assert nvml.fields["TOTAL_ENERGY_CONSUMPTION"] == 15
 
 
 def test_energy_counters_of_many_gpus_are_asked_in_proportion_less_often(clock, proc):

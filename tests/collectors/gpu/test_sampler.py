@@ -6,6 +6,7 @@ import time
 from dataclasses import replace
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from tests.collectors.gpu.gpu_readings import AT, UUID, FakeSource, moments, read_again, reading, recorded
 
@@ -103,6 +104,91 @@ def test_power_of_a_real_driver_comes_within_two_percent_of_its_counter(seconds)
     assert bench.device(records[0].uuid).energy_mj == pytest.approx(counted, rel=0.02)
 
 
+def test_between_two_values_of_the_counter_energy_is_told_by_the_power_that_was_read():
+    """100 W, from the third second on 500 W: 0.2 kJ of 1.2 kJ in the first half; every other moment is told."""
+    powers, counter = [100.0, 100.0, 100.0, 500.0, 500.0], {0: 10**9, 4: 10**9 + 1_200_000}
+    steps = [
+        reading(after=second, power_watts=watts, energy_mj=counter.get(second)) for second, watts in enumerate(powers)
+    ]
+    bench = Bench(FakeSource.of(*moments(steps)))
+    bench.read(times=5)
+    bench.sampler.stop()
+    (record,) = bench.records
+    assert [(at - AT) // SECOND for at in record.at_ns] == [0, 2, 4]
+    # trapezoids of 100, 100, 300 and 500 J
+    assert [energy - 10**9 for energy in record.energy_mj] == [0, 240_000, 1_200_000]
+    assert record.method == COUNTER
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda one: replace(one, power_watts=None),
+        lambda one: replace(one, power_watts=0.0),
+        lambda one: replace(one, at_ns=AT + SECOND),
+    ],
+    ids=["power is not known", "nothing is drawn", "a clock goes back"],
+)
+def test_between_two_values_of_the_counter_nothing_is_told_without_power(spoil):
+    """What lies between is then taken to be even."""
+    steps = [reading(after=second, energy_mj={0: 10**9, 4: 10**9 + 1}.get(second)) for second in range(5)]
+    bench = Bench(FakeSource.of(*moments([steps[0], *map(spoil, steps[1:4]), replace(steps[4], power_watts=0.0)])))
+    bench.sampler.read()
+    bench.read(times=4)
+    bench.sampler.stop()
+    told = [(at, energy) for record in bench.records for at, energy in zip(record.at_ns, record.energy_mj, strict=True)]
+    assert told[0] == (steps[0].at_ns, 10**9)
+    assert told[-1] == (steps[4].at_ns, 10**9 + 1)
+    assert [at for at, _ in told] == sorted(at for at, _ in told)
+    assert len(told) == 2 or spoil(steps[1]).power_watts is not None
+
+
+def test_a_pod_that_comes_between_two_values_of_the_counter_gets_no_moment_of_the_one_before():
+    """What was read in one pod is not told as another's."""
+    steps = [
+        reading(after=second, pod="llm/a" if second < 3 else "llm/b", energy_mj=counter)
+        for second, counter in enumerate([10**9, None, None, None, 10**9 + 1_600_000])
+    ]
+    bench = Bench(FakeSource.of(*moments(steps)))
+    bench.read(times=5)
+    bench.sampler.stop()
+    assert [(record.pod, [(at - AT) // SECOND for at in record.at_ns]) for record in bench.records] == [
+        ("llm/a", [0]),
+        ("llm/b", [4]),
+    ]
+
+
+def windows(points, edges):
+    """Energy of each window, of (moment, millijoules so far)."""
+    at, energy = zip(*points, strict=True)
+    return np.diff(np.interp(edges, at, energy))
+
+
+@pytest.mark.parametrize(
+    "recording", ["h100-llama8b-vllm0.26", "h100-qwen2vl7b-vllm0.26", "h100-llama8b-devices-vllm0.26"]
+)
+def test_windows_of_a_recorded_run_keep_their_energy_when_its_counter_is_read_every_fourth_second(recording):
+    """Windows of five seconds, as costing has them, against the counter ten times a second, from six beginnings:
+    nearer than even shares.
+    """
+    wrong, wrong_evenly = [], []
+    for first in range(0, 40, 7):
+        samples = list(recorded(recording))[first:]
+        read = [replace(one, energy_mj=None if place % 4 else one.energy_mj) for place, one in enumerate(samples[::10])]
+        counter = {one.at_ns: one.energy_mj for one in read if one.energy_mj is not None}
+        bench = Bench(FakeSource.of(*moments(read)))
+        bench.read(times=len(read))
+        bench.sampler.stop()
+        told = {at: mj for one in bench.records for at, mj in zip(one.at_ns, one.energy_mj, strict=True)}
+        assert counter.items() <= told.items()
+        edges = np.arange(samples[0].at_ns, max(told), 5 * SECOND)
+        truth = windows([(one.at_ns, one.energy_mj) for one in samples], edges)
+        wrong.extend((windows(told.items(), edges) - truth) / truth.mean())
+        wrong_evenly.extend((windows(counter.items(), edges) - truth) / truth.mean())
+    assert np.std(wrong) < 0.85 * np.std(wrong_evenly)
+    assert np.std(wrong) < 0.025
+
+
 def test_every_record_is_one_that_the_wire_takes():
     """What the sampler makes is what intake reads again."""
     bench = Bench(FakeSource.of(*moments(recorded(every=10))))
@@ -173,6 +259,39 @@ def test_a_slice_has_its_share_whatever_the_order_of_the_readings():
     bench.sampler.stop()
     (part,) = (record for record in bench.records if record.kind == MIG)
     assert (part.parent, part.profile, part.energy_mj) == (UUID, "3g.40gb", tuple(n * 300_000 for n in range(5)))
+
+
+def test_a_slice_waits_for_its_gpus_counter():
+    """Its energy does not leap in the second in which the counter is read."""
+    steps = [
+        [
+            reading(after=second, energy_mj=None if second % 4 else 10**9 + second * 700_000),
+            reading("MIG-1", after=second, kind=MIG, parent=UUID, profile="3g.40gb", power_watts=None),
+        ]
+        for second in range(9)
+    ]
+    bench = Bench(FakeSource.of(*steps))
+    bench.read(times=9)
+    bench.sampler.stop()
+    (part,) = (record for record in bench.records if record.kind == MIG)
+    assert [(at - AT) // SECOND for at in part.at_ns] == [0, 4, 8]
+    assert part.energy_mj == (0, 4 * 300_000, 8 * 300_000)
+
+
+def test_a_slice_is_told_all_the_same_where_its_gpus_counter_stands_still():
+    """It is there, so it is paid for."""
+    steps = [
+        [
+            reading(after=second, energy_mj=10**9),
+            reading("MIG-1", after=second, kind=MIG, parent=UUID, profile="3g.40gb", power_watts=None),
+        ]
+        for second in range(30)
+    ]
+    bench = Bench(FakeSource.of(*steps))
+    bench.read(times=30)
+    bench.sampler.stop()
+    told = [(at - AT) // SECOND for record in bench.records if record.kind == MIG for at in record.at_ns]
+    assert told == [0, 11, 22]
 
 
 def test_a_slice_of_a_gpu_whose_energy_nobody_knows_has_none_either():

@@ -94,6 +94,9 @@ class Meter:
         ``gpu`` and ``gpu_mj`` are of the GPU that a slice is part of: its reading, and what it used so far.
         """
         method = self._method_of(reading, gpu, gpu_mj)
+        if method == self.method == ENERGY_SHARE and gpu_mj == self._last_gpu_mj and self._misses < MISSES:
+            self._misses += 1  # the GPU's counter was not read
+            return False
         if method != self.method and self._last is not None and RANK.index(method) > RANK.index(self.method):
             self._misses += 1
             if self._misses < MISSES:

@@ -50,9 +50,9 @@ class NvmlOptions:
     """How often devices that appear or come back are looked for, and MIG instances."""
     seldom_ns: int = 10 * SECOND
     """How often the driver is asked for what changes seldom: limits, ECC, NVLink, processes, PCIe."""
-    energy_ns: int = 2 * SECOND
+    energy_ns: int = 4 * SECOND
     """How often a device's energy counter is asked, with few devices; with more, once in as many seconds as there
-    are devices, up to 8. It loses nothing between, and takes 3 ms of a processor."""
+    are devices, up to 8. It loses nothing between, and takes 3 to 5 ms of a processor."""
     blocking_pcie: bool = False
     """Measure PCIe throughput: 40 ms of waiting for a device, each time."""
     xid_events: bool = True

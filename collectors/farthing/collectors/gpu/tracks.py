@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import accumulate, pairwise
 from typing import Final
 
 from farthing.collectors.gpu.faults import StuckUtilization, believed
@@ -21,6 +23,8 @@ BACK_SECONDS: Final = 60
 """A clock that was set back by less is waited for."""
 ANEW_SECONDS: Final = 60
 """How long a series lasts at least that ends because the driver's counter fell or jumped: a broken one always does."""
+APART_NS: Final = 1_500_000_000
+"""How far apart energy is told at least, where the counter is read more seldom than the power."""
 
 
 class Track:
@@ -37,6 +41,9 @@ class Track:
         """When the series began that the inbox gets."""
         self._told_ns = 0
         """The last moment that the inbox gets."""
+        self._told_mj = 0
+        self._since: list[GpuReading] = []
+        """The reading of that moment, and those after it whose energy was not counted."""
         self.reading: GpuReading | None = None
         self.pending: list[DeviceSamples] = []
         """Records that are complete."""
@@ -72,6 +79,7 @@ class Track:
         before = self.reading
         if self._boot and before is not None and _placed(before) != _placed(reading):
             self.finish()
+            self._since = []
         counted = (not self._boot or late > 0) and self._meter_it(reading, gpu)
         self.reading = replace(reading, faults=reading.faults | self._meter.faults(reading.at_ns))
         return counted
@@ -81,6 +89,7 @@ class Track:
         counted = self._meter.add(
             reading, gpu.reading if gpu is not None else None, gpu.used_mj if gpu is not None else None
         )
+        self._since.append(reading)
         if not counted:
             return False
         if self._boot and self._meter.method != method:
@@ -93,7 +102,10 @@ class Track:
             self._begin(reading, began)
             if follows:
                 self._tell(began, 0)
+        elif method == COUNTER:
+            self._tell_between()
         self._tell(reading.at_ns, self._meter.energy_mj)
+        self._since = [reading]
         anew = self._meter.method == COUNTER and self._meter.energy_mj != reading.energy_mj
         if anew and reading.at_ns - self._began_ns >= ANEW_SECONDS * SECOND:
             # so that whoever reads the device next, and knows the driver's counter alone, goes on with this one
@@ -109,7 +121,18 @@ class Track:
     def _tell(self, at_ns: int, energy_mj: int) -> None:
         self._at_ns.append(at_ns)
         self._energy_mj.append(energy_mj)
-        self._told_ns = at_ns
+        self._told_ns, self._told_mj = at_ns, energy_mj
+
+    def _tell_between(self) -> None:
+        """Tell when within its last step the counter rose: by the trapezoids of the power that was read meanwhile."""
+        told_mj, rose_mj = self._told_mj, self._meter.energy_mj - self._told_mj
+        *passed, last = self._since
+        parts = _parts(self._since)
+        if rose_mj <= 0 or parts is None:
+            return
+        for one, part in zip(passed, parts, strict=False):
+            if min(one.at_ns - self._told_ns, last.at_ns - one.at_ns) >= APART_NS:
+                self._tell(one.at_ns, told_mj + int(rose_mj * part))
 
     def due(self, batch_seconds: float) -> bool:
         """Whether a record's worth of samples has come together."""
@@ -152,6 +175,20 @@ class Track:
         self._sequence += 1
         self._at_ns.clear()
         self._energy_mj.clear()
+
+
+def _parts(readings: Sequence[GpuReading]) -> list[float] | None:
+    """Of the energy from the first reading to the last, by power times time: the part up to each, 0 to 1.
+
+    None where a reading lacks power, a clock went back, or nothing was drawn.
+    """
+    steps: list[float] = []
+    for one, other in pairwise(readings):
+        if one.power_watts is None or other.power_watts is None or other.at_ns <= one.at_ns:
+            return None
+        steps.append((one.power_watts + other.power_watts) / 2 * (other.at_ns - one.at_ns))
+    whole = sum(steps)
+    return [step / whole for step in accumulate(steps, initial=0.0)] if whole > 0 else None
 
 
 def _placed(reading: GpuReading) -> tuple[object, ...]:
