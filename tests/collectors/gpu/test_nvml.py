@@ -317,6 +317,20 @@ def test_readings_that_come_a_little_early_ask_as_often(clock, proc):
     assert nvml.fields["TOTAL_ENERGY_CONSUMPTION"] == 15
 
 
+def test_a_counter_that_did_not_answer_is_asked_at_the_next_reading(clock, proc):
+    """Else a device would soon be taken for one without a counter."""
+    one = gpu()
+    nvml = FakeNvml(one)
+    source = source_of(nvml, clock, proc, NvmlOptions(xid_events=False))
+    known = []
+    for second in range(10):
+        one.errors = {"TOTAL_ENERGY_CONSUMPTION": pynvml.NVML_ERROR_TIMEOUT} if second in {4, 5} else {}
+        [reading] = source.read()
+        known.append(reading.energy_mj is not None)
+        clock.pass_seconds(1)
+    assert [second for second, there in enumerate(known) if there] == [0, 6]
+
+
 def test_energy_counters_of_many_gpus_are_asked_in_proportion_less_often(clock, proc):
     """Eight: once in eight seconds each."""
     nvml = FakeNvml(*(gpu(number) for number in range(8)))

@@ -21,7 +21,10 @@ __all__ = ["Meter", "slice_fraction"]
 
 RANK: Final = (COUNTER, ENERGY_SHARE, INTEGRATED, NO_ENERGY)
 MISSES: Final = 10
-"""Readings without what a method needs, one after another, before another method takes over."""
+PATIENCE_NS: Final = 20 * SECOND
+"""Readings without what a method needs, one after another, and how long since the first, before another takes over."""
+WAIT_NS: Final = 10 * SECOND
+"""How long a slice waits for its GPU's energy to rise, of which it is told a share: a counter is read within 8 s."""
 GAP_SECONDS: Final = 60
 """Power is not known between two readings that are further apart."""
 WATTS: Final = 3_000.0
@@ -67,11 +70,18 @@ class Meter:
         self._base_mj = 0.0
         self._used_before_mj = 0.0
         self._last: GpuReading | None = None
+        """The last that was counted."""
+        self._before: GpuReading | None = None
+        """The last of all."""
+        self._passed_mj = 0.0
+        """Between the two, by power times time."""
         self._last_gpu_mj: float | None = None
         self._counter: int | None = None
         self._moved_ns = 0
         """When the counter's value was first seen."""
         self._misses = 0
+        self._missed_ns = 0
+        """When the first of them was."""
         self._strange_ns: dict[str, int] = {}
 
     @property
@@ -93,23 +103,35 @@ class Meter:
 
         ``gpu`` and ``gpu_mj`` are of the GPU that a slice is part of: its reading, and what it used so far.
         """
-        method = self._method_of(reading, gpu, gpu_mj)
-        if method == self.method == ENERGY_SHARE and gpu_mj == self._last_gpu_mj and self._misses < MISSES:
-            self._misses += 1  # the GPU's counter was not read
+        method, last, before = self._method_of(reading, gpu, gpu_mj), self._last, self._before
+        self._before = reading
+        if before is not None:
+            self._passed_mj += self._trapezoid(before, reading)
+        if last is not None and self._awaits(method, reading.at_ns, last.at_ns, gpu_mj):
             return False
-        if method != self.method and self._last is not None and RANK.index(method) > RANK.index(self.method):
-            self._misses += 1
-            if self._misses < MISSES:
-                return False
         self._misses = 0
         if method != self.method:
             self._change(method, reading, gpu_mj)
         else:
             self.used_mj += self._used(reading, gpu, gpu_mj)
-        self._last, self._last_gpu_mj = reading, gpu_mj
+        self._last, self._last_gpu_mj, self._passed_mj = reading, gpu_mj, 0.0
         if reading.energy_mj is not None and reading.energy_mj != self._counter:
             self._counter, self._moved_ns = reading.energy_mj, reading.at_ns
         return True
+
+    def of_another_gpu(self) -> None:
+        """A slice's GPU is counted by somebody else from now on, from another beginning."""
+        self._last_gpu_mj = None
+
+    def _awaits(self, method: str, at_ns: int, last_ns: int, gpu_mj: float | None) -> bool:
+        """Whether the next reading may tell what this one, by ``method``, does not."""
+        if method == self.method:
+            return method == ENERGY_SHARE and gpu_mj == self._last_gpu_mj and 0 <= at_ns - last_ns < WAIT_NS
+        if RANK.index(method) < RANK.index(self.method):
+            return False
+        self._missed_ns = self._missed_ns if self._misses else at_ns
+        self._misses += 1
+        return self._misses < MISSES and at_ns - self._missed_ns < PATIENCE_NS
 
     @staticmethod
     def _method_of(reading: GpuReading, gpu: GpuReading | None, gpu_mj: float | None) -> str:
@@ -122,12 +144,13 @@ class Meter:
 
     def _change(self, method: str, reading: GpuReading, gpu_mj: float | None) -> None:
         """Begin by another method; what passed since the last reading is counted as far as it is known."""
-        if method == COUNTER and self._last is not None:
-            self.used_mj += self._trapezoid(self._last, reading)
+        passed_mj = max(0.0, self._passed_mj)  # where a clock went back between, less than nothing
+        if method == COUNTER:
+            self.used_mj += passed_mj
         self._base_mj = float(reading.energy_mj or 0) if method == COUNTER else 0.0
         self._used_before_mj = self.used_mj
-        if method == INTEGRATED and self._last is not None:
-            self.used_mj += self._trapezoid(self._last, reading)
+        if method == INTEGRATED:
+            self.used_mj += passed_mj
         self.method = method
 
     def _used(self, reading: GpuReading, gpu: GpuReading | None, gpu_mj: float | None) -> float:

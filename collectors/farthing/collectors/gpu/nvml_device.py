@@ -161,8 +161,10 @@ class Device:
         answers = {**self._once, **self._seldom, **self._asker.answers(EVERY_SECOND)}
         self._without_energy += 1
         if self._without_energy >= _READINGS_WITHOUT_ENERGY or _due(at_ns, self._energy_at_ns, energy_ns):
-            answers |= self._asker.answers(ENERGY)
-            self._without_energy, self._energy_at_ns = 0, at_ns
+            energy = self._asker.answers(ENERGY)
+            answers |= energy
+            if energy:  # else it is asked for again at the next reading
+                self._without_energy, self._energy_at_ns = 0, at_ns
         faults = _NONE
         for name, value in answers.items():
             if _unbelievable(name, value):

@@ -221,7 +221,7 @@ class Sampler:
         return None
 
     def _track(self, uuid: str) -> Track | None:
-        return next((watched.tracks[uuid] for watched in self._watched if uuid in watched.tracks), None)
+        return next((one.tracks[uuid] for one in self._watched if uuid in one.tracks and self._is_fresh(one)), None)
 
     def _view(self, uuid: str, track: Track) -> DeviceView | None:
         shown = self._shown.get(uuid)

@@ -44,6 +44,10 @@ class Track:
         self._told_mj = 0
         self._since: list[GpuReading] = []
         """The reading of that moment, and those after it whose energy was not counted."""
+        self._placed_ns = 0
+        """Since when it is where it is."""
+        self._gpu: Track | None = None
+        """Of the GPU that it is part of, when its energy was looked at last."""
         self.reading: GpuReading | None = None
         self.pending: list[DeviceSamples] = []
         """Records that are complete."""
@@ -79,12 +83,15 @@ class Track:
         before = self.reading
         if self._boot and before is not None and _placed(before) != _placed(reading):
             self.finish()
-            self._since = []
+            self._placed_ns = reading.at_ns
         counted = (not self._boot or late > 0) and self._meter_it(reading, gpu)
         self.reading = replace(reading, faults=reading.faults | self._meter.faults(reading.at_ns))
         return counted
 
     def _meter_it(self, reading: GpuReading, gpu: Track | None) -> bool:
+        if gpu is not self._gpu:
+            self._gpu = gpu
+            self._meter.of_another_gpu()
         method, told_ns = self._meter.method, self._told_ns
         counted = self._meter.add(
             reading, gpu.reading if gpu is not None else None, gpu.used_mj if gpu is not None else None
@@ -131,7 +138,9 @@ class Track:
         if rose_mj <= 0 or parts is None:
             return
         for one, part in zip(passed, parts, strict=False):
-            if min(one.at_ns - self._told_ns, last.at_ns - one.at_ns) >= APART_NS:
+            apart_ns = min(one.at_ns - self._told_ns, last.at_ns - one.at_ns)
+            # what was read elsewhere is not told as read here
+            if apart_ns >= APART_NS and one.at_ns >= self._placed_ns:
                 self._tell(one.at_ns, told_mj + int(rose_mj * part))
 
     def due(self, batch_seconds: float) -> bool:
