@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ CONCURRENCY = 8
 PATIENCE_SECONDS = 120.0
 MOMENT_SECONDS = 0.2
 """In which a server takes in what it has been sent."""
+PICTURE = re.compile(r"data:image/png;base64,[^\"]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +58,26 @@ class Seen:
 
 
 async def drive(url: str, plan: Sequence[Ask], concurrency: int = CONCURRENCY) -> list[Seen]:
-    """What became of every request of the plan, in its order; up to ``concurrency`` are in flight."""
+    """What became of every request of the plan, in its order; up to ``concurrency`` are in flight.
+
+    A picture that is on its way is not sent again before that request has ended: vLLM's server and its engine keep
+    caches of pictures that must agree, and of two requests that bring a new one together they may fail one
+    ("P0/P1 cache drift", answered with status 500).
+    """
     gate = asyncio.Semaphore(concurrency)
+    ended: dict[str, asyncio.Event] = {}
 
     async def one(client: httpx.AsyncClient, ask: Ask) -> Seen:
         async with gate:
-            return await _send(client, url, ask)
+            pictures = PICTURE.findall(json.dumps(ask.body))
+            while on_its_way := [ended[each] for each in pictures if each in ended and not ended[each].is_set()]:
+                await on_its_way[0].wait()
+            own = asyncio.Event()
+            ended.update(dict.fromkeys(pictures, own))
+            try:
+                return await _send(client, url, ask)
+            finally:
+                own.set()
 
     async with _client() as client:
         return list(await asyncio.gather(*(one(client, ask) for ask in plan)))
