@@ -17,7 +17,7 @@ from farthing.domain.clock import SECOND
 from farthing.domain.conventions import FAULT_ENERGY_WENT_BACK, FAULT_SENTINEL
 from farthing.domain.gpu import COUNTER, ENERGY_SHARE, INTEGRATED, MIG, NO_ENERGY, GpuReading
 
-__all__ = ["Meter", "slice_fraction"]
+__all__ = ["Meter", "drawn_mj", "slice_fraction"]
 
 RANK: Final = (COUNTER, ENERGY_SHARE, INTEGRATED, NO_ENERGY)
 MISSES: Final = 10
@@ -54,6 +54,13 @@ def slice_fraction(reading: GpuReading, gpu: GpuReading) -> float | None:
     if reading.memory_total_bytes and gpu.memory_total_bytes:
         return min(1.0, reading.memory_total_bytes / gpu.memory_total_bytes)
     return None
+
+
+def drawn_mj(last: GpuReading, reading: GpuReading) -> float | None:
+    """Millijoules between two readings by the trapezoid of their power; None where one lacks it."""
+    if last.power_watts is None or reading.power_watts is None:
+        return None
+    return (last.power_watts + reading.power_watts) / 2 * (reading.at_ns - last.at_ns) * 1_000 / SECOND
 
 
 class Meter:
@@ -182,7 +189,4 @@ class Meter:
     @staticmethod
     def _trapezoid(last: GpuReading, reading: GpuReading) -> float:
         """Millijoules between two readings; 0 where power is not known."""
-        nanoseconds = reading.at_ns - last.at_ns
-        if last.power_watts is None or reading.power_watts is None or nanoseconds > GAP_SECONDS * SECOND:
-            return 0.0
-        return (last.power_watts + reading.power_watts) / 2 * nanoseconds * 1_000 / SECOND
+        return 0.0 if reading.at_ns - last.at_ns > GAP_SECONDS * SECOND else drawn_mj(last, reading) or 0.0

@@ -8,7 +8,7 @@ from itertools import accumulate, pairwise
 from typing import Final
 
 from farthing.collectors.gpu.faults import StuckUtilization, believed
-from farthing.collectors.gpu.metering import Meter
+from farthing.collectors.gpu.metering import Meter, drawn_mj
 from farthing.domain.clock import SECOND
 from farthing.domain.conventions import DEVICE_BOOT
 from farthing.domain.devices import DeviceView
@@ -193,9 +193,10 @@ def _parts(readings: Sequence[GpuReading]) -> list[float] | None:
     """
     steps: list[float] = []
     for one, other in pairwise(readings):
-        if one.power_watts is None or other.power_watts is None or other.at_ns <= one.at_ns:
+        drawn = drawn_mj(one, other)
+        if drawn is None or other.at_ns <= one.at_ns:
             return None
-        steps.append((one.power_watts + other.power_watts) / 2 * (other.at_ns - one.at_ns))
+        steps.append(drawn)
     whole = sum(steps)
     return [step / whole for step in accumulate(steps, initial=0.0)] if whole > 0 else None
 
