@@ -25,7 +25,7 @@ from farthing.exporters.prometheus_seats import Seats
 from farthing.ledger import tables as t
 from farthing.ledger.database import transaction
 from farthing.ledger.engine_notes import Unpriced, note_unpriced
-from farthing.ledger.posting import add_to
+from farthing.ledger.many_rows import add_to
 from farthing.ledger.repository import Ledger
 from farthing.service.spend_watch import SpendWatch
 from farthing.settings import Settings

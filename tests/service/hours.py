@@ -9,7 +9,7 @@ from farthing.domain import conventions as c
 from farthing.domain.clock import HOUR, SECOND
 from farthing.ledger import tables as t
 from farthing.ledger.database import transaction
-from farthing.ledger.posting import add_to
+from farthing.ledger.many_rows import add_to
 from farthing.ledger.repository import Ledger
 
 __all__ = ["MONTH_NS", "NOW_NS", "book", "ns"]

@@ -22,6 +22,7 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
+from uvicorn.loops.auto import auto_loop_factory
 
 from farthing.collectors.intake import INTAKE_ROUTES, IntakeCounts, IntakeLimits, intake_routes
 from farthing.domain import conventions as c
@@ -72,7 +73,7 @@ SPEND_SECONDS = 60.0
 """How often spend is computed, beside costing."""
 HISTORY_POINTS = 1_800
 """Half an hour of ticks for the page's plots."""
-SWITCH_SECONDS = 0.001
+SWITCH_SECONDS = 0.01
 """How long a thread that computes keeps others waiting for the interpreter; Python's own 5 ms are longer than it takes
 PostgreSQL to write what was handed to it."""
 
@@ -328,7 +329,9 @@ def serve(settings: Settings) -> None:
     ledger = Ledger.open(settings.ledger)
     end_well_on_sigterm()
     try:
-        asyncio.run(_serve(settings, ledger, access, listener, tls))
+        # uvicorn's own choice is uvloop; asyncio's loop gives the interpreter away several times in each post
+        with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:
+            runner.run(_serve(settings, ledger, access, listener, tls))
     finally:
         ledger.close()
         listener.close()

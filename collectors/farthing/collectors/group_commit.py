@@ -16,6 +16,8 @@ __all__ = ["GroupCommit", "RecordStore"]
 
 MOST_RECORDS = 20_000
 """Records of bodies that share a transaction; a single body may have more."""
+MANY_RECORDS = 100
+"""A body of so many is worth a transaction of its own, and waits for no others."""
 
 
 class RecordStore(Protocol):
@@ -47,7 +49,7 @@ class GroupCommit:
     when that fails, each is stored by itself.
 
     A transaction begins ``gather_seconds`` after the one before it at the earliest, so that the small bodies of many
-    senders share one; at once when ``enough`` bodies wait, or when there was none for so long.
+    senders share one; at once when ``enough`` bodies wait, or a large one, or when there was none for so long.
     """
 
     def __init__(
@@ -71,7 +73,7 @@ class GroupCommit:
         """How many of each batch were new; all are committed when it returns. Raises what the store raises."""
         mine = _Waiting(batches)
         self._queue.append(mine)
-        if len(self._queue) >= self._enough:
+        if self._is_enough():
             self._full.set()
         try:
             async with self._writing:
@@ -85,10 +87,13 @@ class GroupCommit:
             raise mine.outcome
         return mine.outcome
 
+    def _is_enough(self) -> bool:
+        return len(self._queue) >= self._enough or any(body.size >= MANY_RECORDS for body in self._queue)
+
     async def _gather(self) -> None:
         """Wait for others that come soon."""
         wait = self._next - self._clock()
-        if wait > 0 and len(self._queue) < self._enough:
+        if wait > 0 and not self._is_enough():
             self._full = anyio.Event()
             with anyio.move_on_after(wait):
                 await self._full.wait()

@@ -15,6 +15,7 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -53,13 +54,14 @@ BODY = "body"
 
 MAX_LINES = 100_000
 SHOWN_REFUSALS = 20
-BODIES_IN_MEMORY = 16
-"""Posts that are read and stored at a time; the others wait in their sockets."""
+BODIES_IN_MEMORY, SMALL_BODIES_IN_MEMORY = 16, 128
+"""Posts that are read and stored at a time; the others wait in their sockets. Small ones have places of their own:
+a fleet sends hundreds a second, and each transaction takes longer than what is in one."""
 BODIES_BEING_READ = 1
 """Bodies that are decoded at a time: several would share one processor, and be ready for the store all at once."""
 SMALL_BODY, SMALL_TEXT = 16 << 10, 64 << 10
 """Bytes of a body, as sent and decompressed, that is decoded sooner than it is handed to another thread."""
-GATHER_SECONDS = 0.04
+GATHER_SECONDS = 0.2
 """How long bodies wait for others to be stored with, where one was stored just before."""
 BODY_SECONDS = 30.0
 """How long a body may take to arrive before its place goes to another."""
@@ -212,12 +214,13 @@ class _Intake:
         self._clock = clock
         self._wall_ns = wall_ns
         self._complaint, self._complained = "", -math.inf
-        self._store = GroupCommit(store, gather_seconds=GATHER_SECONDS, enough=BODIES_IN_MEMORY)
+        self._store = GroupCommit(store, gather_seconds=GATHER_SECONDS, enough=SMALL_BODIES_IN_MEMORY)
         self._gate = gate
         self._counts = counts
         self._on_accepted = on_accepted
         self._unit_prices = unit_prices
         self._places = anyio.Semaphore(BODIES_IN_MEMORY, fast_acquire=True)
+        self._small_places = anyio.Semaphore(SMALL_BODIES_IN_MEMORY, fast_acquire=True)
         self._reading = anyio.Semaphore(BODIES_BEING_READ, fast_acquire=True)
 
     async def post(self, request: Request, path: str) -> Response:
@@ -226,32 +229,34 @@ class _Intake:
             self._counts.add(BODY, LIMITED)
             return _error(429, f"too much at a time; send it again in {wait} s", {"Retry-After": str(wait)})
         limit = self._gate.max_body_bytes
-        async with self._places:
-            try:
+        is_small = _length(request) <= SMALL_BODY
+        try:
+            async with self._small_places if is_small else self._places:
                 # anyio's own scope takes a tenth of what a small body takes
                 async with asyncio.timeout(BODY_SECONDS):
                     body = await _read(request, limit)
-                async with self._reading:
-                    until_ns = self._wall_ns() + AHEAD_NS
-                    encoding = _encoding(request)
-                    text = _small_text(body, encoding)
-                    if text is not None and len(text) <= limit:
-                        batch = _records(text, path, until_ns)
-                    else:
+                encoding = _encoding(request)
+                text = _small_text(body, encoding)
+                if text is not None and len(text) <= limit:
+                    return await self._keep(_records(text, path, self._wall_ns() + AHEAD_NS))
+                # a small one may hold much
+                async with self._places if is_small else nullcontext():
+                    async with self._reading:
+                        until_ns = self._wall_ns() + AHEAD_NS
                         batch = await anyio.to_thread.run_sync(_read_batch, body, encoding, limit, path, until_ns)
-            except _BodyRefusedError as refused:
-                self._gate.charge(limit if refused.status == 413 else 0)
-                self._counts.add(BODY, REFUSED)
-                return _error(refused.status, refused.problem)
-            except TimeoutError:
-                # Not the sender's mistake as a 4xx would say: a slow network is worth another try.
-                return _error(503, f"the body did not arrive within {BODY_SECONDS:.0f} s; send it again")
-            except ClientDisconnect:
-                return _error(400, "the connection closed before the body was complete")
-            self._gate.charge(batch.size)
-            return await self._keep(batch)
+                    return await self._keep(batch)
+        except _BodyRefusedError as refused:
+            self._gate.charge(limit if refused.status == 413 else 0)
+            self._counts.add(BODY, REFUSED)
+            return _error(refused.status, refused.problem)
+        except TimeoutError:
+            # Not the sender's mistake as a 4xx would say: a slow network is worth another try.
+            return _error(503, f"the body did not arrive within {BODY_SECONDS:.0f} s; send it again")
+        except ClientDisconnect:
+            return _error(400, "the connection closed before the body was complete")
 
     async def _keep(self, batch: _Batch) -> Response:
+        self._gate.charge(batch.size)
         kinds = [kind for kind in (*batch.records.items(), (INBOX_REFUSED, batch.kept_refusals)) if kind[1]]
         try:
             added = await self._store.add([records for _, records in kinds]) if kinds else []
@@ -292,6 +297,12 @@ class _Intake:
 
 def _error(status: int, problem: str, headers: dict[str, str] | None = None) -> Response:
     return JSONResponse({"error": problem}, status_code=status, headers=headers)
+
+
+def _length(request: Request) -> float:
+    """Bytes of a body as its sender announces them; infinite where it does not."""
+    told = request.headers.get("content-length", "")
+    return int(told) if told.isdecimal() else math.inf
 
 
 def _encoding(request: Request) -> str:

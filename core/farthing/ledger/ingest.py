@@ -12,16 +12,16 @@ from itertools import accumulate, chain, pairwise
 from typing import Any
 
 from sqlalchemy.engine import Connection
+from sqlalchemy.exc import IntegrityError
 
 from farthing.domain.records import RawRecord
+from farthing.ledger import tables as t
 from farthing.ledger.database import advisory_lock, is_postgresql
+from farthing.ledger.many_rows import insert_new_rows, insert_rows
 
 __all__ = ["add_batches", "copy_bytes"]
 
-_INSERT = (
-    "INSERT INTO records (boot, process, sequence, kind, event_ns, line) VALUES (?, ?, ?, ?, ?, ?) "
-    "ON CONFLICT DO NOTHING"
-)
+_COLUMNS = ("boot", "process", "sequence", "kind", "event_ns", "line")
 _COPY = "COPY {} (boot, process, sequence, kind, event_ns, line) FROM STDIN (FORMAT BINARY)"
 _STAGING = (
     "CREATE TEMPORARY TABLE arriving (arrival integer GENERATED ALWAYS AS IDENTITY, boot varchar, process integer, "
@@ -44,16 +44,19 @@ def add_batches(connection: Connection, batches: Sequence[Sequence[RawRecord]]) 
     """
     if is_postgresql(connection):
         return _copy_new(connection, batches)
-    return [_insert_new(connection, batch) if batch else 0 for batch in batches]
+    rows = [list(map(_row, batch)) for batch in batches]
+    try:
+        with connection.begin_nested():
+            insert_rows(connection, t.records, _COLUMNS, list(chain.from_iterable(rows)))
+    except IntegrityError:
+        # some are there already
+        return [len(insert_new_rows(connection, t.records, _COLUMNS, batch, _COLUMNS[:3])) for batch in rows]
+    return list(map(len, rows))
 
 
-def _insert_new(connection: Connection, records: Sequence[RawRecord]) -> int:
-    rows = [
-        (key.boot, key.process, key.sequence, record.kind, record.event_ns, record.line)
-        for record in records
-        for key in (record.key,)
-    ]
-    return connection.exec_driver_sql(_INSERT, rows).rowcount
+def _row(record: RawRecord) -> tuple[str, int, int, str, int, bytes]:
+    key = record.key
+    return key.boot, key.process, key.sequence, record.kind, record.event_ns, record.line
 
 
 def _copy_new(connection: Connection, batches: Sequence[Sequence[RawRecord]]) -> list[int]:

@@ -17,8 +17,9 @@ from farthing.books.statement import Statement, encode_statement, sha256_of
 from farthing.domain import conventions as c
 from farthing.domain.clock import HOUR, utc
 from farthing.ledger import tables as t
+from farthing.ledger.many_rows import add_to
 from farthing.ledger.partitions import make_room
-from farthing.ledger.posting import add_to, keep_version
+from farthing.ledger.posting import keep_version
 
 __all__ = ["InputHashes", "PeriodBooks"]
 

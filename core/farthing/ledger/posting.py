@@ -12,8 +12,6 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cache
-from itertools import chain
 from operator import attrgetter
 from typing import Any
 
@@ -26,11 +24,13 @@ from farthing.domain.clock import HOUR
 from farthing.domain.conventions import ADJUSTED, FINISHED, GPU_ALLOCATION, PHASES, POLICY_VERSION, SETTLED
 from farthing.domain.model import Adjustment, Fit, SettledWindow
 from farthing.ledger import tables as t
+from farthing.ledger.database import is_postgresql
+from farthing.ledger.many_rows import add_to, insert_new_rows, insert_rows, mark, update_rows
 from farthing.ledger.partitions import make_room
 from farthing.ledger.request_costs import RequestCosts
 from farthing.ledger.rows import Boot, Entry, Posted, RequestRow
 
-__all__ = ["Known", "Poster", "add_to", "closed_through", "insert_new", "keep_version"]
+__all__ = ["Known", "Poster", "closed_through", "insert_new", "keep_version"]
 
 _WINDOW_TOKENS = ("prompt_computed", "prompt_cached", "engine_output", "encoder")
 _WINDOW_SUMS = len([column for column in t.window_hours.columns if not column.primary_key])
@@ -43,6 +43,16 @@ _BOOT_CHANGES = (
     *("closed_ns", "bill_nano", "lost", "energy_first_mj", "energy_last_mj", "refused"),
     *("covered_ns", "price_version", "read_id", "gpu_uuids", "ended_ns", "given_up_ns"),
 )
+_BOOT_SETS = (
+    *(f"{name} = new.column{place}" for place, name in enumerate(_BOOT_CHANGES, start=1)),
+    f"costing = CASE WHEN costing = '' THEN new.column{len(_BOOT_CHANGES) + 1} ELSE costing END",
+)
+_BOOT_CONDITION = f"boot = new.column{len(_BOOT_CHANGES) + 2} AND read_id <= new.column{len(_BOOT_CHANGES) + 3}"
+_UPDATE_BOOT = (
+    f"UPDATE boots SET {', '.join(f'{name} = %s' for name in _BOOT_CHANGES)}, "  # noqa: S608 - names of ours  # nosec B608
+    "costing = CASE WHEN costing = '' THEN %s ELSE costing END WHERE boot = %s AND read_id <= %s"
+)
+"""PostgreSQL's, which is sent for all boots at once."""
 _REQUEST_VALUES = tuple(name for name in RequestRow.__dataclass_fields__ if name != "key")
 _REQUEST = ("boot", "process", "sequence", *_REQUEST_VALUES)
 _request_values = attrgetter(*_REQUEST_VALUES)
@@ -57,8 +67,7 @@ _JOURNAL = (
     *("state", "period", "fit_version", "price_version", "policy_version"),
 )
 _WALL_START = _JOURNAL.index("wall_start_ns")
-_ROWS_AT_ONCE = (64, 16, 4, 1)
-"""Rows of one INSERT that tells which of them are new; more would be more values than a statement may have."""
+_NEW = " ON CONFLICT DO NOTHING"
 
 
 @dataclass(slots=True)
@@ -82,13 +91,6 @@ def insert_new(connection: Connection, table: sa.Table) -> Any:
     """An INSERT that passes over rows whose key is there already."""
     insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
     return insert(table).on_conflict_do_nothing()
-
-
-def add_to(connection: Connection, table: sa.Table, sums: dict[tuple[Any, ...], tuple[int, ...]]) -> None:
-    """Add to a table of sums: key columns -> amounts, in the order of the table's columns."""
-    if sums:
-        rows = [(*key, *amounts) for key, amounts in sorted(sums.items(), key=_key)]
-        connection.exec_driver_sql(_adding(table, connection.dialect.name), rows)
 
 
 def closed_through(connection: Connection) -> str | None:
@@ -120,27 +122,36 @@ class Poster:
         self._savings: Counter[tuple[Any, ...]] = Counter()
         self._windows: defaultdict[tuple[int, str], list[int]] = defaultdict(lambda: [0] * _WINDOW_SUMS)
         self._journal: list[tuple[Any, ...]] = []
-        self._shares: dict[str, RequestCosts] = {}
+        self._fits: list[tuple[Any, ...]] = []
+        self._boots: dict[str, tuple[Any, ...]] = {}
+        """What changes of them, as they stand."""
+        self._shares = RequestCosts()
         self._periods: dict[int, tuple[str, str]] = {}
 
-    def post(self, entry: Entry) -> Posted:
-        """Write one boot's news; returns what of them was not in the books already."""
-        boot = entry.boot
-        self._boot(boot)
-        if boot.price_content and boot.price_version not in self._known.prices | self.written.prices:
-            keep_version(self._connection, "price", boot.price_version, boot.price_content)
-            self.written.prices.add(boot.price_version)
-        requests = self._requests(boot, entry.requests)
-        return Posted(self._all_windows(boot, entry.windows), requests, self._adjustments(boot, entry.adjustments))
+    def post(self, entries: Sequence[Entry]) -> list[Posted]:
+        """Write the boots' news; returns of each what of them was not in the books already."""
+        for entry in entries:
+            self._boot(entry.boot)
+        requests = self._new_requests(entries)
+        windows = self._new_windows(entries)
+        return [
+            Posted(
+                self._all_windows(entry, windows),
+                self._requests(entry, requests),
+                self._adjustments(entry.boot, entry.adjustments),
+            )
+            for entry in entries
+        ]
 
     def finish(self) -> None:
         """Write the journal's lines and add to the sums."""
         connection = self._connection
+        self._change_boots()
+        insert_rows(connection, t.fits, _FIT, self._fits, _NEW)
         if self._journal:
             make_room(connection, "journal", (line[_WALL_START] for line in self._journal))
-            connection.exec_driver_sql(_inserting(t.journal, _JOURNAL, connection.dialect.name), self._journal)
-        for shares in self._shares.values():
-            shares.write(connection)
+            insert_rows(connection, t.journal, _JOURNAL, self._journal)
+        self._shares.write(connection)
         add_to(connection, t.cost_hours, {key: (*amounts,) for key, amounts in self._costs.items()})
         add_to(connection, t.boot_lines, {key: (nano,) for key, nano in self._lines.items()})
         add_to(connection, t.usage_hours, {key: (*counts,) for key, counts in self._usage.items()})
@@ -150,47 +161,68 @@ class Poster:
     # ---- inside --------------------------------------------------------------------------------
 
     def _boot(self, boot: Boot) -> None:
-        """Write the boot as it stands; who it is was said the first time.
-
-        One that is read once more has said less than the books hold until it is where it was: it changes nothing.
-        """
-        dialect = self._connection.dialect.name
+        """Write a boot that is new, with its price; how it stands is written at the end."""
         if boot.boot not in self._known.boots and boot.boot not in self.written.boots:
             row = (
                 *(boot.boot, boot.engine, boot.kind, boot.model, boot.gpu, boot.gpu_count, boot.price_version),
                 *(boot.anchor.wall_ns, boot.anchor.mono_ns, boot.started_ns, boot.ranks, boot.billed_from_ns),
                 boot.costing,
             )
-            insert = _inserting(t.boots, _BOOT, dialect) + " ON CONFLICT DO NOTHING"
-            self._connection.exec_driver_sql(insert, row)
+            insert_rows(self._connection, t.boots, _BOOT, [row], _NEW)
             self.written.boots.add(boot.boot)
+        if boot.price_content and boot.price_version not in self._known.prices | self.written.prices:
+            keep_version(self._connection, "price", boot.price_version, boot.price_content)
+            self.written.prices.add(boot.price_version)
         changing = (
             *(boot.closed_ns, boot.bill_nano, boot.lost, boot.energy_first_mj, boot.energy_last_mj, boot.refused),
             *(boot.covered_ns, boot.price_version, boot.read_id, json.dumps(boot.gpu_uuids), boot.ended_ns),
-            *(boot.given_up_ns, boot.costing),
+            *(boot.given_up_ns, boot.costing, boot.boot, boot.read_id),
         )
-        self._connection.exec_driver_sql(_updating_boot(dialect), (*changing, boot.boot, boot.read_id))
+        known = self._boots.get(boot.boot)
+        if known is None or known[-1] <= boot.read_id:
+            self._boots[boot.boot] = changing
 
-    def _requests(self, boot: Boot, rows: Sequence[RequestRow]) -> list[RequestRow]:
-        """Write those that are not there yet, and return them."""
-        if not rows or (t.requests.name, boot.boot) in self._sealed:
-            return []
+    def _change_boots(self) -> None:
+        """Write how boots stand; who they are was said the first time.
+
+        One that is read once more has said less than the books hold until it is where it was: it changes nothing.
+        """
+        connection, rows = self._connection, list(self._boots.values())
+        if not is_postgresql(connection):
+            update_rows(connection, t.boots, _BOOT_SETS, _BOOT_CONDITION, rows)
+        elif rows:
+            connection.exec_driver_sql(_UPDATE_BOOT, rows)
+
+    def _new_requests(self, entries: Sequence[Entry]) -> set[tuple[Any, ...]]:
+        """Write those that are not there yet; returns their keys."""
+        rows = [
+            row for entry in entries if (t.requests.name, entry.boot.boot) not in self._sealed for row in entry.requests
+        ]
         make_room(self._connection, "requests", (row.ended_wall_ns for row in rows))
-        values = [_request(row) for row in rows]
-        added = _insert_new_rows(self._connection, t.requests, _REQUEST, values, ("process", "sequence"))
-        new = [row for row in rows if (row.key.process, row.key.sequence) in added]
+        return insert_new_rows(self._connection, t.requests, _REQUEST, list(map(_request, rows)), _REQUEST[:3])
+
+    def _new_windows(self, entries: Sequence[Entry]) -> set[tuple[Any, ...]]:
+        """Write those that are not there yet; returns their keys."""
+        rows = [
+            _window(entry.boot, window)
+            for entry in entries
+            if (t.windows.name, entry.boot.boot) not in self._sealed
+            for window in entry.windows
+        ]
+        return insert_new_rows(self._connection, t.windows, _WINDOW, rows, _WINDOW[:3])
+
+    def _requests(self, entry: Entry, added: set[tuple[Any, ...]]) -> list[RequestRow]:
+        """Count an entry's requests that were added, and return them."""
+        new = [row for row in entry.requests if _taken(added, (row.key.boot, row.key.process, row.key.sequence))]
         for row in new:
             self._count(row)
         return new
 
-    def _all_windows(self, boot: Boot, windows: Sequence[SettledWindow]) -> list[SettledWindow]:
-        """Post those that are not there yet, and return them."""
-        if not windows or (t.windows.name, boot.boot) in self._sealed:
-            return []
-        values = [_window(boot, window) for window in windows]
-        added = _insert_new_rows(self._connection, t.windows, _WINDOW, values, ("engine_index", "start_ns"))
-        new = [window for window in windows if (window.engine_index, window.start_ns) in added]
-        self._fits(boot, new)
+    def _all_windows(self, entry: Entry, added: set[tuple[Any, ...]]) -> list[SettledWindow]:
+        """Post an entry's windows that were added, and return them."""
+        boot = entry.boot
+        new = [one for one in entry.windows if _taken(added, (one.boot, one.engine_index, one.start_ns))]
+        self._keep_fits(boot, new)
         for window in new:
             self._window(boot, window)
         return new
@@ -203,14 +235,8 @@ class Poster:
         for adjustment in new:
             self._post(boot, adjustment, ADJUSTED)
             start = boot.anchor.to_wall(adjustment.start_ns)
-            self._shares_of(boot).add(start, [(adjustment.key, adjustment.cost_nano, adjustment.energy_mj, 0)])
+            self._shares.add(start, [(adjustment.key, adjustment.cost_nano, adjustment.energy_mj, 0)])
         return new
-
-    def _shares_of(self, boot: Boot) -> RequestCosts:
-        shares = self._shares.get(boot.boot)
-        if shares is None:
-            shares = self._shares[boot.boot] = RequestCosts(boot.boot)
-        return shares
 
     def _period(self, service_ns: int) -> tuple[str, str]:
         """The period of service of a moment, and the one that it is posted in."""
@@ -222,9 +248,8 @@ class Poster:
             found = self._periods[hour] = period, posting_period(period, self._closed_through)
         return found
 
-    def _fits(self, boot: Boot, windows: Sequence[SettledWindow]) -> None:
+    def _keep_fits(self, boot: Boot, windows: Sequence[SettledWindow]) -> None:
         """Keep the fits that split windows, each once: many windows have one fit."""
-        rows = []
         for window in windows:
             for fit in (window.fit, window.energy_fit):
                 if fit is None:
@@ -233,10 +258,7 @@ class Poster:
                 if self._known.fits.get(name) == fit.version or self.written.fits.get(name) == fit.version:
                     continue
                 self.written.fits[name] = fit.version
-                rows.append((fit.version, boot.boot, window.engine_index, fit.method, _fit_evidence(fit)))
-        if rows:
-            insert = _inserting(t.fits, _FIT, self._connection.dialect.name) + " ON CONFLICT DO NOTHING"
-            self._connection.exec_driver_sql(insert, rows)
+                self._fits.append((fit.version, boot.boot, window.engine_index, fit.method, _fit_evidence(fit)))
 
     def _window(self, boot: Boot, window: SettledWindow) -> None:
         to_wall = boot.anchor.to_wall
@@ -249,7 +271,7 @@ class Poster:
             self._savings[hour, period, boot.engine, *saver] += nano
         self._post(boot, window, SETTLED)
         shares = ((r.key, r.cost_nano, r.energy_mj, r.saved_nano) for r in window.requests)
-        self._shares_of(boot).add(to_wall(window.start_ns), shares)
+        self._shares.add(to_wall(window.start_ns), shares)
 
     def _note(self, adjustment: Adjustment) -> bool:
         """Whether the adjustment was not in the books; it is noted then."""
@@ -293,69 +315,21 @@ class Poster:
         counts[6] += row.seen_by != "both" and row.outcome == FINISHED
 
 
-def _key(item: tuple[tuple[Any, ...], Iterable[int]]) -> tuple[Any, ...]:
-    return item[0]
+def _taken(added: set[tuple[Any, ...]], key: tuple[Any, ...]) -> bool:
+    """Whether a row was added; said once, of the first entry that brought it."""
+    if key in added:
+        added.remove(key)
+        return True
+    return False
 
 
 def _sealed(connection: Connection, boots: Sequence[str]) -> set[tuple[str, str]]:
     """(table, boot) whose rows were pruned: then all of them were in the books already."""
     if not boots:
         return set()
-    marks = ", ".join([_mark(connection.dialect.name)] * len(boots))
+    marks = ", ".join([mark(connection)] * len(boots))
     query = f"SELECT table_name, boot FROM {t.seals.name} WHERE boot IN ({marks})"  # noqa: S608 - names of ours  # nosec B608
     return {(row.table_name, row.boot) for row in connection.exec_driver_sql(query, tuple(boots))}
-
-
-def _insert_new_rows(
-    connection: Connection,
-    table: sa.Table,
-    columns: tuple[str, ...],
-    rows: Sequence[tuple[Any, ...]],
-    returning: tuple[str, ...],
-) -> set[tuple[Any, ...]]:
-    """Insert rows whose key is not there yet; returns these columns of those that were inserted."""
-    added: set[tuple[Any, ...]] = set()
-    begin = 0
-    while begin < len(rows):
-        # few lengths of statements, since each is compiled once
-        count = next(size for size in _ROWS_AT_ONCE if size <= len(rows) - begin)
-        insert = _inserting(table, columns, connection.dialect.name, count)
-        insert += f" ON CONFLICT DO NOTHING RETURNING {', '.join(returning)}"
-        given = tuple(chain.from_iterable(rows[begin : begin + count]))
-        added.update(map(tuple, connection.exec_driver_sql(insert, given)))
-        begin += count
-    return added
-
-
-@cache
-def _inserting(table: sa.Table, columns: tuple[str, ...], dialect: str, count: int = 1) -> str:
-    """An INSERT of so many rows in the driver's own words: made into one anew, each row would take longer."""
-    mark = _mark(dialect)
-    row = f"({', '.join([mark] * len(columns))})"
-    return f"INSERT INTO {table.name} ({', '.join(columns)}) VALUES {', '.join([row] * count)}"  # noqa: S608 - names of ours  # nosec B608
-
-
-@cache
-def _adding(table: sa.Table, dialect: str) -> str:
-    """An INSERT that adds to the row of its key, where there is one."""
-    keys = ", ".join(column.name for column in table.primary_key.columns)
-    names = [column.name for column in table.columns if not column.primary_key]
-    columns = (*(column.name for column in table.primary_key.columns), *names)
-    added = ", ".join(f"{name} = {table.name}.{name} + excluded.{name}" for name in names)
-    return f"{_inserting(table, columns, dialect)} ON CONFLICT ({keys}) DO UPDATE SET {added}"  # nosec B608
-
-
-@cache
-def _updating_boot(dialect: str) -> str:
-    mark = _mark(dialect)
-    changes = [f"{name} = {mark}" for name in _BOOT_CHANGES]
-    changes.append(f"costing = CASE WHEN costing = '' THEN {mark} ELSE costing END")
-    return f"UPDATE boots SET {', '.join(changes)} WHERE boot = {mark} AND read_id <= {mark}"  # noqa: S608 - names of ours  # nosec B608
-
-
-def _mark(dialect: str) -> str:
-    """The driver's mark for a value."""
-    return "%s" if dialect == "postgresql" else "?"
 
 
 def _fit_evidence(fit: Fit) -> str:

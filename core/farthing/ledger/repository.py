@@ -124,7 +124,7 @@ class Ledger:
         with self._transaction(write=True) as connection:
             advisory_lock(connection, PERIODS_LOCK, shared=True)
             poster = Poster(connection, self._known, (entry.boot.boot for entry in entries))
-            posted = [poster.post(entry) for entry in entries]
+            posted = poster.post(entries)
             poster.finish()
         self._known.update(poster.written)
         return posted
