@@ -167,6 +167,8 @@ class Engine:
         self._model = size.model(number)
         self._seq = 0
         self._requests = 0
+        self._every_seconds = SLOT_NS / SECOND
+        """As often as the intake asks for, from the length of a slot on."""
         self._connection: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def run(self, minutes: int, begin: float) -> None:
@@ -174,13 +176,20 @@ class Engine:
         await asyncio.sleep(max(0.0, begin - time.monotonic()))
         head = [self._started(time.time_ns()), self._lifecycle(MONO_NS, "ready")]
         await self._post(wire.WINDOWS_PATH, head)
-        for slot in range(minutes * SLOTS):
+        usage: list[str] = []
+        steps: list[str] = []
+        last = minutes * SLOTS - 1
+        for slot in range(last + 1):
             await self._sleep_until(begin + (slot + 1) * SLOT_NS / SECOND)
             shift = MONO_NS + slot // SLOTS * MINUTE_NS
-            usage = [self._fill(line, shift) for line in self._tile.usage[slot % SLOTS]]
+            usage += [self._fill(line, shift) for line in self._tile.usage[slot % SLOTS]]
+            steps.append(self._fill(self._tile.steps[slot % SLOTS], shift))
+            if len(steps) * SLOT_NS < self._every_seconds * SECOND and slot < last:
+                continue
             if usage:
                 await self._post(wire.USAGE_PATH, usage)
-            await self._post(wire.WINDOWS_PATH, [self._fill(self._tile.steps[slot % SLOTS], shift)])
+            await self._post(wire.WINDOWS_PATH, steps)
+            usage, steps = [], []
         await self._post(wire.WINDOWS_PATH, [self._lifecycle(MONO_NS + minutes * MINUTE_NS, "stop")])
         if self._connection:
             self._connection[1].close()
@@ -241,6 +250,7 @@ class Engine:
             sent.counts[f"status {status}"] += 1
             await asyncio.sleep(1.0)
         told = json.loads(answer)
+        self._every_seconds = told["send_every_seconds"]
         sent.slowest_seconds = max(sent.slowest_seconds, time.monotonic() - began)
         sent.counts.update(posts=1, bytes=len(body), records=len(lines), accepted=told["accepted"])
         sent.counts.update(duplicate=told["duplicate"], refused=len(told["refused"]))

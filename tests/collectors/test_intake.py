@@ -122,7 +122,8 @@ def test_records_are_stored_and_counted(bench: Bench):
     """The ordinary case, and the signal that wakes costing."""
     answer = bench.post_gzip(wire.USAGE_PATH, wire.encode([usage(1), usage(2)]))
     assert answer.status_code == 200
-    assert answer.json() == {"accepted": 2, "duplicate": 0, "refused": [], "unit_prices": {}}
+    told = {"unit_prices": {}, "send_every_seconds": 1}
+    assert answer.json() == {"accepted": 2, "duplicate": 0, "refused": [], **told}
     assert [(r.key.sequence, r.kind, r.event_ns) for r in bench.store.stored.values()] == [
         (1, "usage", 200),
         (2, "usage", 200),

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 from tests.ledger.test_repository import BOOT, _request, _window
@@ -28,7 +29,8 @@ def _fit(version):
 def _entry(number, count=3):
     """News of a boot: more requests than one statement takes, and windows with two fits."""
     boot = replace(BOOT, boot=f"b{number}", engine=f"e{number % 2}", read_id=number, bill_nano=10 * count)
-    requests = tuple(replace(_request(), key=RecordKey(boot.boot, 0, i), request_id=f"r{i}") for i in range(70))
+    change = msgspec.structs.replace
+    requests = tuple(change(_request(), key=RecordKey(boot.boot, 0, i), request_id=f"r{i}") for i in range(70))
     windows = []
     for i in range(count):
         (request,) = _window().requests

@@ -4,6 +4,7 @@ import json
 import random
 from dataclasses import replace
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
@@ -102,7 +103,7 @@ def test_the_longest_names_that_intake_lets_in_can_be_posted(ledger):
     boot = replace(BOOT, engine=names.pop("engine"))
     (posting,) = _window().postings
     window = _window()._replace(postings=(posting._replace(**names),))
-    request = replace(_request(), engine=boot.engine, **names, request_id="\U00020000" * 512)
+    request = msgspec.structs.replace(_request(), engine=boot.engine, **names, request_id="\U00020000" * 512)
     assert ledger.post(boot, [request], [window]) == Posted([window], [request])
     assert ledger.select(sa.select(t.cost_hours.c.nano)) == [(10,)]
 

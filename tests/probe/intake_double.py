@@ -35,6 +35,7 @@ class IntakeDouble:
         self.words = "told to"
         """The explanation in every answer that is not 200."""
         self.prices: Any = {}
+        self.every_seconds: Any = None
         self.posts: list[tuple[str, int]] = []
         """Path and number of records of every post that arrived whole."""
         self.received: dict[str, list[dict[str, Any]]] = {}
@@ -105,7 +106,8 @@ class _Handler(BaseHTTPRequestHandler):
         if behaviour != "stranger":
             intake.keep(self.path, records[len(refused) :])
         answer = {"accepted": len(records) - len(refused), "duplicate": 0, "refused": refused}
-        content = json.dumps({**answer, "unit_prices": intake.prices}).encode()
+        answer |= {"unit_prices": intake.prices, "send_every_seconds": intake.every_seconds}
+        content = json.dumps(answer).encode()
         if behaviour == "lost":
             self.close_connection = True
         elif behaviour == "truncated":

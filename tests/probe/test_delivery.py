@@ -119,6 +119,40 @@ def test_records_arrive_in_order_by_path_with_the_token_over_one_connection(inta
     assert (to.counts, to.waiting, to.spooled_bytes) == (delivery.Counts(sent=20), 0, 0)
 
 
+def test_an_intake_that_asks_for_fewer_posts_is_sent_fewer(
+    intake: IntakeDouble, deliver: Deliveries, monkeypatch: pytest.MonkeyPatch
+):
+    """What comes within its interval shares a body; a full body does not wait."""
+    monkeypatch.setattr(delivery, "PACK_SECONDS", 1.0)
+    intake.every_seconds = 30
+    to = deliver()
+    to.put(usage(0))
+    to.start()
+    until(lambda: to.counts.sent == 1)
+    began = time.monotonic()
+    for number in range(1, 11):
+        to.put(usage(number))
+        time.sleep(0.02)
+    until(lambda: to.counts.sent == 11)
+    assert time.monotonic() > began + 0.5
+    assert [count for _, count in intake.posts] == [1, 10]
+    began = time.monotonic()
+    put(to, range(11, 11 + delivery.BODY_RECORDS))
+    until(lambda: to.counts.sent == 11 + delivery.BODY_RECORDS)
+    assert time.monotonic() < began + 0.8
+
+
+def test_what_an_intake_says_that_is_no_interval_changes_nothing(intake: IntakeDouble, deliver: Deliveries):
+    """Nor does it send more often than it looks."""
+    to = deliver()
+    to.start()
+    for number, said in enumerate(("soon", None, -1, 0)):
+        intake.every_seconds = said
+        to.put(usage(number))
+        until(lambda number=number: to.counts.sent == number + 1)
+        assert to.every_seconds == delivery.TICK_SECONDS
+
+
 def test_bodies_are_bounded_by_records_and_bytes(intake: IntakeDouble, deliver: Deliveries):
     """A burst leaves in several bodies, in order; a record larger than a body travels alone."""
     to = deliver()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from farthing.service.pace import Pace, rest_seconds
+from farthing.service.pace import Pace, rest_seconds, send_every_seconds
 
 
 class Clocks:
@@ -61,3 +61,11 @@ def test_what_takes_longer_rests_longer_within_bounds():
     assert rest_seconds(0.001, 1.0) == 0.25
     assert rest_seconds(0.5, 1.0) == 1.5
     assert rest_seconds(20.0, 1.0) == 3.0
+
+
+@pytest.mark.parametrize(
+    ("engines", "seconds"), [(0, 1), (1, 1), (199, 1), (200, 2), (550, 5), (1_000, 10), (9_999, 10)]
+)
+def test_probes_of_a_large_fleet_are_asked_to_send_less_often(engines, seconds):
+    """A hundred a second, as long as none waits longer than ten seconds."""
+    assert send_every_seconds(engines) == seconds

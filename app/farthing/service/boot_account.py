@@ -90,8 +90,9 @@ class BootAccount:
             return
         self.silent = False
         if isinstance(record, Usage):
-            self._requests.append(request_row(record, self.engine, self._wall(record.ended_ns)))
-            _count_usage(self.records, record)
+            row = request_row(record, self.engine, self._wall(record.ended_ns))
+            self._requests.append(row)
+            _count_usage(self.records, record, row)
         elif isinstance(record, StepBatch):
             marks = record.marks
             if record.engine_index < self.started.ranks:
@@ -342,8 +343,7 @@ def request_row(usage: Usage, engine: str, ended_wall_ns: int) -> RequestRow:
     )
 
 
-def _count_usage(counts: Counter[str], usage: Usage) -> None:
-    row = request_row(usage, "", 0)
+def _count_usage(counts: Counter[str], usage: Usage, row: RequestRow) -> None:
     started = [s for s in usage.sequences if s.first_ns is not None]
     first_tokens = len(started) if usage.sequences else int(usage.first_ns is not None)
     counts["sequences"] += first_tokens

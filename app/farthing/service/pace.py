@@ -6,8 +6,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-__all__ = ["Pace", "rest_seconds"]
+__all__ = ["Pace", "rest_seconds", "send_every_seconds"]
 
+ENGINES_A_SECOND, MOST_EVERY_SECONDS = 100, 10
+"""How many engines should send each second, as long as each does so this often."""
 REST = 3.0
 """How many times as long as it took something rests."""
 
@@ -17,6 +19,15 @@ def rest_seconds(took: float, usual: float) -> float:
     what is new; from a quarter of what is usual to three times that.
     """
     return min(3 * usual, max(usual / 4, REST * took))
+
+
+def send_every_seconds(engines: int) -> int:
+    """How often each of so many engines' probes should send what it has; a probe looks once a second.
+
+    A body takes about as long as the records of five seconds of an engine that are in it, so many engines are asked to
+    send less often, but at least every ten seconds.
+    """
+    return max(1, min(MOST_EVERY_SECONDS, engines // ENGINES_A_SECOND))
 
 
 class Pace:

@@ -52,7 +52,7 @@ from farthing.service.gpu_sampling import GpuSampling
 from farthing.service.heap import keep_one_heap
 from farthing.service.http_limits import BoundedHttp
 from farthing.service.listening import bind, end_well_on_sigterm
-from farthing.service.pace import Pace, rest_seconds
+from farthing.service.pace import Pace, rest_seconds, send_every_seconds
 from farthing.service.pricing import price_book
 from farthing.service.report_api import report_routes
 from farthing.service.scraping import Scraping
@@ -66,7 +66,7 @@ _log = logging.getLogger(__name__)
 
 TICK_SECONDS = 1.0
 """How long new records wait for the next costing at the most."""
-LOOK_SHARE, LOOK_SECONDS = 0.025, 10.0
+LOOK_SHARE, LOOK_SECONDS = 0.015, 15.0
 """How much of a processor the picture may take that is shown, and after how long the next tick takes one in any case.
 A few engines' takes so little that every tick has one."""
 SPEND_SECONDS = 60.0
@@ -150,7 +150,14 @@ class Service:
             middleware=[Middleware(Guard, access=self.access, denied=self._denied)],
             routes=[
                 # first, as nearly every request is one of theirs and routes are tried in their order
-                *intake_routes(ledger, limits, self._counts, self._wake.set, unit_prices=self._unit_prices),
+                *intake_routes(
+                    ledger,
+                    limits,
+                    self._counts,
+                    self._wake.set,
+                    unit_prices=self._unit_prices,
+                    every_seconds=lambda: send_every_seconds(len(self._reporting)),
+                ),
                 Route("/metrics", self._metrics, name="metrics"),
                 Route("/healthz", self._healthz, name="healthz"),
                 Route("/readyz", self._readyz, name="readyz"),
@@ -349,6 +356,7 @@ async def _serve(
         http=BoundedHttp,
         log_level="warning",
         access_log=False,
+        server_header=False,
         timeout_graceful_shutdown=5,
         ssl_certfile=None if tls is None else tls[0],
         ssl_keyfile=None if tls is None else tls[1],

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Protocol
 
-import anyio
 import anyio.to_thread
 
 from farthing.domain.records import RawRecord
@@ -65,9 +66,10 @@ class GroupCommit:
         self._enough = enough
         self._clock = clock
         self._next = clock()
-        self._full = anyio.Event()
+        self._full = asyncio.Event()
         self._queue: deque[_Waiting] = deque()
-        self._writing = anyio.Lock(fast_acquire=True)
+        # asyncio's own: anyio's asks for each body which task it is of
+        self._writing = asyncio.Lock()
 
     async def add(self, batches: Sequence[Sequence[RawRecord]]) -> list[int]:
         """How many of each batch were new; all are committed when it returns. Raises what the store raises."""
@@ -94,9 +96,10 @@ class GroupCommit:
         """Wait for others that come soon."""
         wait = self._next - self._clock()
         if wait > 0 and not self._is_enough():
-            self._full = anyio.Event()
-            with anyio.move_on_after(wait):
-                await self._full.wait()
+            self._full = asyncio.Event()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait):
+                    await self._full.wait()
         self._next = self._clock() + self._gather_seconds
 
     async def _write_next(self) -> None:

@@ -19,8 +19,8 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-import anyio
 import anyio.to_thread
+import msgspec
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -147,6 +147,7 @@ def intake_routes(
     on_accepted: Callable[[], None],
     *,
     unit_prices: UnitPrices = lambda _: {},
+    every_seconds: Callable[[], int] = lambda: 1,
     clock: Callable[[], float] = time.monotonic,
     wall_ns: Callable[[], int] = time.time_ns,
 ) -> list[Route]:
@@ -154,11 +155,12 @@ def intake_routes(
 
     ``on_accepted`` is called in the event loop after new records were committed.
 
-    Answers: 200 with ``{"accepted", "duplicate", "refused": [{"line", "field", "problem"}], "unit_prices"}`` for
-    every body that could be read (``refused`` shows the first 20); else ``{"error"}`` with 400 unreadable,
-    413 too large, 429 too many or too much: send it later, 503 not stored: send it again.
+    Answers: 200 with ``{"accepted", "duplicate", "refused": [{"line", "field", "problem"}], "unit_prices",
+    "send_every_seconds"}`` for every body that could be read (``refused`` shows the first 20; how often to send is what
+    ``every_seconds`` says); else ``{"error"}`` with 400 unreadable, 413 too large, 429 too many or too much: send it
+    later, 503 not stored: send it again.
     """
-    intake = _Intake(store, _Gate(limits, clock), counts, on_accepted, unit_prices, clock, wall_ns)
+    intake = _Intake(store, _Gate(limits, clock), counts, on_accepted, unit_prices, every_seconds, clock, wall_ns)
 
     async def usage(request: Request) -> Response:
         return await intake.post(request, USAGE_PATH)
@@ -208,6 +210,7 @@ class _Intake:
         counts: IntakeCounts,
         on_accepted: Callable[[], None],
         unit_prices: UnitPrices,
+        every_seconds: Callable[[], int],
         clock: Callable[[], float],
         wall_ns: Callable[[], int],
     ) -> None:
@@ -219,9 +222,10 @@ class _Intake:
         self._counts = counts
         self._on_accepted = on_accepted
         self._unit_prices = unit_prices
-        self._places = anyio.Semaphore(BODIES_IN_MEMORY, fast_acquire=True)
-        self._small_places = anyio.Semaphore(SMALL_BODIES_IN_MEMORY, fast_acquire=True)
-        self._reading = anyio.Semaphore(BODIES_BEING_READ, fast_acquire=True)
+        self._every_seconds = every_seconds
+        self._places = asyncio.Semaphore(BODIES_IN_MEMORY)
+        self._small_places = asyncio.Semaphore(SMALL_BODIES_IN_MEMORY)
+        self._reading = asyncio.Semaphore(BODIES_BEING_READ)
 
     async def post(self, request: Request, path: str) -> Response:
         wait = self._gate.enter(request.client.host if request.client else "")
@@ -277,14 +281,14 @@ class _Intake:
         if batch.refusals:
             first = batch.refusals[0]
             _log.warning("intake refused %d records; first: %s %s", len(batch.refusals), first.field, first.problem)
-        return JSONResponse(
-            {
-                "accepted": accepted,
-                "duplicate": duplicate,
-                "refused": [refused.shown() for refused in batch.refusals[:SHOWN_REFUSALS]],
-                "unit_prices": self._unit_prices(batch.boots),
-            }
-        )
+        told = {
+            "accepted": accepted,
+            "duplicate": duplicate,
+            "refused": [refused.shown() for refused in batch.refusals[:SHOWN_REFUSALS]],
+            "unit_prices": self._unit_prices(batch.boots),
+            "send_every_seconds": self._every_seconds(),
+        }
+        return Response(msgspec.json.encode(told), media_type="application/json")
 
     def _complain(self, error: Exception) -> None:
         """Say why nothing can be stored, and the same not again for a while: every sender comes back."""

@@ -35,7 +35,7 @@ PENDING_RECORDS = 50_000
 """Records that wait to be encoded; the rest of memory is bounded by Settings.queue_bytes."""
 TICK_SECONDS = 1.0
 PACK_SECONDS = 10.0
-"""How long records wait to share a body while others are ahead of them."""
+"""How long records wait to share a body, while others are ahead of them or the intake asks to be sent fewer."""
 ADOPT_SECONDS = 60.0
 POST_SECONDS = 15.0
 """For a whole post: an answer that trickles in never times out by itself."""
@@ -81,6 +81,8 @@ class Delivery:
     def __init__(self, settings: Settings, process: str, tick: Callable[[], None]) -> None:
         self.unit_prices: Mapping[str, Any] = {}
         """As the intake's last answer gave them."""
+        self.every_seconds = TICK_SECONDS
+        """How often the intake wants to be sent something; an intake of a large fleet asks for fewer posts."""
         self.counts = Counts()
         self._settings, self._tick = settings, tick
         self._intake = Connection(settings.url, settings.token)
@@ -185,7 +187,9 @@ class Delivery:
                 self._adopt_at = now + ADOPT_SECONDS
                 self._adopt()
             # Whole bodies while the intake is away: a thousand small files are no better than a few.
-            if not self._batches or len(self._pending) >= BODY_RECORDS or now > packed + PACK_SECONDS:
+            # A tick may come a little sooner than a second after the one before.
+            is_due = now > packed + self.every_seconds - TICK_SECONDS / 2
+            if (is_due and not self._batches) or len(self._pending) >= BODY_RECORDS or now > packed + PACK_SECONDS:
                 self._pack()
                 packed = now
             self._intake.abort(older_than=POST_SECONDS)
@@ -345,6 +349,8 @@ class Delivery:
             raise _AgainError("what answered 200 is no intake; check the URL") from None
         if isinstance(said.get("unit_prices"), dict):
             self.unit_prices = said["unit_prices"]
+        if isinstance(every := said.get("send_every_seconds"), int):
+            self.every_seconds = min(max(float(every), TICK_SECONDS), PACK_SECONDS)
         if fields:
             self._say("refused", "the intake refused %d records, the first for its %r", count - known, fields[0])
         return Counter(sent=known, refused=count - known)

@@ -8,13 +8,13 @@ A line is posted in the period of its service, or in the first open one when tha
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
 
+import msgspec
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
@@ -53,7 +53,7 @@ _UPDATE_BOOT = (
     "costing = CASE WHEN costing = '' THEN %s ELSE costing END WHERE boot = %s AND read_id <= %s"
 )
 """PostgreSQL's, which is sent for all boots at once."""
-_REQUEST_VALUES = tuple(name for name in RequestRow.__dataclass_fields__ if name != "key")
+_REQUEST_VALUES = tuple(name for name in RequestRow.__struct_fields__ if name != "key")
 _REQUEST = ("boot", "process", "sequence", *_REQUEST_VALUES)
 _request_values = attrgetter(*_REQUEST_VALUES)
 _WINDOW = (
@@ -175,7 +175,7 @@ class Poster:
             self.written.prices.add(boot.price_version)
         changing = (
             *(boot.closed_ns, boot.bill_nano, boot.lost, boot.energy_first_mj, boot.energy_last_mj, boot.refused),
-            *(boot.covered_ns, boot.price_version, boot.read_id, json.dumps(boot.gpu_uuids), boot.ended_ns),
+            *(boot.covered_ns, boot.price_version, boot.read_id, _json(boot.gpu_uuids), boot.ended_ns),
             *(boot.given_up_ns, boot.costing, boot.boot, boot.read_id),
         )
         known = self._boots.get(boot.boot)
@@ -332,16 +332,19 @@ def _sealed(connection: Connection, boots: Sequence[str]) -> set[tuple[str, str]
     return {(row.table_name, row.boot) for row in connection.exec_driver_sql(query, tuple(boots))}
 
 
+def _json(value: Any) -> str:
+    return msgspec.json.encode(value, order="sorted").decode()
+
+
 def _fit_evidence(fit: Fit) -> str:
     finite = {k: [low, None if high == float("inf") else high] for k, (low, high) in fit.intervals.items()}
-    return json.dumps(
+    return _json(
         {
             "coefficients": fit.coefficients,
             "intervals": finite,
             "walk_forward_wape": fit.walk_forward_wape,
             "windows": fit.windows,
-        },
-        sort_keys=True,
+        }
     )
 
 
@@ -358,7 +361,7 @@ def _window(boot: Boot, window: SettledWindow) -> tuple[Any, ...]:
         *(phase_ns.get(phase, 0) for phase in PHASES),
         *(tokens.get(kind, 0) for kind in _WINDOW_TOKENS),
         window.fit_version,
-        json.dumps(window.features, sort_keys=True),
+        _json(window.features),
     )
 
 

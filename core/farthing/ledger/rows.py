@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import msgspec
+
 from farthing.domain.clock import Anchor
 from farthing.domain.model import Adjustment, SettledWindow
 from farthing.domain.records import RecordKey
@@ -82,8 +84,7 @@ class Entry:
     """What late records moved in windows that were posted before."""
 
 
-@dataclass(frozen=True, slots=True)
-class RequestRow:
+class RequestRow(msgspec.Struct, frozen=True, gc=False):
     """One request for the ``requests`` table, without its cost: that grows window by window."""
 
     key: RecordKey

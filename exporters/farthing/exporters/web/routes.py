@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
@@ -91,7 +92,7 @@ class _Whole:
         """An object with at least one member."""
         made = self._made
         if made is None or made[0] is not snapshot:
-            made = self._made = snapshot, bytes(JSONResponse(snapshot_payload(snapshot)).body)
+            made = self._made = snapshot, msgspec.json.encode(snapshot_payload(snapshot))
         return made[1]
 
 
