@@ -42,7 +42,7 @@ from farthing.ledger.ingest import copy_bytes
 from farthing.ledger.repository import Ledger
 from farthing.replay.recording import load_recording
 from farthing.replay.wire_records import wire_records
-from farthing.service.server import calm_collector, switch_sooner
+from farthing.service.server import calm_collector, switch_seldom
 from farthing_probe.wire import USAGE_PATH
 
 SQLITE_RECORDS_PER_SECOND = 20_000
@@ -152,7 +152,7 @@ def main() -> int:
     programs = postgres_programs()
     assert programs, "PostgreSQL is not installed: apt-get install postgresql"
     calm_collector()
-    switch_sooner()
+    switch_seldom()
     with tempfile.TemporaryDirectory() as folder, running_cluster(programs, on_disk=True) as cluster:
         rates = measure(cluster.database(), folder, chosen.rounds, chosen.bodies, chosen.lines)
     copy = rates["PostgreSQL, COPY alone"]

@@ -60,7 +60,7 @@ from farthing.service.span_emission import SpanEmission
 from farthing.service.spend_watch import SpendWatch
 from farthing.settings import Settings
 
-__all__ = ["Service", "bind", "calm_collector", "end_well_on_sigterm", "price_book", "serve", "switch_sooner"]
+__all__ = ["Service", "bind", "calm_collector", "end_well_on_sigterm", "price_book", "serve", "switch_seldom"]
 
 _log = logging.getLogger(__name__)
 
@@ -74,8 +74,8 @@ SPEND_SECONDS = 60.0
 HISTORY_POINTS = 1_800
 """Half an hour of ticks for the page's plots."""
 SWITCH_SECONDS = 0.01
-"""How long a thread that computes keeps others waiting for the interpreter; Python's own 5 ms are longer than it takes
-PostgreSQL to write what was handed to it."""
+"""How long a thread that computes keeps others waiting for the interpreter; Python's own is 5 ms. In a fleet costing and
+the posts always want it, and each change of threads takes longer than what a post wants."""
 
 
 class Service:
@@ -319,9 +319,9 @@ def calm_collector() -> None:
     gc.set_threshold(100_000, 50, 50)
 
 
-def switch_sooner() -> None:
-    """Let a thread that writes to the database go on while another one decodes or costs: it needs the interpreter for a
-    moment every few hundred records, and the database would wait with it each time.
+def switch_seldom() -> None:
+    """Let threads take turns a hundred times a second at the most: whoever gives the interpreter away has it again only
+    after that long, and a write to the database, or a post, gives it away many times.
     """
     sys.setswitchinterval(SWITCH_SECONDS)
 
@@ -330,7 +330,7 @@ def serve(settings: Settings) -> None:
     """Run until SIGTERM or SIGINT."""
     keep_one_heap()
     calm_collector()
-    switch_sooner()
+    switch_seldom()
     access, tls = access_of(settings), tls_files(settings)
     listener = bind(settings.serve.host, settings.serve.port, "serve.port")
     ledger = Ledger.open(settings.ledger)
