@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-__all__ = ["Pace", "rest_seconds", "send_every_seconds"]
+__all__ = ["MOST_EVERY_SECONDS", "Pace", "rest_seconds", "send_every_seconds"]
 
 ENGINES_A_SECOND, MOST_EVERY_SECONDS = 100, 10
 """How many engines should send each second, as long as each does so this often."""

@@ -52,7 +52,7 @@ from farthing.service.gpu_sampling import GpuSampling
 from farthing.service.heap import keep_one_heap
 from farthing.service.http_limits import BoundedHttp
 from farthing.service.listening import bind, end_well_on_sigterm
-from farthing.service.pace import Pace, rest_seconds, send_every_seconds
+from farthing.service.pace import MOST_EVERY_SECONDS, Pace, rest_seconds, send_every_seconds
 from farthing.service.pricing import price_book
 from farthing.service.report_api import report_routes
 from farthing.service.scraping import Scraping
@@ -69,13 +69,15 @@ TICK_SECONDS = 1.0
 LOOK_SHARE, LOOK_SECONDS = 0.015, 15.0
 """How much of a processor the picture may take that is shown, and after how long the next tick takes one in any case.
 A few engines' takes so little that every tick has one."""
+KEEP_ALIVE_SECONDS = 3 * MOST_EVERY_SECONDS
+"""How long a connection may be quiet: a probe that sends seldom shall find it open."""
 SPEND_SECONDS = 60.0
 """How often spend is computed, beside costing."""
 HISTORY_POINTS = 1_800
 """Half an hour of ticks for the page's plots."""
 SWITCH_SECONDS = 0.01
-"""How long a thread that computes keeps others waiting for the interpreter; Python's own is 5 ms. In a fleet costing and
-the posts always want it, and each change of threads takes longer than what a post wants."""
+"""How long a thread that computes keeps others waiting for the interpreter; Python's own is 5 ms. In a fleet costing
+and posts both want it all the time, and each change of threads takes longer than what a post wants."""
 
 
 class Service:
@@ -358,6 +360,7 @@ async def _serve(
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=5,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         ssl_certfile=None if tls is None else tls[0],
         ssl_keyfile=None if tls is None else tls[1],
     )

@@ -114,7 +114,7 @@ def _adding(table: sa.Table) -> str:
     keys = ", ".join(column.name for column in table.primary_key.columns)
     names = [column.name for column in table.columns if not column.primary_key]
     added = ", ".join(f"{name} = {table.name}.{name} + excluded.{name}" for name in names)
-    return f" ON CONFLICT ({keys}) DO UPDATE SET {added}"
+    return f" ON CONFLICT ({keys}) DO UPDATE SET {added}"  # nosec B608
 
 
 @cache
