@@ -99,6 +99,10 @@ def put(to: Delivery, numbers: range) -> None:
         to.put(usage(number))
 
 
+def has_sent(to: Delivery, count: int) -> Callable[[], bool]:
+    return lambda: to.counts.sent == count
+
+
 def test_records_arrive_in_order_by_path_with_the_token_over_one_connection(intake: IntakeDouble, deliver: Deliveries):
     """Usage goes one way and the rest the other; a URL may have a prefix."""
     to = deliver(token=TOKEN, url=intake.url + "/farthing")
@@ -149,7 +153,7 @@ def test_what_an_intake_says_that_is_no_interval_changes_nothing(intake: IntakeD
     for number, said in enumerate(("soon", None, -1, 0)):
         intake.every_seconds = said
         to.put(usage(number))
-        until(lambda number=number: to.counts.sent == number + 1)
+        until(has_sent(to, number + 1))
         assert to.every_seconds == delivery.TICK_SECONDS
 
 
