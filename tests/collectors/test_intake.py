@@ -139,6 +139,14 @@ def test_plain_json_lines_are_taken_too(bench: Bench):
     assert bench.post(wire.WINDOWS_PATH, b"", content_encoding="identity").json()["accepted"] == 0
 
 
+def test_of_many_refused_lines_all_are_counted_and_twenty_shown(bench: Bench):
+    """A body that is nearly all wrong must not be remembered line by line."""
+    body = wire.encode([usage(1)] + [usage(number, status=-1) for number in range(2, 52)])
+    answer = bench.post_gzip(wire.USAGE_PATH, body).json()
+    assert (answer["accepted"], [refused["line"] for refused in answer["refused"]]) == (1, list(range(2, 22)))
+    assert bench.counts.view().records == {("usage", "accepted"): 1, ("unknown", "refused"): 50}
+
+
 def test_twice_is_once(bench: Bench):
     """Delivery is at least once; a repeated batch is counted as duplicate by kind and wakes nobody."""
     counters = wire.counters("boot-1", 0, 3, at_ns=1, values={}, gauges={})

@@ -172,3 +172,24 @@ def test_a_ledger_of_the_first_version_is_migrated_with_what_is_in_it(ledger_url
     ledger.post(BOOT, [], [])
     assert differences(ledger) == []
     ledger.close()
+
+
+@pytest.mark.parametrize("count", [1, 3, 70])
+def test_a_full_disk_is_said_however_few_records_there_are(tmp_path, count):
+    """And what was stored before is there."""
+    with Ledger.open(f"sqlite:///{tmp_path}/ledger.db") as ledger:
+        assert ledger.add([RawRecord(RecordKey("b", 0, 0), "usage", 1, b"{}")]) == 1
+        # it takes no more pages than it has
+        sa.event.listen(ledger.engine, "connect", lambda connection, _: connection.execute("PRAGMA max_page_count=1"))
+        ledger.engine.dispose()
+        records = [RawRecord(RecordKey("b", 0, 1 + i), "usage", 1, bytes(20_000)) for i in range(count)]
+        with pytest.raises(LedgerError, match="disk is full; free some of the disk"):
+            ledger.add(records)
+        assert ledger.last_id() == 1
+
+
+def test_a_record_that_comes_twice_at_once_is_new_in_the_first_batch(ledger):
+    """Of several batches in one transaction."""
+    first, second, third = (RawRecord(RecordKey("b", 0, i), "usage", 1, b"{}") for i in range(3))
+    assert ledger.add_each([[first, second], [], [second, second, third], [first]]) == [2, 0, 1, 0]
+    assert ledger.add_each([[third], [first]]) == [0, 0]

@@ -111,10 +111,15 @@ def test_it_is_not_ready_before_the_inbox_is_costed(tmp_path):
         # without its lifespan the application has not costed anything yet
         transport = httpx.ASGITransport(Service(Settings(), ledger).app)
         async with httpx.AsyncClient(transport=transport, base_url="http://farthing") as client:
-            return await client.get("/healthz"), await client.get("/readyz")
+            return [
+                await client.get("/healthz"),
+                await client.get("/readyz"),
+                await client.post("/v1/usage"),
+            ]
 
-    alive, ready = asyncio.run(ask())
+    alive, ready, answer = asyncio.run(ask())
     ledger.close()
+    assert answer.json()["send_every_seconds"] is None, "nobody knows how many probes there are"
     assert alive.status_code == 200
     assert ready.status_code == 503
     assert "costing what arrived" in ready.text

@@ -158,7 +158,7 @@ class Service:
                     self._counts,
                     self._wake.set,
                     unit_prices=self._unit_prices,
-                    every_seconds=lambda: send_every_seconds(len(self._reporting)),
+                    every_seconds=self._every_seconds,
                 ),
                 Route("/metrics", self._metrics, name="metrics"),
                 Route("/healthz", self._healthz, name="healthz"),
@@ -184,6 +184,10 @@ class Service:
     def _unit_prices(self, boots: set[str]) -> dict[str, dict[str, int]]:
         """Of the engines of some boots; none while the past is still being read again."""
         return self._accountant.unit_prices.of(boots) if self._ready else {}
+
+    def _every_seconds(self) -> int | None:
+        """How often probes should send; nobody knows how many they are before the inbox is costed."""
+        return send_every_seconds(len(self._reporting)) if self._ready else None
 
     def _metrics(self, request: Request) -> Response:
         body, content_type = exposition(self._registry, request.headers.get("accept", ""))

@@ -111,7 +111,6 @@ class IntakeLimits:
 class _Refusal:
     line: int
     """1-based line of the decompressed body."""
-    kind: str
     field: str
     problem: str
 
@@ -125,7 +124,10 @@ class _Batch:
     """Bytes, decompressed."""
     records: dict[str, list[RawRecord]] = field(default_factory=dict)
     """By kind, so that new and duplicate records are counted exactly for each."""
+    refused: Counter[str] = field(default_factory=Counter)
+    """Refused lines by kind."""
     refusals: list[_Refusal] = field(default_factory=list)
+    """Those that are shown."""
     kept_refusals: list[RawRecord] = field(default_factory=list)
     """What is stored of the refused lines."""
     boots: set[str] = field(default_factory=set)
@@ -147,7 +149,7 @@ def intake_routes(
     on_accepted: Callable[[], None],
     *,
     unit_prices: UnitPrices = lambda _: {},
-    every_seconds: Callable[[], int] = lambda: 1,
+    every_seconds: Callable[[], int | None] = lambda: 1,
     clock: Callable[[], float] = time.monotonic,
     wall_ns: Callable[[], int] = time.time_ns,
 ) -> list[Route]:
@@ -157,8 +159,8 @@ def intake_routes(
 
     Answers: 200 with ``{"accepted", "duplicate", "refused": [{"line", "field", "problem"}], "unit_prices",
     "send_every_seconds"}`` for every body that could be read (``refused`` shows the first 20; how often to send is what
-    ``every_seconds`` says); else ``{"error"}`` with 400 unreadable, 413 too large, 429 too many or too much: send it
-    later, 503 not stored: send it again.
+    ``every_seconds`` says, None to go on as before); else ``{"error"}`` with 400 unreadable, 413 too large, 429 too
+    many or too much: send it later, 503 not stored: send it again.
     """
     intake = _Intake(store, _Gate(limits, clock), counts, on_accepted, unit_prices, every_seconds, clock, wall_ns)
 
@@ -210,7 +212,7 @@ class _Intake:
         counts: IntakeCounts,
         on_accepted: Callable[[], None],
         unit_prices: UnitPrices,
-        every_seconds: Callable[[], int],
+        every_seconds: Callable[[], int | None],
         clock: Callable[[], float],
         wall_ns: Callable[[], int],
     ) -> None:
@@ -276,15 +278,15 @@ class _Intake:
                 duplicate += len(records) - new
         if any(added):
             self._on_accepted()
-        for refused in batch.refusals:
-            self._counts.add(refused.kind, REFUSED)
+        for kind, number in batch.refused.items():
+            self._counts.add(kind, REFUSED, number)
         if batch.refusals:
             first = batch.refusals[0]
-            _log.warning("intake refused %d records; first: %s %s", len(batch.refusals), first.field, first.problem)
+            _log.warning("intake refused %d records; first: %s %s", batch.refused.total(), first.field, first.problem)
         told = {
             "accepted": accepted,
             "duplicate": duplicate,
-            "refused": [refused.shown() for refused in batch.refusals[:SHOWN_REFUSALS]],
+            "refused": [refused.shown() for refused in batch.refusals],
             "unit_prices": self._unit_prices(batch.boots),
             "send_every_seconds": self._every_seconds(),
         }
@@ -372,7 +374,9 @@ def _records(body: bytes, path: str, until_ns: int) -> _Batch:
             if kind == DEVICE and record.event_ns > until_ns:
                 _refuse_future(record.event_ns - until_ns + AHEAD_NS)
         except RecordError as error:
-            batch.refusals.append(_Refusal(number, kind, error.field, error.problem))
+            batch.refused[kind] += 1
+            if len(batch.refusals) < SHOWN_REFUSALS:
+                batch.refusals.append(_Refusal(number, error.field, error.problem))
             # a record at the wrong path is a right one: it is waited for
             kept = refusal(text, error) if kind == UNKNOWN else None
             if kept is not None:

@@ -12,12 +12,11 @@ from itertools import accumulate, chain, pairwise
 from typing import Any
 
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import IntegrityError
 
 from farthing.domain.records import RawRecord
 from farthing.ledger import tables as t
 from farthing.ledger.database import advisory_lock, is_postgresql
-from farthing.ledger.many_rows import insert_new_rows, insert_rows
+from farthing.ledger.many_rows import insert_new_rows, taken
 
 __all__ = ["add_batches", "copy_bytes"]
 
@@ -45,13 +44,8 @@ def add_batches(connection: Connection, batches: Sequence[Sequence[RawRecord]]) 
     if is_postgresql(connection):
         return _copy_new(connection, batches)
     rows = [list(map(_row, batch)) for batch in batches]
-    try:
-        with connection.begin_nested():
-            insert_rows(connection, t.records, _COLUMNS, list(chain.from_iterable(rows)))
-    except IntegrityError:
-        # some are there already
-        return [len(insert_new_rows(connection, t.records, _COLUMNS, batch, _COLUMNS[:3])) for batch in rows]
-    return list(map(len, rows))
+    added = insert_new_rows(connection, t.records, _COLUMNS, list(chain.from_iterable(rows)), _COLUMNS[:3])
+    return [sum(taken(added, row[:3]) for row in batch) for batch in rows]
 
 
 def _row(record: RawRecord) -> tuple[str, int, int, str, int, bytes]:

@@ -19,7 +19,7 @@ from sqlalchemy.exc import IntegrityError
 
 from farthing.ledger.database import is_postgresql
 
-__all__ = ["add_to", "insert_new_rows", "insert_rows", "mark", "update_rows"]
+__all__ = ["add_to", "insert_new_rows", "insert_rows", "mark", "taken", "update_rows"]
 
 Row = tuple[Any, ...]
 
@@ -72,6 +72,14 @@ def insert_new_rows(
         insert += f" ON CONFLICT DO NOTHING RETURNING {', '.join(key)}"
         added.update(map(tuple, connection.exec_driver_sql(insert, given)))
     return added
+
+
+def taken(added: set[Row], key: Row) -> bool:
+    """Whether a row of ``insert_new_rows`` was added; said once, of the first that brought it."""
+    if key in added:
+        added.remove(key)
+        return True
+    return False
 
 
 def add_to(connection: Connection, table: sa.Table, sums: dict[Row, tuple[int, ...]]) -> None:

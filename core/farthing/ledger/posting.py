@@ -25,7 +25,7 @@ from farthing.domain.conventions import ADJUSTED, FINISHED, GPU_ALLOCATION, PHAS
 from farthing.domain.model import Adjustment, Fit, SettledWindow
 from farthing.ledger import tables as t
 from farthing.ledger.database import is_postgresql
-from farthing.ledger.many_rows import add_to, insert_new_rows, insert_rows, mark, update_rows
+from farthing.ledger.many_rows import add_to, insert_new_rows, insert_rows, mark, taken, update_rows
 from farthing.ledger.partitions import make_room
 from farthing.ledger.request_costs import RequestCosts
 from farthing.ledger.rows import Boot, Entry, Posted, RequestRow
@@ -213,7 +213,7 @@ class Poster:
 
     def _requests(self, entry: Entry, added: set[tuple[Any, ...]]) -> list[RequestRow]:
         """Count an entry's requests that were added, and return them."""
-        new = [row for row in entry.requests if _taken(added, (row.key.boot, row.key.process, row.key.sequence))]
+        new = [row for row in entry.requests if taken(added, (row.key.boot, row.key.process, row.key.sequence))]
         for row in new:
             self._count(row)
         return new
@@ -221,7 +221,7 @@ class Poster:
     def _all_windows(self, entry: Entry, added: set[tuple[Any, ...]]) -> list[SettledWindow]:
         """Post an entry's windows that were added, and return them."""
         boot = entry.boot
-        new = [one for one in entry.windows if _taken(added, (one.boot, one.engine_index, one.start_ns))]
+        new = [one for one in entry.windows if taken(added, (one.boot, one.engine_index, one.start_ns))]
         self._keep_fits(boot, new)
         for window in new:
             self._window(boot, window)
@@ -313,14 +313,6 @@ class Poster:
         counts[4] += row.output_tokens or 0
         counts[5] += row.prompt_computed is None or row.output_tokens is None
         counts[6] += row.seen_by != "both" and row.outcome == FINISHED
-
-
-def _taken(added: set[tuple[Any, ...]], key: tuple[Any, ...]) -> bool:
-    """Whether a row was added; said once, of the first entry that brought it."""
-    if key in added:
-        added.remove(key)
-        return True
-    return False
 
 
 def _sealed(connection: Connection, boots: Sequence[str]) -> set[tuple[str, str]]:
