@@ -242,6 +242,9 @@ class Engine:
                 status, answer = await self._poster.post(*self._connection, path, body)
             except (OSError, asyncio.IncompleteReadError):
                 # the server closes what is quiet for some seconds
+                if self._connection is None:
+                    # there is no server: not as fast as a processor can ask
+                    await asyncio.sleep(1.0)
                 self._connection = None
                 sent.counts["reconnected"] += 1
                 continue
