@@ -84,7 +84,7 @@ class Stack:
             mine = (
                 sa.select(j.tenant, sa.func.sum(j.nano)).where(j.debit.in_(("charged", "aborted"))).group_by(j.tenant)
             )
-            return int(total), {tenant: int(nano) for tenant, nano in ledger.select(mine)}
+            return int(total or 0), {tenant: int(nano) for tenant, nano in ledger.select(mine)}
         finally:
             ledger.close()
 
