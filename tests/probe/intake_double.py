@@ -36,6 +36,7 @@ class IntakeDouble:
         """The explanation in every answer that is not 200."""
         self.prices: Any = {}
         self.every_seconds: Any = None
+        """How often it asks to be sent something."""
         self.posts: list[tuple[str, int]] = []
         """Path and number of records of every post that arrived whole."""
         self.received: dict[str, list[dict[str, Any]]] = {}

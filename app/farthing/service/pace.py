@@ -24,8 +24,8 @@ def rest_seconds(took: float, usual: float) -> float:
 def send_every_seconds(engines: int) -> int:
     """How often each of so many engines' probes should send what it has; a probe looks once a second.
 
-    A body takes about as long as the records of five seconds of an engine that are in it, so many engines are asked to
-    send less often, but at least every ten seconds.
+    Each body takes time beside that of its records, so many engines are asked to send fewer and larger ones, but at
+    least every ten seconds.
     """
     return max(1, min(MOST_EVERY_SECONDS, engines // ENGINES_A_SECOND))
 
